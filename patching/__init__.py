@@ -1,0 +1,57 @@
+"""Block selection, edits, and the runtime that applies them while a host samples."""
+
+from .edit import BRANCHES, KEY, LOG_LEVELS, Edit, EditStack, Window, stack_of
+from .hosts import host_of
+from .operations import Blend, Operation
+from .runtime import Run, check_stack
+from .selection import Selection, SelectionError, parse_selection
+from .statistics import block_pattern
+from .strengths import (
+    DEFAULT_BLOCK_COUNT,
+    PATTERNS,
+    PRESETS,
+    BlockRangeError,
+    BlockStrengths,
+    Explicit,
+    Pattern,
+    Product,
+    Uniform,
+    as_block_strengths,
+    matching_preset,
+    preset_blocks,
+)
+from .wan_model import NotAWanModelError, WanModel, discover
+
+__all__ = [
+    "BRANCHES",
+    "DEFAULT_BLOCK_COUNT",
+    "KEY",
+    "LOG_LEVELS",
+    "PATTERNS",
+    "PRESETS",
+    "Blend",
+    "BlockRangeError",
+    "BlockStrengths",
+    "Edit",
+    "EditStack",
+    "Explicit",
+    "NotAWanModelError",
+    "Operation",
+    "Pattern",
+    "Product",
+    "Run",
+    "Selection",
+    "SelectionError",
+    "Uniform",
+    "WanModel",
+    "Window",
+    "as_block_strengths",
+    "block_pattern",
+    "check_stack",
+    "discover",
+    "host_of",
+    "matching_preset",
+    "parse_selection",
+    "preset_blocks",
+    "stack_of",
+]

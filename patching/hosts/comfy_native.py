@@ -1,0 +1,186 @@
+"""ComfyUI's own Wan models: MODEL.
+
+Two of ComfyUI's wrappers do the work, both plain module-level functions that read the edit stack from the run's own
+options: OUTER_SAMPLE opens a run for one sampler call, APPLY_MODEL installs hooks around each model call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from ..edit import KEY, EditStack, stack_of
+from ..runtime import Run, check_stack
+from ..wan_model import WanModel, discover
+from .compile import eager
+
+NAME = "ComfyUI"
+SAMPLING_KEY = KEY + "_sampling"
+
+_APPLY_MODEL = "apply_model"  # comfy.patcher_extension.WrappersMP.APPLY_MODEL
+_OUTER_SAMPLE = "outer_sample"  # comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
+
+
+def owns(model: Any) -> bool:
+    """True for a ModelPatcher around one of ComfyUI's own models."""
+    return hasattr(model, "add_wrapper_with_key") and hasattr(getattr(model, "model", None), "model_sampling")
+
+
+def wan_model(model: Any) -> WanModel:
+    """The transformer of a MODEL.
+
+    Raises:
+        NotAWanModelError: the model is no Wan model.
+    """
+    return discover(model.model.diffusion_model)
+
+
+def with_stack(model: Any, stack: EditStack) -> Any:
+    """A clone of the model that carries `stack`; the model itself is not changed."""
+    clone = model.clone()
+    clone.model_options.setdefault("transformer_options", {})[KEY] = stack
+    for kind, wrapper in ((_OUTER_SAMPLE, outer_sample), (_APPLY_MODEL, apply_model)):
+        clone.remove_wrappers_with_key(kind, KEY)
+        clone.add_wrapper_with_key(kind, KEY, wrapper)
+    return clone
+
+
+def projection_weights(model: Any) -> Mapping[str, torch.Tensor] | None:
+    """Readable text projection weights as `0.weight, 0.bias, 2.weight, 2.bias`, or None. LoRA is not in them."""
+    found = dict(model.model.diffusion_model.text_embedding.state_dict())
+    readable = all(v.is_floating_point() and not v.is_meta and v.element_size() > 1 for v in found.values())
+    return found if readable and {"0.weight", "2.weight"} <= found.keys() else None
+
+
+class Sampling:
+    """What one sampler call knows: its conditionings by name, and its runs.
+
+    Args:
+        stack: the edits.
+        conds: the guider's conditionings, `positive` and `negative` among them; None outside a guider.
+        percent_to_sigma: the model's own map from a fraction of sampling to a noise level, falling.
+    """
+
+    def __init__(
+        self, stack: EditStack, conds: Mapping[str, Any] | None, percent_to_sigma: Callable[[float], float]
+    ) -> None:
+        self._stack = stack
+        self._percent_to_sigma = percent_to_sigma
+        self._runs: dict[int, Run] = {}
+        self._branches: dict[Any, str] | None = None
+        if conds is not None:
+            names = (("negative", "uncond"), ("positive", "cond"))
+            self._branches = {c.get("uuid"): branch for name, branch in names for c in conds.get(name) or ()}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Sampling:
+        return self
+
+    def run_for(self, transformer: Any) -> Run:
+        """The run of one transformer object; several devices work on copies of the model."""
+        model = discover(transformer)
+        return self._runs.setdefault(id(model.module), Run(self._stack, model))
+
+    def close(self, completed: bool) -> None:
+        """End every run; `completed` is False after an error or an interrupt."""
+        for run in self._runs.values():
+            run.close(completed)
+        self._runs.clear()
+
+    def rows(self, options: Mapping[str, Any], batch: int) -> dict[str, list[tuple[int, int]]]:
+        """Rows of a batch of `batch` that belong to the positive and the negative conditioning.
+
+        Groups are told by the conditionings' ids; their index means something else under skip-attention and
+        dual guidance. Outside a guider the index is all there is: 0 is the positive one.
+        """
+        if self._branches is None:
+            indices = options.get("cond_or_uncond") or [0]
+            branches = ["uncond" if index else "cond" for index in indices]
+        else:
+            branches = [self._branches.get(uuid, "") for uuid in options.get("uuids") or ()]
+        size = batch // max(len(branches), 1)
+        rows: dict[str, list[tuple[int, int]]] = {"cond": [], "uncond": []}
+        for k, branch in enumerate(branches):
+            if branch:
+                rows[branch].extend((row, 0) for row in range(k * size, (k + 1) * size))
+        return rows
+
+    def progress(self, sigma: float) -> float:
+        """Fraction of sampling done at `sigma`: the inverse of the model's percent_to_sigma, by bisection."""
+        low, high = 0.0, 1.0
+        for _ in range(30):
+            middle = (low + high) / 2
+            if self._percent_to_sigma(middle) > sigma:
+                low = middle
+            else:
+                high = middle
+        return high
+
+
+def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    """Around one sampler call: check the edits, open the sampling, close it by whatever way it ends."""
+    guider = executor.class_obj
+    options = guider.model_options.setdefault("transformer_options", {})
+    stack = stack_of(options)
+    if not len(stack):
+        return executor(*args, **kwargs)
+    base_model = guider.model_patcher.model
+    conds = guider.conds
+    tokens = [c["cross_attn"].shape[1] for c in conds.get("positive") or () if c.get("cross_attn") is not None]
+    check_stack(stack, discover(base_model.diffusion_model), context_tokens=min(tokens, default=None))
+    _make_innermost(options)
+    sampling = Sampling(stack, conds, base_model.model_sampling.percent_to_sigma)
+    options[SAMPLING_KEY] = sampling
+    completed = False
+    try:
+        result = executor(*args, **kwargs)
+        completed = True
+        return result
+    finally:
+        options.pop(SAMPLING_KEY, None)
+        sampling.close(completed)
+
+
+def _make_innermost(options: Mapping[str, Any]) -> None:
+    """Move this pack's model wrapper behind torch.compile's, so that it sees the module that really runs.
+
+    The options are the sampler call's own copy.
+    """
+    wrappers = options.get("wrappers", {}).get(_APPLY_MODEL)
+    if wrappers and KEY in wrappers:
+        wrappers[KEY] = wrappers.pop(KEY)
+
+
+def apply_model(executor: Any, x: torch.Tensor, t: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Around one model call: hooks on, call, hooks off.
+
+    Args:
+        executor: the next wrapper, or BaseModel.apply_model; `class_obj` is the BaseModel.
+        x: latents [batch, channels, frames, height, width].
+        t: sigma per batch element.
+    """
+    # apply_model(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+    options = kwargs["transformer_options"] if "transformer_options" in kwargs else args[3] if len(args) > 3 else {}
+    stack = stack_of(options)
+    if not len(stack):
+        return executor(x, t, *args, **kwargs)
+    base_model = executor.class_obj
+    given: Sampling | None = options.get(SAMPLING_KEY)
+    sampling = given or Sampling(stack, None, base_model.model_sampling.percent_to_sigma)
+    transformer = base_model.diffusion_model
+    run = sampling.run_for(transformer)
+    run.begin(
+        rows=sampling.rows(options, x.shape[0]),
+        progress=lambda: sampling.progress(float(t.max())),
+        label=lambda: f"Step at sigma {float(t.max()):.4f}",
+    )
+    completed = False
+    try:
+        with run, eager(hasattr(transformer, "_orig_mod"), "compile the blocks, not the whole diffusion_model"):
+            result = executor(x, t, *args, **kwargs)
+        completed = True
+        return result
+    finally:
+        if given is None:
+            sampling.close(completed)

@@ -1,0 +1,36 @@
+"""Running a model eagerly for as long as its whole-model compilation would hide hooks."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+
+log = logging.getLogger("wanvideo_activation_editor")
+
+
+def eager(needed: bool, setting: str) -> AbstractContextManager[Any]:
+    """A context in which torch.compile'd code runs eagerly, when `needed`; otherwise one that does nothing.
+
+    A model that was compiled as a whole may skip module hooks without a word; per-block compilation does not.
+
+    Args:
+        needed: the model is compiled as a whole.
+        setting: what the user changes to compile per block, for the message.
+
+    Raises:
+        RuntimeError: needed, but this torch has no compile stance (before 2.6).
+    """
+    if not needed:
+        return contextlib.nullcontext()
+    if not hasattr(torch.compiler, "set_stance"):
+        raise RuntimeError(
+            "The model is compiled as a whole, and edits cannot reach its blocks with this version of torch "
+            f"({torch.__version__}). Compile the blocks only ({setting}), or update torch to 2.6 or newer."
+        )
+    log.warning("The model is compiled as a whole; it runs uncompiled while edited. Faster: %s.", setting)
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance

@@ -1,0 +1,151 @@
+"""diffusers: `WanPipeline` and its relatives, or a bare `WanTransformer3DModel`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from ...embeddings import read_text_embeds
+from ..edit import Branch, Edit, EditStack, LogLevel, Window
+from ..operations import Blend, Operation
+from ..runtime import Run, check_stack
+from ..selection import parse_selection
+from ..strengths import BlockStrengths, as_block_strengths
+from ..wan_model import discover
+from .compile import eager
+
+NAME = "diffusers"
+
+
+@contextlib.contextmanager
+def inject(
+    target: Any,
+    embeds: Any,
+    blocks: str | BlockStrengths | dict[int, float] | list[float] = "all",
+    strength: float = 1.0,
+    *,
+    window: tuple[float, float] = (0.0, 1.0),
+    branch: Branch = "cond",
+    operation: Operation | None = None,
+    log_level: LogLevel = "off",
+) -> Iterator[EditStack]:
+    """Have chosen blocks attend to another prompt for as long as the `with` block lasts.
+
+    Contexts nest: each works on what the outer one left.
+
+        with inject(pipe, other_embeds, blocks="10-29:0.6"):
+            video = pipe(prompt_embeds=embeds, negative_prompt_embeds=negative).frames
+
+    Args:
+        target: a diffusers Wan pipeline (both of its transformers, when it has two) or a Wan transformer.
+        embeds: the prompt to inject, [tokens, 4096] or [batch, tokens, 4096] as `pipe.encode_prompt` gives it.
+        blocks: a selection (see patching/selection.py), or strengths per block.
+        strength: multiplies the strengths of `blocks`, 0..1.
+        window: part of sampling in which it acts, as fractions (start, end). Needs a pipeline.
+        branch: `cond` (the prompt), `uncond` (the negative prompt) or `both`.
+        operation: how the two contexts are combined; Blend() by default.
+        log_level: off, basic, verbose or trace.
+
+    Raises:
+        ValueError: a malformed selection, a block that the model lacks, a strength outside 0..1, embeddings of
+            another width or with more than 512 tokens, no Wan model.
+    """
+    strengths = parse_selection(blocks) if isinstance(blocks, str) else as_block_strengths(blocks)
+    edit = Edit(
+        source=read_text_embeds(embeds, "embeds").detached(),
+        strengths=strengths * strength,
+        window=Window(*window),
+        branch=branch,
+        operation=operation or Blend(),
+        label="inject",
+        log_level=log_level,
+    )
+    stack = EditStack((edit,))
+    with edited(target, stack):
+        yield stack
+
+
+@contextlib.contextmanager
+def edited(target: Any, stack: EditStack) -> Iterator[None]:
+    """Apply an edit stack to a pipeline or transformer for as long as the `with` block lasts.
+
+    Raises:
+        ValueError: as `inject`.
+    """
+    transformers = [
+        t for t in (getattr(target, name, None) for name in ("transformer", "transformer_2")) if t is not None
+    ]
+    scheduler = getattr(target, "scheduler", None)
+    if not transformers:
+        transformers, scheduler = [target], None
+    if scheduler is None and any(not edit.window.is_full for edit in stack):
+        raise ValueError("A window needs the pipeline's scheduler: pass the pipeline, not its transformer.")
+    for transformer in transformers:
+        check_stack(stack, discover(transformer))
+    completed = False
+    with contextlib.ExitStack() as exits:
+        runs = [exits.enter_context(_attached(t, stack, scheduler)) for t in transformers]
+        try:
+            yield
+            completed = True
+        finally:
+            for run in runs:
+                # With two transformers, one of them may rightly see no step of the window.
+                run.close(completed and len(runs) == 1)
+
+
+@contextlib.contextmanager
+def _attached(transformer: Any, stack: EditStack, scheduler: Any) -> Iterator[Run]:
+    model = discover(transformer)
+    module = model.module
+    run = Run(stack, model)
+    branch = ["cond"]  # outside of a cache context every call is taken for the prompt's
+    cache_context: Any = getattr(module, "cache_context", None)
+
+    @contextlib.contextmanager
+    def named_context(name: str, *args: Any, **kwargs: Any) -> Iterator[None]:
+        before, branch[0] = branch[0], "uncond" if name == "uncond" else "cond"
+        try:
+            with cache_context(name, *args, **kwargs):
+                yield
+        finally:
+            branch[0] = before
+
+    def on_call(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        t = kwargs["timestep"] if "timestep" in kwargs else args[1]
+        x = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        run.begin(
+            rows={branch[0]: [(row, row) for row in range(x.shape[0])]},
+            progress=lambda: _progress(t, scheduler),
+            label=lambda: f"Step at timestep {float(t.max()):.1f}",
+        )
+
+    with contextlib.ExitStack() as exits:
+        exits.enter_context(eager(_is_compiled_whole(transformer), "pipe.transformer.compile_repeated_blocks()"))
+        hook = torch.compiler.disable(on_call)  # type: ignore[no-untyped-call]
+        exits.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        if cache_context is not None:
+            outer = vars(module).get("cache_context")
+            object.__setattr__(module, "cache_context", named_context)
+            exits.callback(_restore, module, outer)
+        yield exits.enter_context(run)
+
+
+def _restore(module: torch.nn.Module, outer: Callable[..., Any] | None) -> None:
+    if outer is None:
+        del module.__dict__["cache_context"]
+    else:
+        object.__setattr__(module, "cache_context", outer)
+
+
+def _is_compiled_whole(transformer: Any) -> bool:
+    return hasattr(transformer, "_orig_mod") or getattr(transformer, "_compiled_call_impl", None) is not None
+
+
+def _progress(t: torch.Tensor, scheduler: Any) -> float:
+    """Index of the schedule's timestep nearest to `t`, over their number."""
+    timesteps = torch.as_tensor(scheduler.timesteps).float()
+    return int((timesteps - float(t.max())).abs().argmin()) / len(timesteps)

@@ -1,0 +1,293 @@
+"""ComfyUI-WanVideoWrapper: models of type WANVIDEOMODEL.
+
+Its samplers call the transformer themselves and honour none of ComfyUI's wrappers, callbacks or object patches,
+so their `process` method is wrapped once per class, the first time an edit is attached. Without an edit
+stack on the model the wrapper calls straight through.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+
+from ...embeddings import MAX_TOKENS, EmbedsError, is_wrapper_embeds, read_text_embeds
+from ..edit import KEY, EditStack, stack_of
+from ..runtime import Run, check_stack
+from ..wan_model import WanModel, discover
+from .compile import eager
+
+log = logging.getLogger("wanvideo_activation_editor")
+
+NAME = "ComfyUI-WanVideoWrapper"
+SAMPLERS = ("WanVideoSampler", "WanVideoDiffusionForcingSampler")
+
+_WRAPPED = "_wan_activation_editor_wrapped"
+_running: ContextVar[bool] = ContextVar("wan_activation_editor_running", default=False)
+
+
+def owns(model: Any) -> bool:
+    """True for a model of this host: its transformer's forward takes `is_uncond` and `seq_len`."""
+    transformer = getattr(getattr(model, "model", None), "diffusion_model", None)
+    if transformer is None:
+        return False
+    parameters = inspect.signature(type(transformer).forward).parameters
+    return "is_uncond" in parameters and "seq_len" in parameters
+
+
+def wan_model(model: Any) -> WanModel:
+    """The transformer of a WANVIDEOMODEL. Its weights may still be on `meta`.
+
+    Raises:
+        NotAWanModelError: a variant without blocks, text projection or cross-attention.
+    """
+    return discover(model.model.diffusion_model)
+
+
+def with_stack(model: Any, stack: EditStack) -> Any:
+    """A clone of the model that carries `stack`; the model itself is not changed."""
+    wrap_samplers(model.model.diffusion_model)
+    clone = model.clone()
+    clone.model_options.setdefault("transformer_options", {})[KEY] = stack
+    return clone
+
+
+def projection_weights(model: Any) -> Mapping[str, torch.Tensor] | None:
+    """Readable text projection weights as `0.weight, 0.bias, 2.weight, 2.bias`, or None.
+
+    The transformer is on `meta` until sampling starts; the loader keeps the checkpoint's state dict beside it.
+    """
+    prefix = "text_embedding."
+    try:
+        state = model.model["sd"]
+    except (KeyError, TypeError):
+        state = None
+    if not state:
+        state = {prefix + k: v for k, v in model.model.diffusion_model.text_embedding.state_dict().items()}
+    found = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+    readable = all(v.is_floating_point() and not v.is_meta and v.element_size() > 1 for v in found.values())
+    return found if readable and {"0.weight", "2.weight"} <= found.keys() else None
+
+
+def wrap_samplers(transformer: torch.nn.Module) -> None:
+    """Wrap `process` of this transformer's own samplers; does nothing when they are wrapped already.
+
+    Raises:
+        RuntimeError: the package that the transformer comes from has no sampler that is known here.
+    """
+    root = type(transformer).__module__.split(".wanvideo.")[0]
+    classes = set()
+    for module_name, module in list(sys.modules.items()):
+        if module is not None and (module_name == root or module_name.startswith(root + ".")):
+            for sampler in SAMPLERS:
+                cls = vars(module).get(sampler)
+                if isinstance(cls, type) and "process" in vars(cls):
+                    classes.add(cls)
+    if not classes:
+        raise RuntimeError(
+            f"No {' or '.join(SAMPLERS)} was found beside {type(transformer).__name__} ({root}). "
+            f"Update {NAME}, or use the native MODEL workflow."
+        )
+    for cls in classes:
+        process = vars(cls)["process"]
+        if not getattr(process, _WRAPPED, False):
+            cls.process = _wrap(process)  # type: ignore[attr-defined]
+
+
+def _wrap(process: Callable[..., Any]) -> Callable[..., Any]:
+    signature = inspect.signature(process)
+
+    @functools.wraps(process)
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        model = kwargs.get("model", args[0] if args else None)
+        stack = stack_of((getattr(model, "model_options", None) or {}).get("transformer_options"))
+        if not len(stack) or _running.get():
+            return process(self, *args, **kwargs)
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        token = _running.set(True)
+        try:
+            return _sample(process, bound, stack)
+        finally:
+            _running.reset(token)
+
+    setattr(wrapped, _WRAPPED, True)
+    return wrapped
+
+
+def _sample(process: Callable[..., Any], bound: inspect.BoundArguments, stack: EditStack) -> Any:
+    arguments = bound.arguments
+    model = arguments["model"]
+    target = wan_model(model)
+    transformer = target.module
+    embeds = _check(target, stack, arguments)
+
+    device = getattr(sys.modules.get(process.__module__), "device", None)
+    arguments["text_embeds"] = embeds = _on_device(embeds, device or torch.device("cpu"))
+    positive, negative = _pointers(embeds["prompt_embeds"]), _pointers(embeds.get("negative_prompt_embeds"))
+    shift = arguments.get("shift")
+    signature = inspect.signature(type(transformer).forward)
+
+    run = Run(
+        stack,
+        target,
+        text_length=MAX_TOKENS,
+        after_projection=_zero_padding if getattr(transformer, "is_longcat", False) else None,
+    )
+
+    def on_call(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        call = signature.bind_partial(module, *args, **kwargs).arguments
+        t = call["t"]
+        run.begin(
+            rows=_rows(call["context"], positive, negative, bool(call.get("is_uncond", False))),
+            progress=lambda: _progress(t, shift, call.get("current_step_percentage", 0.0)),
+            label=lambda: f"Step at sigma {float(t.max()) / 1000:.4f}",
+        )
+
+    def attach_and_call(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # By its first model call the sampler has loaded weights, replaced linears and compiled blocks.
+        if not attached:
+            attached.append(stack_of_hooks.enter_context(run))
+            _hook_control_blocks(run, transformer)
+        on_call(module, args, kwargs)
+
+    attached: list[Run] = []
+    completed = False
+    with contextlib.ExitStack() as stack_of_hooks, _compile_stance(model):
+        hook = torch.compiler.disable(attach_and_call)  # type: ignore[no-untyped-call]
+        stack_of_hooks.callback(transformer.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        try:
+            result = process(*bound.args, **bound.kwargs)
+            completed = True
+        finally:
+            run.close(completed)
+    return result
+
+
+def _check(target: WanModel, stack: EditStack, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Everything that can be wrong before sampling starts; returns the sampler's text embeds."""
+    embeds: Any = arguments.get("text_embeds")
+    if not is_wrapper_embeds(embeds):
+        raise EmbedsError(
+            "The model carries WanVideo Activation Editor edits, but the sampler has no text_embeds. "
+            "Connect the editor's text_embeds output to the sampler."
+        )
+    main = read_text_embeds(embeds, "text_embeds of the sampler")
+    check_stack(stack, target, prompt_count=len(main.prompts), context_tokens=MAX_TOKENS)
+    for edit in stack:
+        check_echoshot(main.echoshot, main.token_counts, edit.source.token_counts, edit.label)
+        edited_controls = [i for _, i in target.control_blocks if edit.strengths.resolve(target.block_count)[i]]
+        if edited_controls and len(main.prompts) > 1:
+            raise ValueError(
+                f"{edit.label or 'Edit'}: a VACE model with several prompts ('|') cannot be edited. Use one prompt."
+            )
+        if not edit.window.is_full and (arguments.get("cache_args") or arguments.get("teacache_args")):
+            log.warning(
+                "%s: a cache replays results of earlier steps, so the edit reaches past its window %g-%g. "
+                "Disconnect cache_args for exact windows.",
+                edit.label or "Edit",
+                edit.window.start,
+                edit.window.end,
+            )
+    if getattr(target.module, "audio_model", None) is not None:
+        log.warning("Ovi: the video blocks are edited; the audio blocks keep the main prompt.")
+    return dict(embeds)
+
+
+def check_echoshot(
+    echoshot: bool, main_counts: Sequence[int], counts: Sequence[int], label: str = ""
+) -> None:
+    """EchoShot ties shots to token counts: an injected prompt must have the same counts.
+
+    Raises:
+        ValueError: the counts differ.
+    """
+    wanted = list(main_counts)
+    given = list(counts) * len(wanted) if len(counts) == 1 else list(counts)
+    if echoshot and given != wanted:
+        raise ValueError(
+            f"{label or 'Edit'}: the prompt uses EchoShot, which ties shots to token counts {wanted}, "
+            f"but the injected prompt has {list(counts)}. Use prompts of equal token counts, or one prompt without [1]."
+        )
+
+
+def _hook_control_blocks(run: Run, transformer: Any) -> None:
+    """VACE control blocks are called past `__call__`, so their own hooks never fire unless compiled."""
+    wrapped = {id(getattr(b, "_orig_mod", b)): hasattr(b, "_orig_mod") for b in getattr(transformer, "vace_blocks", ())}
+    for block, index in run.model.control_blocks:
+        raw = getattr(block, "_orig_mod", block)
+        if not wrapped.get(id(raw), False):
+            run.hook_control_attention(raw, index)
+
+
+def _compile_stance(model: Any) -> AbstractContextManager[Any]:
+    """A transformer compiled as a whole ignores hooks; per-block compilation keeps its speed."""
+    try:
+        compile_args = model.model["compile_args"]
+    except (KeyError, TypeError):
+        compile_args = None
+    whole = compile_args is not None and not compile_args.get("compile_transformer_blocks_only", True)
+    return eager(whole, "compile_transformer_blocks_only in WanVideo Torch Compile Settings")
+
+
+def _on_device(embeds: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """The sampler's own move of the prompts, made here so that each model call's context can be recognised."""
+
+    def move(value: Any) -> Any:
+        if torch.is_tensor(value):
+            return value.to(device)
+        return [t.to(device) for t in value] if value is not None else None
+
+    moved = {k: move(embeds[k]) for k in ("prompt_embeds", "negative_prompt_embeds") if k in embeds}
+    return {**embeds, **moved}
+
+
+def _pointers(tensors: Any) -> list[int]:
+    return [t.data_ptr() for t in tensors] if tensors is not None else []
+
+
+def _rows(
+    context: Any, positive: list[int], negative: list[int], is_uncond: bool
+) -> dict[str, list[tuple[int, int]]]:
+    """Which rows of the context are the prompt and which the negative one.
+
+    Told by the tensors' identity: `is_uncond` is also False in extra passes (audio, pose, reference) that
+    read the negative prompt. The flag decides only when one tensor serves as both.
+    """
+    rows: dict[str, list[tuple[int, int]]] = {"cond": [], "uncond": []}
+    for row, pointer in enumerate(_pointers(context)):
+        known = [name for name, found in (("cond", positive), ("uncond", negative)) if pointer in found]
+        if len(known) == 2:
+            known = ["uncond" if is_uncond else "cond"]
+        if known == ["cond"]:
+            rows["cond"].append((row, positive.index(pointer)))
+        elif known:
+            rows["uncond"].append((row, row))
+    return rows
+
+
+def _progress(t: torch.Tensor, shift: float | None, step_fraction: float) -> float:
+    """Fraction of sampling done. t is 1000 * sigma, scalar or per frame (clean frames are 0).
+
+    Read from the noise level, since the step counter restarts in two-sampler workflows and stands still in some of
+    the wrapper's loops. Flow matching shifts u = 1 - progress to sigma = shift u / (1 + (shift - 1) u); without a
+    known shift (a scheduler made elsewhere) the step counter has to do.
+    """
+    if shift is None or shift <= 0:
+        return step_fraction
+    sigma = min(max(float(t.max()) / 1000, 0.0), 1.0)
+    return 1.0 - sigma / (shift - (shift - 1.0) * sigma)
+
+
+def _zero_padding(projected: torch.Tensor, tokens: list[tuple[int, int]]) -> None:
+    """LongCat sets projected padding rows to zero."""
+    for row, count in tokens:
+        projected[row, count:] = 0

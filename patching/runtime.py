@@ -1,0 +1,350 @@
+"""The runtime: what is installed on a Wan model while its host samples, and removed after.
+
+A `Run` serves one sampling run. The host tells it where each model call begins and which rows of the batch
+belong to the prompt and to the negative prompt; three kinds of hooks do the rest:
+
+- on the text projection: projects the injected prompts right after the host projected its own, with the
+  host's own module, so device, dtype, quantisation and LoRA are the host's;
+- on each edited block: hands it the edited context instead of the main one;
+- on VACE control blocks: the same, with the edits of the main block that they feed.
+
+Hooks are ordinary torch pre-hooks, hidden from torch.compile; `block.forward` is never replaced.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..embeddings import pad_tokens
+from .edit import Edit, EditStack
+from .statistics import StepStatistics, block_pattern, effective_log_level
+from .wan_model import WanModel, unwrap
+
+log = logging.getLogger("wanvideo_activation_editor")
+
+Rows = Mapping[str, Sequence[tuple[int, int]]]
+"""Rows of the text batch per guidance branch, each with the number of its prompt: {"cond": [(0, 0)]}."""
+
+BlockPlan = tuple[tuple[int, float], ...]
+"""The edits of one block, in order: (index in the stack, strength)."""
+
+_KEPT_BLENDS = 2
+_projecting = threading.local()
+
+
+class Run:
+    """One sampling run of one model under one edit stack.
+
+    As a context manager it holds the hooks, once or around each model call; `close` ends the run.
+
+    Args:
+        stack: the edits, resolved against `model` on construction.
+        model: the transformer that the host is about to call.
+        text_length: tokens of text at the end of the projection's input; None when all of it is text.
+        after_projection: called with a projected prompt batch and [(row, tokens)] when the host changes
+            projected embeddings afterwards; it makes the same change.
+
+    Raises:
+        BlockRangeError: an edit names a block that the model does not have.
+    """
+
+    def __init__(
+        self,
+        stack: EditStack,
+        model: WanModel,
+        *,
+        text_length: int | None = None,
+        after_projection: Callable[[torch.Tensor, list[tuple[int, int]]], None] | None = None,
+    ) -> None:
+        self.stack = stack
+        self.model = model
+        self._text_length = text_length
+        self._after_projection = after_projection
+        self._strengths = [edit.strengths.resolve(model.block_count) for edit in stack]
+        self._plans: dict[tuple[int, ...], tuple[BlockPlan, ...]] = {}
+        self._handles: list[Any] = []
+        self._prompts: dict[tuple[int, int, torch.device, torch.dtype], torch.Tensor] = {}
+        self._calls = [0] * len(stack)
+        self._edited_blocks = 0
+        level = effective_log_level(stack)
+        self._log_basic = level != "off"
+        self._statistics = StepStatistics(trace=level == "trace") if level in ("verbose", "trace") else None
+        # The model call in progress
+        self._plan: tuple[BlockPlan, ...] | None = None
+        self._targets: dict[int, list[tuple[int, int]]] = {}
+        self._main: torch.Tensor | None = None  # the host's context
+        self._projected: dict[int, torch.Tensor] = {}  # per edit: injected text, as the host projects it
+        self._aligned: dict[int, torch.Tensor] = {}  # per edit: the same in the layout of the host's context
+        self._blends: dict[BlockPlan, torch.Tensor] = {}  # the last few contexts handed to blocks
+
+    # Life of the run
+
+    def __enter__(self) -> Run:
+        """Install the hooks. They act only between `begin` and the end of that model call."""
+        if self._log_basic:
+            self._log_basic = False
+            self._log_start()
+        self._handles.append(self.model.projection.register_forward_hook(_hidden(self._project)))
+        for index, block in enumerate(self.model.blocks):
+            if self._is_edited(index):
+                self._hook_block(block, index)
+        for block, index in self.model.control_blocks:
+            if self._is_edited(index):
+                self._hook_block(unwrap(block), index)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        """Remove the hooks and drop what the last call left."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._end_call()
+
+    def close(self, completed: bool) -> None:
+        """End the run: log what is left to log and release every tensor.
+
+        Args:
+            completed: sampling ended normally; only then a missing effect is worth a warning.
+        """
+        if self._statistics is not None:
+            self._statistics.flush()
+        self._end_call()
+        self._prompts.clear()
+        if completed:
+            self._warn_if_unused()
+
+    def hook_control_attention(self, block: nn.Module, index: int) -> None:
+        """Edit a control block whose host calls `forward` itself, past module hooks, at its cross-attention."""
+        if self._is_edited(index):
+            self._hook_block(block.cross_attn, index)  # type: ignore[arg-type]
+
+    # Life of one model call
+
+    def begin(
+        self,
+        rows: Rows,
+        progress: Callable[[], float],
+        label: Callable[[], str] = lambda: "Model call",
+    ) -> None:
+        """Announce a call of the model.
+
+        Args:
+            rows: which rows of the text batch belong to which branch and prompt.
+            progress: fraction of sampling done, 0..1; called only if an edit has a window.
+            label: names the step in logs; called only when statistics are logged.
+        """
+        self._end_call()
+        if self._statistics is not None:
+            self._statistics.begin(label)
+        targets: dict[int, list[tuple[int, int]]] = {}
+        for k, edit in enumerate(self.stack):
+            branches = ("cond", "uncond") if edit.branch == "both" else (edit.branch,)
+            touched = [row for branch in branches for row in rows.get(branch, ())]
+            if touched and (edit.window.is_full or edit.window.contains(progress())):
+                targets[k] = touched
+                self._calls[k] += 1
+        if targets:
+            self._targets = targets
+            self._plan = self._plan_for(tuple(targets))
+
+    def _end_call(self) -> None:
+        self._plan = None
+        self._main = None
+        for held in (self._targets, self._projected, self._aligned, self._blends):
+            held.clear()
+
+    def _plan_for(self, active: tuple[int, ...]) -> tuple[BlockPlan, ...]:
+        if active not in self._plans:
+            self._plans[active] = tuple(
+                tuple((k, self._strengths[k][i]) for k in active if self._strengths[k][i] != 0.0)
+                for i in range(self.model.block_count)
+            )
+        return self._plans[active]
+
+    def _is_edited(self, index: int) -> bool:
+        return any(strengths[index] != 0.0 for strengths in self._strengths)
+
+    # Hooks
+
+    def _hook_block(self, block: nn.Module, index: int) -> None:
+        name, position = self.model.context.name, self.model.context.position
+        if block not in self.model.blocks:
+            position = 1  # control blocks and cross-attention: (x, context, ...) in every host
+
+        def hand_over(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if self._plan is None or not self._plan[index]:
+                return None
+            if name in kwargs:
+                kwargs[name] = self._edited(index, kwargs[name])
+                return args, kwargs
+            if position is None or position >= len(args):
+                raise RuntimeError(f"{type(module).__name__} was called without its text context.")
+            return (*args[:position], self._edited(index, args[position]), *args[position + 1 :]), kwargs
+
+        self._handles.append(block.register_forward_pre_hook(_hidden(hand_over), with_kwargs=True))
+
+    def _project(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
+        """After the host projected its prompts: project the injected ones, in a batch of the same shape."""
+        if self._plan is None or self._projected or getattr(_projecting, "active", False):
+            return
+        _projecting.active = True
+        try:
+            shared: dict[tuple[int, tuple[tuple[int, int], ...]], torch.Tensor] = {}
+            for k, rows in self._targets.items():
+                source = (id(self.stack.edits[k].source), tuple(rows))
+                if source not in shared:
+                    shared[source] = module(self._substitute(args[0], k, rows))
+                    if self._after_projection is not None:
+                        tokens = [(row, self._prompt(k, p, args[0]).shape[0]) for row, p in rows]
+                        self._after_projection(shared[source], tokens)
+                self._projected[k] = shared[source]
+        finally:
+            _projecting.active = False
+
+    def _substitute(self, raw: torch.Tensor, k: int, rows: list[tuple[int, int]]) -> torch.Tensor:
+        """The host's raw embeddings [batch, tokens, width] with the injected prompt in the touched rows."""
+        length = raw.shape[1] if self._text_length is None else self._text_length
+        out = raw.clone()
+        for row, prompt in rows:
+            out[row, raw.shape[1] - length :] = pad_tokens(self._prompt(k, prompt, raw), length)
+        return out
+
+    def _prompt(self, k: int, prompt: int, like: torch.Tensor) -> torch.Tensor:
+        prompts = self.stack.edits[k].source.prompts
+        prompt = prompt if len(prompts) > 1 else 0
+        key = (k, prompt, like.device, like.dtype)
+        if key not in self._prompts:
+            self._prompts[key] = prompts[prompt].to(like.device, like.dtype)
+        return self._prompts[key]
+
+    def _edited(self, index: int, main: torch.Tensor) -> torch.Tensor:
+        """The context for block `index`, given the main one [batch, image + text tokens, dim]."""
+        if main is not self._main:  # a host may hand some blocks another context
+            self._main = main
+            self._aligned.clear()
+            self._blends.clear()
+        plan = self._plan[index]  # type: ignore[index]
+        out = self._blends.pop(plan, None)
+        if out is None:
+            while len(self._blends) >= _KEPT_BLENDS:
+                del self._blends[next(iter(self._blends))]
+            out = main
+            for k, strength in plan:
+                out = self.stack.edits[k].operation(out, self._align(k, main), strength)
+        self._blends[plan] = out
+        self._edited_blocks += 1
+        if self._statistics is not None:
+            rows = sorted({row for k, _ in plan for row, _ in self._targets[k]})
+            self._statistics.record(index, plan, main, out, rows)
+        return out
+
+    def _align(self, k: int, main: torch.Tensor) -> torch.Tensor:
+        """The injected context in the layout of the main one: image tokens and foreign rows are the main's."""
+        if k not in self._aligned:
+            if k not in self._projected:
+                raise RuntimeError(
+                    f"{self.model.name} did not run its text projection in this call, so the injected prompt has "
+                    "no projected form. A pack that caches or replaces the projected context conflicts with "
+                    "WanVideo Activation Editor: disable it."
+                )
+            text = self._projected[k]
+            if text.shape != main.shape:
+                if main.shape[0] < text.shape[0] or main.shape[1] < text.shape[1]:
+                    raise RuntimeError(
+                        f"{self.model.name} hands its blocks a context {list(main.shape)}, shorter than the projected "
+                        f"prompts {list(text.shape)}. Another pack changes the context; disable it."
+                    )
+                aligned = main.clone()
+                inside = aligned[: text.shape[0], main.shape[1] - text.shape[1] :]
+                inside.copy_(text)
+                self._projected[k] = inside  # a view: one copy is kept, not two
+                text = aligned
+            self._aligned[k] = text
+        return self._aligned[k]
+
+    # Messages
+
+    def _log_start(self) -> None:
+        for edit, strengths in zip(self.stack, self._strengths, strict=True):
+            active = sum(s != 0.0 for s in strengths)
+            log.info(
+                "%s: %s of %d blocks of %s hooked, %s\n  %s",
+                edit.label or "Edit",
+                active,
+                len(strengths),
+                self.model.name,
+                _where(edit),
+                block_pattern(strengths),
+            )
+
+    def _warn_if_unused(self) -> None:
+        for edit, calls, strengths in zip(self.stack, self._calls, self._strengths, strict=True):
+            if any(strengths) and calls == 0:
+                log.warning(
+                    "%s had no effect: no model call of this run fell in its branch and window (%s).",
+                    edit.label or "An edit",
+                    _where(edit),
+                )
+        if any(self._calls) and not self._edited_blocks and any(map(any, self._strengths)):
+            log.warning(
+                "WanVideo Activation Editor had no effect: the host ran none of the selected blocks. "
+                "A cache (TeaCache, MagCache, EasyCache) or skip-layer guidance may have skipped them."
+            )
+
+
+def _hidden(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep a hook out of torch.compile's graphs, so that compiled blocks stay whole."""
+    return torch.compiler.disable(function)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _where(edit: Edit) -> str:
+    return f"{edit.operation.name}, branch {edit.branch}, window {edit.window.start:g}-{edit.window.end:g}"
+
+
+def check_stack(
+    stack: Iterable[Edit],
+    model: WanModel,
+    *,
+    prompt_count: int | None = None,
+    context_tokens: int | None = None,
+) -> None:
+    """Check every edit against the model, before sampling starts.
+
+    Args:
+        stack: the edits.
+        model: the transformer.
+        prompt_count: prompts of the main text input, when known.
+        context_tokens: text tokens that the model reads, when known.
+
+    Raises:
+        ValueError: a block that the model lacks, embeddings of another width, a number of prompts that does not
+            match, or more tokens than fit. The message says what to do.
+    """
+    for edit in stack:
+        label = edit.label or "Edit"
+        try:
+            edit.strengths.resolve(model.block_count)
+        except ValueError as error:
+            raise type(error)(f"{label}: {error}") from None
+        source = edit.source
+        if source.width != model.text_width:
+            raise ValueError(
+                f"{label}: the injected embeddings are {source.width} wide, but {model.name} projects text of width "
+                f"{model.text_width}. Encode the prompt with the text encoder that belongs to this model (UMT5-XXL)."
+            )
+        if prompt_count is not None and len(source.prompts) not in (1, prompt_count):
+            raise ValueError(
+                f"{label}: {len(source.prompts)} prompts are injected into {prompt_count}. "
+                "Inject one prompt, or as many as the main text input has."
+            )
+        if context_tokens is not None and max(source.token_counts) > context_tokens:
+            raise ValueError(
+                f"{label}: the injected prompt has {max(source.token_counts)} tokens, but the main prompt's context "
+                f"holds {context_tokens}. Shorten the injected prompt."
+            )

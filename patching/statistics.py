@@ -1,0 +1,94 @@
+"""What an edit did, measured on the device while sampling and read once per step.
+
+Used only when an edit's log level is `verbose` or `trace`, or the environment asks for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Hashable, Sequence
+
+import torch
+
+from ..embeddings import changed_share
+from .edit import LOG_LEVELS, EditStack, LogLevel
+
+log = logging.getLogger("wanvideo_activation_editor")
+
+DEBUG_VARIABLE = "WAN_ACTIVATION_DEBUG"
+VERBOSE_VARIABLE = "WAN_ACTIVATION_VERBOSE"
+
+
+def effective_log_level(stack: EditStack) -> LogLevel:
+    """The highest level that an edit of the stack or the environment asks for.
+
+    WAN_ACTIVATION_DEBUG raises it to `basic`, WAN_ACTIVATION_VERBOSE to `verbose`; both read each run.
+    """
+    levels = [LOG_LEVELS.index(edit.log_level) for edit in stack]
+    if _is_set(DEBUG_VARIABLE):
+        levels.append(LOG_LEVELS.index("basic"))
+    if _is_set(VERBOSE_VARIABLE):
+        levels.append(LOG_LEVELS.index("verbose"))
+    return LOG_LEVELS[max(levels, default=0)]
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "").strip().lower() not in ("", "0", "false", "no", "off")
+
+
+def block_pattern(strengths: Sequence[float]) -> str:
+    """One character per block, groups of ten: filled from half strength up, light below, dot for none."""
+    cells = ["█" if s >= 0.5 else "▒" if s > 0 else "·" for s in strengths]
+    return " ".join("".join(cells[i : i + 10]) for i in range(0, len(cells), 10))
+
+
+class StepStatistics:
+    """Collects one measurement per block of a model call and logs them together.
+
+    Blocks that share a context share its measurement: it is computed once per distinct key.
+    """
+
+    def __init__(self, trace: bool = False) -> None:
+        self._trace = trace
+        self._label: Callable[[], str] = str
+        self._blocks: list[tuple[int, Hashable]] = []
+        self._measured: dict[Hashable, torch.Tensor] = {}
+        self._shape = ""
+
+    def begin(self, label: Callable[[], str]) -> None:
+        """Log what the last model call collected and start the next one."""
+        self.flush()
+        self._label = label
+
+    def record(
+        self, block: int, key: Hashable, main: torch.Tensor, edited: torch.Tensor, rows: Sequence[int]
+    ) -> None:
+        """Measure the touched rows of `edited` against `main` [batch, tokens, dim]; no host sync."""
+        if key not in self._measured:
+            index = torch.tensor(rows, device=main.device)
+            a, b = main.index_select(0, index).float(), edited.index_select(0, index).float()
+            self._measured[key] = torch.stack([changed_share(a, b), a.norm(), b.norm()])
+            self._shape = f"{list(edited.shape)} {edited.dtype} on {edited.device}"
+        self._blocks.append((block, key))
+
+    def flush(self) -> None:
+        """Read the measurements of the finished call (one host sync) and log a line per block."""
+        if not self._blocks:
+            return
+        keys = list(self._measured)
+        values = dict(zip(keys, torch.stack(list(self._measured.values())).tolist(), strict=True))
+        tail = f", context {self._shape}" if self._trace else ""
+        for block, key in self._blocks:
+            share, before, after = values[key]
+            log.info(
+                "%s, block %d: %.2f%% of elements changed by more than 0.01, context norm %.4g before, %.4g after%s",
+                self._label(),
+                block,
+                100 * share,
+                before,
+                after,
+                tail,
+            )
+        self._blocks.clear()
+        self._measured.clear()

@@ -1,0 +1,131 @@
+"""Finding the parts of a Wan transformer by their structure, whatever the host calls the class."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+_CONTEXT_NAMES = ("context", "encoder_hidden_states")
+_CROSS_ATTENTION_NAMES = ("cross_attn", "attn2")
+
+
+class NotAWanModelError(ValueError):
+    """The model lacks a part that context injection needs; the message says which."""
+
+
+@dataclass(frozen=True)
+class ContextArgument:
+    """Where a module's forward takes the text context: by keyword, or at a position (None: keyword only)."""
+
+    name: str
+    position: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class WanModel:
+    """The parts of a Wan transformer that the runtime touches.
+
+    Args:
+        module: the transformer itself.
+        blocks: its main blocks, unwrapped from torch.compile.
+        projection: text projection, raw T5 embeddings [batch, tokens, text_width] to the model's width.
+        context: how the blocks take the text context.
+        control_blocks: VACE control blocks with the index of the main block that each one feeds.
+        text_width: width of raw text embeddings, 4096 for UMT5-XXL.
+    """
+
+    module: nn.Module
+    blocks: tuple[nn.Module, ...]
+    projection: nn.Module
+    context: ContextArgument
+    control_blocks: tuple[tuple[nn.Module, int], ...]
+    text_width: int
+
+    @property
+    def name(self) -> str:
+        return type(self.module).__name__
+
+    @property
+    def block_count(self) -> int:
+        return len(self.blocks)
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """The module behind torch.compile's wrapper. Hooks belong here: wrappers are replaced every run."""
+    return getattr(module, "_orig_mod", module)
+
+
+def discover(module: Any) -> WanModel:
+    """Find blocks, text projection and context argument of a Wan transformer.
+
+    Raises:
+        NotAWanModelError: with the part that is missing.
+    """
+    module = unwrap(module)
+    name = type(module).__name__
+    blocks = getattr(module, "blocks", None)
+    if not isinstance(blocks, nn.ModuleList) or len(blocks) == 0:
+        raise NotAWanModelError(
+            f"{name} is not a Wan model: it has no list of transformer blocks. Connect a Wan 2.1 or 2.2 model."
+        )
+    raw = tuple(unwrap(b) for b in blocks)
+    if not all(any(hasattr(b, a) for a in _CROSS_ATTENTION_NAMES) for b in raw):
+        raise NotAWanModelError(
+            f"{name} has blocks without cross-attention: this model does not read text, so there is no context to edit."
+        )
+    return WanModel(
+        module=module,
+        blocks=raw,
+        projection=_projection(module),
+        context=_context_argument(raw[0], name),
+        control_blocks=_control_blocks(module),
+        text_width=_text_width(module),
+    )
+
+
+def _projection(module: nn.Module) -> nn.Module:
+    found = getattr(module, "text_embedding", None)
+    if found is None:
+        found = getattr(getattr(module, "condition_embedder", None), "text_embedder", None)
+    if not isinstance(found, nn.Module):
+        raise NotAWanModelError(
+            f"{type(module).__name__} has no text projection (text_embedding): it is not a Wan text model."
+        )
+    return found
+
+
+def _text_width(module: nn.Module) -> int:
+    for part in _projection(module).modules():
+        width = getattr(part, "in_features", None)
+        if isinstance(width, int):
+            return width
+    raise NotAWanModelError(f"{type(module).__name__}: its text projection has no linear layer.")
+
+
+def _context_argument(block: nn.Module, name: str) -> ContextArgument:
+    for depth, cls in enumerate(type(block).__mro__):
+        forward = cls.__dict__.get("forward")
+        if forward is None:
+            continue
+        parameters = list(inspect.signature(forward).parameters)[1:]  # without self
+        for wanted in _CONTEXT_NAMES:
+            if wanted in parameters:
+                # A parent's position means nothing when the class itself takes **kwargs.
+                own = depth == 0 or "forward" not in type(block).__dict__
+                return ContextArgument(wanted, parameters.index(wanted) if own else None)
+    raise NotAWanModelError(f"{name}: {type(block).__name__}.forward takes no text context; it is not a Wan block.")
+
+
+def _control_blocks(module: nn.Module) -> tuple[tuple[nn.Module, int], ...]:
+    found = getattr(module, "vace_blocks", None)
+    if not isinstance(found, nn.ModuleList):
+        return ()
+    mapping = getattr(module, "vace_layers_mapping", None)
+    if mapping is None:
+        holder = module if hasattr(module, "vace_layers") else getattr(module, "config", None)
+        layers: list[int] = list(getattr(holder, "vace_layers", None) or ())
+        mapping = {main: i for i, main in enumerate(layers)}
+    return tuple((found[i], main) for main, i in mapping.items())
