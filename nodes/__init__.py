@@ -1,0 +1,14 @@
+"""ComfyUI nodes (V3 schema): schema and glue; the work is done in the other packages."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import blocks, editor, inspection
+
+NODES: list[type[io.ComfyNode]] = [*editor.NODES, *blocks.NODES, *inspection.NODES]
+
+
+class ActivationEditorExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

@@ -61,9 +61,7 @@ class StepStatistics:
         self.flush()
         self._label = label
 
-    def record(
-        self, block: int, key: Hashable, main: torch.Tensor, edited: torch.Tensor, rows: Sequence[int]
-    ) -> None:
+    def record(self, block: int, key: Hashable, main: torch.Tensor, edited: torch.Tensor, rows: Sequence[int]) -> None:
         """Measure the touched rows of `edited` against `main` [batch, tokens, dim]; no host sync."""
         if key not in self._measured:
             index = torch.tensor(rows, device=main.device)

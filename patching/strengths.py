@@ -263,6 +263,4 @@ def as_block_strengths(value: Any) -> BlockStrengths:
         return Explicit(tuple(table.get(i, 0.0) for i in range(max(table, default=-1) + 1)))
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return Explicit(tuple(value))
-    raise ValueError(
-        f"block_strengths must come from WanVideo Block Strength Builder, not {type(value).__name__}."
-    )
+    raise ValueError(f"block_strengths must come from WanVideo Block Strength Builder, not {type(value).__name__}.")

@@ -202,9 +202,7 @@ def _check(target: WanModel, stack: EditStack, arguments: Mapping[str, Any]) -> 
     return dict(embeds)
 
 
-def check_echoshot(
-    echoshot: bool, main_counts: Sequence[int], counts: Sequence[int], label: str = ""
-) -> None:
+def check_echoshot(echoshot: bool, main_counts: Sequence[int], counts: Sequence[int], label: str = "") -> None:
     """EchoShot ties shots to token counts: an injected prompt must have the same counts.
 
     Raises:
@@ -254,9 +252,7 @@ def _pointers(tensors: Any) -> list[int]:
     return [t.data_ptr() for t in tensors] if tensors is not None else []
 
 
-def _rows(
-    context: Any, positive: list[int], negative: list[int], is_uncond: bool
-) -> dict[str, list[tuple[int, int]]]:
+def _rows(context: Any, positive: list[int], negative: list[int], is_uncond: bool) -> dict[str, list[tuple[int, int]]]:
     """Which rows of the context are the prompt and which the negative one.
 
     Told by the tensors' identity: `is_uncond` is also False in extra passes (audio, pose, reference) that

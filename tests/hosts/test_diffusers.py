@@ -223,9 +223,7 @@ def test_image_tokens_stay_the_hosts_own(main, other):
     x, t = torch.randn(1, 4, 2, 4, 4, generator=torch.Generator().manual_seed(3)), torch.tensor([500])
 
     def call(embeds):
-        return model(
-            hidden_states=x, timestep=t, encoder_hidden_states=embeds, encoder_hidden_states_image=clip
-        ).sample
+        return model(hidden_states=x, timestep=t, encoder_hidden_states=embeds, encoder_hidden_states_image=clip).sample
 
     seen = []
     with inject(model, other, "all:0.5"):
@@ -245,9 +243,7 @@ def test_vace_control_blocks_follow_their_main_block(main, other):
     control = torch.randn(1, 8, 2, 4, 4, generator=torch.Generator().manual_seed(4))
 
     def call(embeds):
-        return model(
-            hidden_states=x, timestep=t, encoder_hidden_states=embeds, control_hidden_states=control
-        ).sample
+        return model(hidden_states=x, timestep=t, encoder_hidden_states=embeds, control_hidden_states=control).sample
 
     with inject(model, other, "all"):
         assert equal(call(main), call(other))

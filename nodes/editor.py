@@ -1,0 +1,266 @@
+"""Nodes that add an edit to a model: WanVideo Activation Editor and its per-block sibling."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..embeddings import mean_difference, read_text_embeds
+from ..patching import (
+    LOG_LEVELS,
+    BlockStrengths,
+    Edit,
+    Window,
+    as_block_strengths,
+    check_stack,
+    host_of,
+    parse_selection,
+    stack_of,
+)
+from ..patching.hosts.wan_video_wrapper import check_echoshot
+from .sockets import (
+    CATEGORY,
+    BlockStrengthsType,
+    activations_input,
+    check_activations,
+    check_same_host,
+    embeds_input,
+    embeds_template,
+    errors_named,
+    model_template,
+    transformer_options,
+    window_and_branch_inputs,
+    with_description,
+)
+
+log = logging.getLogger("wanvideo_activation_editor")
+
+
+def add_edit(
+    node: str,
+    model: Any,
+    text_embeds: Any,
+    injection_embeds: Any,
+    strengths: BlockStrengths,
+    log_level: str,
+    window: Window,
+    branch: str,
+) -> tuple[Any, Any]:
+    """Append one context edit to a clone of the model; inputs that change nothing are handed back as they are.
+
+    Args:
+        node: label of the edit: the node's name and id.
+
+    Returns:
+        The model with the edit and the text embeds with its description.
+    """
+    host = host_of(model)
+    wan_model = host.wan_model(model)
+    check_same_host(model, text_embeds)
+    main = read_text_embeds(text_embeds, "text_embeds")
+    if not any(strengths.resolve(wan_model.block_count)):
+        log.warning("%s: no block is selected, so the model is passed on unchanged.", node)
+        return model, text_embeds
+    if injection_embeds is None:
+        raise ValueError(
+            "injection_embeds is not connected. Connect the second prompt's embeddings, or turn enable_patching off."
+        )
+    edit = Edit(
+        source=read_text_embeds(injection_embeds, "injection_embeds").detached(),
+        strengths=strengths,
+        window=window,
+        branch=branch,  # type: ignore[arg-type]
+        label=node,
+        log_level=log_level,  # type: ignore[arg-type]
+    )
+    check_stack((edit,), wan_model, prompt_count=len(main.prompts))
+    check_echoshot(main.echoshot, main.token_counts, edit.source.token_counts, node)
+    if edit.source.width == main.width:
+        _report_difference(node, main.detached().prompts, edit.source.prompts, log_level)
+    stack = stack_of(transformer_options(model)).append(edit)
+    return host.with_stack(model, stack), with_description(text_embeds, stack)
+
+
+def _report_difference(node: str, main: Any, injected: Any, log_level: str) -> None:
+    difference = mean_difference(main, injected)
+    if difference.alike:
+        log.warning(
+            "%s: the prompts are nearly alike (%s), so the effect will be small. Use prompts that differ more.",
+            node,
+            difference,
+        )
+    elif log_level != "off":
+        log.info("%s: injected against main prompt: %s", node, difference)
+
+
+class WanVideoActivationEditor(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        model, embeds = model_template(), embeds_template()
+        return io.Schema(
+            node_id="WanVideoActivationEditor",
+            display_name="WanVideo Activation Editor",
+            category=f"{CATEGORY}/Injection",
+            description="Lets chosen transformer blocks attend to a second prompt while the video is sampled.",
+            inputs=[
+                io.MatchType.Input(
+                    "model", template=model, tooltip="WANVIDEOMODEL of the wrapper, or a native Wan MODEL."
+                ),
+                io.MatchType.Input("text_embeds", template=embeds, tooltip="The main prompt, as the sampler gets it."),
+                io.Float.Input(
+                    "injection_strength",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="0 keeps the main prompt, 1 replaces it in the chosen blocks. Multiplies block strengths.",
+                ),
+                activations_input(),
+                io.Boolean.Input("enable_patching", default=True, tooltip="Off passes model and embeds on unchanged."),
+                io.Combo.Input(
+                    "log_level",
+                    options=list(LOG_LEVELS),
+                    default="off",
+                    tooltip="basic: which blocks, once per run. verbose: what changed, per step. trace: also shapes.",
+                ),
+                io.Combo.Input(
+                    "injection_mode",
+                    options=["context", "hidden_states", "both"],
+                    default="context",
+                    tooltip="context swaps the text that the blocks read. The other modes are not available yet.",
+                ),
+                embeds_input("injection_embeds", "The second prompt: its embeddings are injected.", optional=True),
+                BlockStrengthsType.Input(
+                    "block_strengths",
+                    optional=True,
+                    tooltip="Strength per block. With block_activations all 0, these alone choose the blocks.",
+                ),
+                *window_and_branch_inputs(),
+            ],
+            outputs=[
+                io.MatchType.Output(template=model, id="model", display_name="model"),
+                io.MatchType.Output(template=embeds, id="text_embeds", display_name="text_embeds"),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, block_activations: Any = None) -> bool | str:
+        return check_activations(block_activations)
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        text_embeds: Any,
+        injection_strength: float,
+        block_activations: str,
+        enable_patching: bool,
+        log_level: str,
+        injection_mode: str,
+        injection_embeds: Any = None,
+        block_strengths: Any = None,
+        start_percent: float = 0.0,
+        end_percent: float = 1.0,
+        branch: str = "cond",
+    ) -> io.NodeOutput:
+        if not enable_patching:
+            return io.NodeOutput(model, text_embeds)
+        with errors_named("WanVideo Activation Editor"):
+            if injection_mode != "context":
+                raise ValueError(f"injection_mode {injection_mode!r} is not available yet. Choose context.")
+            strengths = choose_blocks(block_activations, block_strengths) * injection_strength
+            window = Window(start_percent, end_percent)
+            label = f"WanVideo Activation Editor (node {cls.hidden.unique_id})"
+            return io.NodeOutput(
+                *add_edit(label, model, text_embeds, injection_embeds, strengths, log_level, window, branch)
+            )
+
+
+class WanVideoAdvancedActivationEditor(io.ComfyNode):
+    """Id of older shared workflow files; its strength comes from block_strengths, else from uniform_strength."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        model, embeds = model_template(), embeds_template()
+        return io.Schema(
+            node_id="WanVideoAdvancedActivationEditor",
+            display_name="WanVideo Per-Block Activation Editor",
+            category=f"{CATEGORY}/Injection",
+            description="Kept for older workflow files. WanVideo Activation Editor does the same and more.",
+            is_deprecated=True,
+            inputs=[
+                io.MatchType.Input(
+                    "model", template=model, tooltip="WANVIDEOMODEL of the wrapper, or a native Wan MODEL."
+                ),
+                io.MatchType.Input("text_embeds", template=embeds, tooltip="The main prompt, as the sampler gets it."),
+                activations_input(),
+                io.Boolean.Input("enable_patching", default=True, tooltip="Off passes model and embeds on unchanged."),
+                embeds_input("injection_embeds", "The second prompt: its embeddings are injected.", optional=True),
+                BlockStrengthsType.Input(
+                    "block_strengths",
+                    optional=True,
+                    tooltip="Strength per block. With block_activations all 0, these alone choose the blocks.",
+                ),
+                io.Float.Input(
+                    "uniform_strength",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Strength of every chosen block when block_strengths is not connected.",
+                ),
+                *window_and_branch_inputs(),
+            ],
+            outputs=[
+                io.MatchType.Output(template=model, id="model", display_name="model"),
+                io.MatchType.Output(template=embeds, id="text_embeds", display_name="text_embeds"),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, block_activations: Any = None) -> bool | str:
+        return check_activations(block_activations)
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        text_embeds: Any,
+        block_activations: str,
+        enable_patching: bool,
+        injection_embeds: Any = None,
+        block_strengths: Any = None,
+        uniform_strength: float = 0.5,
+        start_percent: float = 0.0,
+        end_percent: float = 1.0,
+        branch: str = "cond",
+    ) -> io.NodeOutput:
+        if not enable_patching:
+            return io.NodeOutput(model, text_embeds)
+        name = "WanVideo Per-Block Activation Editor"
+        with errors_named(name):
+            strengths = choose_blocks(block_activations, block_strengths)
+            if block_strengths is None:
+                strengths = strengths * uniform_strength
+            window = Window(start_percent, end_percent)
+            label = f"{name} (node {cls.hidden.unique_id})"
+            return io.NodeOutput(
+                *add_edit(label, model, text_embeds, injection_embeds, strengths, "off", window, branch)
+            )
+
+
+def choose_blocks(block_activations: str, block_strengths: Any) -> BlockStrengths:
+    """The selection, the per-block strengths, or where both say something their product."""
+    selection = parse_selection(block_activations)
+    if block_strengths is None:
+        return selection
+    strengths = as_block_strengths(block_strengths)
+    return selection * strengths if selection.selects_any() else strengths
+
+
+NODES = [WanVideoActivationEditor, WanVideoAdvancedActivationEditor]

@@ -1,0 +1,144 @@
+"""Nodes that report on a model's edits: the viewer and the tester."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..embeddings import MAX_TOKENS, TextEmbeds, mean_difference, pad_tokens, read_text_embeds
+from ..patching import KEY, Edit, host_of, parse_selection, stack_of
+from ..patching.projection import project_text
+from ..patching.views import cell_grid, model_summary, stack_report, strength_summary
+from .sockets import (
+    CATEGORY,
+    activations_input,
+    check_activations,
+    embeds_input,
+    errors_named,
+    model_input,
+    transformer_options,
+)
+
+
+class WanVideoBlockActivationViewer(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanVideoBlockActivationViewer",
+            display_name="WanVideo Block Activation Viewer",
+            category=f"{CATEGORY}/Inspection",
+            description="Shows which blocks of a model are edited, and how.",
+            is_output_node=True,
+            inputs=[
+                model_input("The model, with or without edits."),
+                io.Boolean.Input("show_visual", default=True, tooltip="Draw the blocks as cells, ten to a row."),
+                activations_input(optional=True),
+                embeds_input("text_embeds", "Text embeds whose description is shown.", optional=True),
+            ],
+            outputs=[io.String.Output(id="visualization", display_name="visualization")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, block_activations: Any = None) -> bool | str:
+        return check_activations(block_activations)
+
+    @classmethod
+    def execute(
+        cls, model: Any, show_visual: bool, block_activations: str | None = None, text_embeds: Any = None
+    ) -> io.NodeOutput:
+        with errors_named("WanVideo Block Activation Viewer"):
+            host = host_of(model)
+            wan_model = host.wan_model(model)
+            count = wan_model.block_count
+            parts = [model_summary(wan_model, host.NAME)]
+            selection = parse_selection(block_activations or "")
+            if selection.selects_any():
+                strengths = selection.resolve(count)
+                parts += ["", f"Selection: {strength_summary(strengths)}"]
+                parts += [cell_grid(strengths)] if show_visual else []
+            parts += ["", stack_report(stack_of(transformer_options(model)), count, show_visual)]
+            if text_embeds is not None:
+                parts += ["", _embeds_line(text_embeds)]
+        text = "\n".join(parts)
+        return io.NodeOutput(text, ui={"text": (text,)})
+
+
+def _embeds_line(text_embeds: Any) -> str:
+    main = read_text_embeds(text_embeds, "text_embeds")
+    first = text_embeds if isinstance(text_embeds, dict) else text_embeds[0][1]
+    edits = len(first[KEY]["edits"]) if KEY in first else 0
+    return f"Text embeds: {len(main.prompts)} prompt(s), {list(main.token_counts)} tokens, {edits} edit(s) described"
+
+
+class WanVideoInjectionTester(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanVideoInjectionTester",
+            display_name="WanVideo Injection Tester",
+            category=f"{CATEGORY}/Inspection",
+            description="Measures how far each injected prompt is from the main one, before and after the projection.",
+            is_output_node=True,
+            inputs=[
+                model_input("The model output of WanVideo Activation Editor."),
+                embeds_input("text_embeds", "The main prompt."),
+                io.Boolean.Input("show_details", default=True, tooltip="All figures; off gives one line per edit."),
+            ],
+            outputs=[io.String.Output(id="test_results", display_name="test_results")],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, text_embeds: Any, show_details: bool) -> io.NodeOutput:
+        with errors_named("WanVideo Injection Tester"):
+            host = host_of(model)
+            wan_model = host.wan_model(model)
+            main = read_text_embeds(text_embeds, "text_embeds").detached()
+            stack = stack_of(transformer_options(model))
+            parts = [model_summary(wan_model, host.NAME)]
+            if not len(stack):
+                parts.append("No edit on this model: connect the model output of WanVideo Activation Editor.")
+            weights = host.projection_weights(model)
+            for edit in stack:
+                strengths = edit.strengths.resolve(wan_model.block_count)
+                parts += ["", f"{edit.label}: {strength_summary(strengths)}"]
+                parts += _measurements(main, edit, weights, show_details)
+        text = "\n".join(parts)
+        return io.NodeOutput(text, ui={"text": (text,)})
+
+
+def _measurements(main: TextEmbeds, edit: Edit, weights: Any, details: bool) -> list[str]:
+    source = edit.source
+    raw = mean_difference(main.prompts, source.prompts)
+    verdict = "nearly alike: expect a small effect" if raw.alike else "different enough to show"
+    if not details:
+        return [f"  {verdict} (relative L2 {raw.relative_l2:.3f} before projection)"]
+
+    def padded(embeds: TextEmbeds) -> list[Any]:
+        return [pad_tokens(p, MAX_TOKENS) for p in embeds.prompts]
+
+    lines = [
+        f"  Verdict: {verdict}",
+        f"  Before projection, real tokens: {raw}",
+        f"  Before projection, all {MAX_TOKENS} rows: {mean_difference(padded(main), padded(source))}",
+    ]
+    if weights is None:
+        lines.append(
+            "  After projection: the weights can be read only while sampling (GGUF or scaled fp8). "
+            "Set the editor's log_level to verbose to see the figures per step."
+        )
+        return lines
+    a, b = ([project_text(p, weights) for p in padded(embeds)] for embeds in (main, source))
+    real = raw.tokens
+    after, after_all = mean_difference([p[:real] for p in a], [p[:real] for p in b]), mean_difference(a, b)
+    return [
+        *lines,
+        f"  After projection, real tokens: {after}",
+        f"  After projection, all {MAX_TOKENS} rows: {after_all}",
+        "  The share above 0.01 depends on the scale of the values and on padding rows, equal in both prompts: "
+        f"{100 * raw.changed_share:.2f}% of the real tokens before projection reads as "
+        f"{100 * after_all.changed_share:.2f}% of all rows after it. Relative L2 and cosine do not depend on scale.",
+    ]
+
+
+NODES = [WanVideoBlockActivationViewer, WanVideoInjectionTester]

@@ -1,0 +1,114 @@
+"""Socket types and inputs that several nodes share."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..embeddings import EmbedsError, is_conditioning, is_wrapper_embeds
+from ..patching import BRANCHES, KEY, EditStack, parse_selection
+from ..patching.hosts import wan_video_wrapper
+
+CATEGORY = "WanVideo/Activation Editor"
+
+WanVideoModel = io.Custom("WANVIDEOMODEL")
+WanVideoTextEmbeds = io.Custom("WANVIDEOTEXTEMBEDS")
+BlockStrengthsType = io.Custom("BLOCK_STRENGTHS")
+
+NO_BLOCKS = "0" * 40
+
+ACTIVATIONS_TOOLTIP = (
+    "Which blocks are edited: 40 characters of 0 and 1, or terms such as 7, 3-9, even, /4, !12, early_blocks, "
+    "each with an optional strength, as in 10-29:0.6, 30-39:0.2."
+)
+
+
+def model_template() -> Any:
+    """WANVIDEOMODEL or MODEL; outputs built from the same template give back the type that came in."""
+    return io.MatchType.Template("model", [WanVideoModel, io.Model])
+
+
+def embeds_template() -> Any:
+    """WANVIDEOTEXTEMBEDS or CONDITIONING, likewise."""
+    return io.MatchType.Template("embeds", [WanVideoTextEmbeds, io.Conditioning])
+
+
+def model_input(tooltip: str) -> Any:
+    return io.MultiType.Input("model", [WanVideoModel, io.Model], tooltip=tooltip)
+
+
+def embeds_input(name: str, tooltip: str, optional: bool = False) -> Any:
+    return io.MultiType.Input(name, [WanVideoTextEmbeds, io.Conditioning], optional=optional, tooltip=tooltip)
+
+
+def activations_input(optional: bool = False) -> Any:
+    return io.String.Input("block_activations", default=NO_BLOCKS, optional=optional, tooltip=ACTIVATIONS_TOOLTIP)
+
+
+def window_and_branch_inputs() -> list[Any]:
+    """Optional inputs of every node that adds an edit; they come last."""
+    percent = {"min": 0.0, "max": 1.0, "step": 0.01, "optional": True}
+    return [
+        io.Float.Input(
+            "start_percent", default=0.0, tooltip="Fraction of sampling at which the edit begins.", **percent
+        ),
+        io.Float.Input("end_percent", default=1.0, tooltip="Fraction of sampling at which the edit ends.", **percent),
+        io.Combo.Input(
+            "branch",
+            options=list(BRANCHES),
+            default="cond",
+            optional=True,
+            tooltip="Guidance branch that is edited: the prompt (cond), the negative prompt (uncond), or both.",
+        ),
+    ]
+
+
+def check_activations(text: Any) -> bool | str:
+    """For `validate_inputs`: True, or what is wrong. A linked input is not known yet and passes."""
+    if not isinstance(text, str):
+        return True
+    try:
+        parse_selection(text)
+    except ValueError as error:
+        return str(error)
+    return True
+
+
+def check_same_host(model: Any, text_embeds: Any) -> None:
+    """WANVIDEOMODEL goes with WANVIDEOTEXTEMBEDS, MODEL with CONDITIONING.
+
+    Raises:
+        EmbedsError: they are of different hosts.
+    """
+    if wan_video_wrapper.owns(model) and is_conditioning(text_embeds):
+        raise EmbedsError(
+            "text_embeds is CONDITIONING, but the model is a WANVIDEOMODEL. Convert it with WanVideo TextEmbed Bridge."
+        )
+    if not wan_video_wrapper.owns(model) and is_wrapper_embeds(text_embeds):
+        raise EmbedsError(
+            "text_embeds is WANVIDEOTEXTEMBEDS, but the model is a native MODEL. Connect CONDITIONING from "
+            "CLIP Text Encode."
+        )
+
+
+def with_description(text_embeds: Any, stack: EditStack) -> Any:
+    """A copy of the host's value with the stack's plain description in it."""
+    if is_wrapper_embeds(text_embeds):
+        return {**text_embeds, KEY: stack.describe()}
+    return [[tensor, {**extra, KEY: stack.describe()}] for tensor, extra in text_embeds]
+
+
+def transformer_options(model: Any) -> dict[str, Any]:
+    return (getattr(model, "model_options", None) or {}).get("transformer_options") or {}
+
+
+@contextlib.contextmanager
+def errors_named(node: str) -> Iterator[None]:
+    """Put the node's display name in front of an error's message."""
+    try:
+        yield
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise type(error)(f"{node}: {error}") from error
