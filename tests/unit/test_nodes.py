@@ -1,0 +1,350 @@
+"""Node schemas against the contract of shared workflow files, and what the nodes do outside of sampling.
+
+The editors run here on a minimal model patcher around a real Wan transformer; tests/comfyui has the real hosts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+import wanvideo_activation_editor
+from diffusers import WanTransformer3DModel
+from wanvideo_activation_editor.patching import KEY, PATTERNS, PRESETS, Explicit, Pattern, stack_of
+
+ZEROS = "0" * 40
+
+
+@pytest.fixture(scope="module")
+def nodes() -> dict:
+    extension = asyncio.run(wanvideo_activation_editor.comfy_entrypoint())
+    return {cls.define_schema().node_id: cls for cls in asyncio.run(extension.get_node_list())}
+
+
+# (input, default); sockets have no default. Extra inputs may follow; these never change.
+CONTRACT = {
+    "WanVideoActivationEditor": (
+        ["model", "text_embeds", ("injection_strength", 0.5), ("block_activations", ZEROS), ("enable_patching", True),
+         ("log_level", "off"), ("injection_mode", "context"), "injection_embeds", "block_strengths"],
+        ["model", "text_embeds"],
+    ),
+    "WanVideoBlockActivationBuilder": (
+        [("preset", "custom"), *((f"block_{i}", False) for i in range(40))],
+        ["block_activations"],
+    ),
+    "WanVideoBlockActivationViewer": (
+        ["model", ("show_visual", True), ("block_activations", ZEROS), "text_embeds"],
+        ["visualization"],
+    ),
+    "WanVideoInjectionTester": (["model", "text_embeds", ("show_details", True)], ["test_results"]),
+    "WanVideoBlockStrengthBuilder": (
+        [("pattern", "custom"), ("base_strength", 0.5), ("peak_block", 20), ("spread", 5.0), ("step_size", 5),
+         *((f"block_{i}_strength", 0.0) for i in range(40))],
+        ["block_strengths", "strength_visualization"],
+    ),
+    "WanVideoStrengthVisualizer": (
+        ["block_strengths", ("show_numbers", True), ("graph_height", 10)],
+        ["text_visualization", "graph_image"],
+    ),
+    "WanVideoAdvancedActivationEditor": (
+        ["model", "text_embeds", ("block_activations", ZEROS), ("enable_patching", True), "injection_embeds",
+         "block_strengths", ("uniform_strength", 0.5)],
+        ["model", "text_embeds"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("node_id", CONTRACT)
+def test_ids_inputs_order_and_defaults_are_the_contract(nodes, node_id):
+    schema = nodes[node_id].define_schema()
+    inputs, outputs = CONTRACT[node_id]
+    actual = [(i.id, i.default) if getattr(i, "default", None) is not None else i.id for i in schema.inputs]
+    assert actual[: len(inputs)] == inputs
+    assert all(i.optional for i in schema.inputs[len(inputs) :]), "new inputs are optional"
+    assert [o.id for o in schema.outputs] == outputs
+
+
+def test_combo_options_hold_every_name_of_the_contract(nodes):
+    options = {
+        (n, i.id): i.options for n, cls in nodes.items() for i in cls.define_schema().inputs if hasattr(i, "options")
+    }
+    assert options["WanVideoBlockActivationBuilder", "preset"] == ["custom", *PRESETS]
+    assert options["WanVideoBlockStrengthBuilder", "pattern"] == ["custom", *PATTERNS]
+    assert options["WanVideoActivationEditor", "log_level"] == ["off", "basic", "verbose", "trace"]
+    assert options["WanVideoActivationEditor", "injection_mode"] == ["context", "hidden_states", "both"]
+
+
+def test_texts_are_complete_and_plain(nodes):
+    for node_id, cls in nodes.items():
+        schema = cls.define_schema()
+        assert schema.category.startswith("WanVideo/Activation Editor/")
+        assert schema.display_name.startswith("WanVideo ")
+        assert not re.search(r"Enhanced|Advanced|Ultimate", schema.display_name)
+        assert schema.description, node_id
+        for i in schema.inputs:
+            assert i.tooltip, f"{node_id}.{i.id} has no tooltip"
+            assert i.tooltip.isascii()
+
+
+def test_forty_toggles_and_sliders_are_optional(nodes):
+    for node_id in ("WanVideoBlockActivationBuilder", "WanVideoBlockStrengthBuilder"):
+        required = [i.id for i in nodes[node_id].define_schema().inputs if not i.optional]
+        assert required in (["preset"], ["pattern", "base_strength"])
+
+
+def test_old_id_is_deprecated_but_there(nodes):
+    assert nodes["WanVideoAdvancedActivationEditor"].define_schema().is_deprecated
+
+
+# Builders
+
+
+def test_builder_presets_win_over_toggles(nodes):
+    build = nodes["WanVideoBlockActivationBuilder"].execute
+    assert build("custom").args == (ZEROS,)
+    assert build("custom", block_3=True, block_39=True, block_5=None).args == ("0001" + "0" * 35 + "1",)
+    for preset in PRESETS:
+        assert build(preset, block_3=True).args == (preset,)
+
+
+def test_strength_builder(nodes):
+    build = nodes["WanVideoBlockStrengthBuilder"].execute
+    strengths, text = build("custom", 0.5, block_2_strength=0.25).args
+    assert strengths == Explicit((0.0, 0.0, 0.25) + (0.0,) * 37)
+    assert "1 of 40 blocks active, strength 0.25" in text
+    strengths, _ = build("gaussian_peak", 0.7, 12, 3.0, 4, block_2_strength=0.25).args
+    assert strengths == Pattern("gaussian_peak", 0.7, 12, 3.0, 4)
+    with pytest.raises(ValueError, match=r"WanVideo Block Strength Builder: base_strength .* not 1.5"):
+        build("uniform", 1.5)
+
+
+def test_strength_visualizer(nodes, monkeypatch, real_node_api):
+    module = __import__("sys").modules[nodes["WanVideoStrengthVisualizer"].__module__]
+    monkeypatch.setattr(module, "ui", SimpleNamespace(PreviewImage=lambda image, cls: {"images": image.shape}))
+    text, image = nodes["WanVideoStrengthVisualizer"].execute(Pattern("linear_decay", 1.0), True, 6).args
+    assert image.shape == (1, 400, 960, 3)
+    assert len(text.splitlines()) == 6 + 3 + 4
+    text, _ = nodes["WanVideoStrengthVisualizer"].execute([0.5] * 30, False, 6, block_count=30).args
+    assert text.splitlines()[-1] == "30 of 30 blocks active, strength 0.5, preset all"
+    with pytest.raises(ValueError, match="must come from WanVideo Block Strength Builder"):
+        nodes["WanVideoStrengthVisualizer"].execute("0.5", True, 6)
+
+
+# Editors
+
+
+class Patcher:
+    """What the nodes need of ComfyUI's ModelPatcher: shared model, options deep-copied by clone, wrappers."""
+
+    def __init__(self, transformer: torch.nn.Module) -> None:
+        self.model = SimpleNamespace(diffusion_model=transformer, model_sampling=None)
+        self.model_options: dict = {"transformer_options": {"other": [1]}}
+        self.wrappers: dict = {}
+
+    def clone(self) -> Patcher:
+        new = Patcher(self.model.diffusion_model)
+        new.model, new.model_options = self.model, copy.deepcopy(self.model_options)
+        new.wrappers = copy.deepcopy(self.wrappers)
+        return new
+
+    def remove_wrappers_with_key(self, kind: str, key: str) -> None:
+        self.wrappers.get(kind, {}).pop(key, None)
+
+    def add_wrapper_with_key(self, kind: str, key: str, wrapper) -> None:
+        self.wrappers.setdefault(kind, {}).setdefault(key, []).append(wrapper)
+
+
+@pytest.fixture(scope="module")
+def model() -> Patcher:
+    return Patcher(
+        WanTransformer3DModel(
+            num_attention_heads=1, attention_head_dim=8, text_dim=4096, ffn_dim=8, num_layers=6, freq_dim=8
+        )
+    )
+
+
+def conditioning(seed: int, tokens: int = 6) -> list:
+    cond = torch.zeros(1, 512, 4096)
+    cond[0, :tokens] = torch.randn(tokens, 4096, generator=torch.Generator().manual_seed(seed))
+    return [[cond, {"pooled_output": None}]]
+
+
+MAIN, OTHER = conditioning(1), conditioning(2)
+
+
+def edit(nodes, model, **changes):
+    arguments = {
+        "model": model,
+        "text_embeds": MAIN,
+        "injection_strength": 0.5,
+        "block_activations": "1-3",
+        "enable_patching": True,
+        "log_level": "off",
+        "injection_mode": "context",
+        "injection_embeds": OTHER,
+        **changes,
+    }
+    return nodes["WanVideoActivationEditor"].execute(**arguments).args
+
+
+def stack(model):
+    return stack_of(model.model_options["transformer_options"])
+
+
+def test_the_editor_writes_the_stack_into_a_clone(nodes, model):
+    edited, embeds = edit(nodes, model, start_percent=0.2, end_percent=0.8, branch="both", log_level="basic")
+    assert edited is not model
+    assert KEY not in model.model_options["transformer_options"]
+    assert edited.model_options["transformer_options"]["other"] == [1]
+    (only,) = stack(edited)
+    assert only.strengths.resolve(6) == (0, 0.5, 0.5, 0.5, 0, 0)
+    assert (only.window.start, only.window.end, only.branch, only.log_level) == (0.2, 0.8, "both", "basic")
+    assert torch.equal(only.source.prompts[0], OTHER[0][0][0, :6])
+    assert embeds[0][0] is MAIN[0][0]
+    assert KEY not in MAIN[0][1]
+    assert json.dumps(embeds[0][1][KEY]) == json.dumps(stack(edited).describe())
+    assert {kind: list(keys) for kind, keys in edited.wrappers.items()} == {"outer_sample": [KEY], "apply_model": [KEY]}
+
+
+def test_two_editors_append_and_install_one_wrapper(nodes, model):
+    first, embeds = edit(nodes, model)
+    second, _ = edit(nodes, first, text_embeds=embeds, block_activations="0")
+    assert len(stack(first)) == 1
+    assert [e.strengths.active_blocks(6) for e in stack(second)] == [[1, 2, 3], [0]]
+    assert all(len(wrappers[KEY]) == 1 for wrappers in second.wrappers.values())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"enable_patching": False, "block_activations": "9"}, {"block_activations": ZEROS}, {"injection_strength": 0.0}],
+)
+def test_what_changes_nothing_hands_back_the_inputs(nodes, model, changes):
+    edited, embeds = edit(nodes, model, **changes)
+    assert edited is model
+    assert embeds is MAIN
+
+
+def test_block_strengths_alone_choose_the_blocks_and_a_selection_masks_them(nodes, model):
+    curve = Explicit((0.2, 0.4, 0.6))
+    (alone,) = stack(edit(nodes, model, block_activations=ZEROS, block_strengths=curve, injection_strength=1.0)[0])
+    assert alone.strengths.resolve(6) == (0.2, 0.4, 0.6, 0, 0, 0)
+    (masked,) = stack(edit(nodes, model, block_activations="1:0.5, 5", block_strengths=curve)[0])
+    assert masked.strengths.resolve(6) == (0, 0.4 * 0.5 * 0.5, 0, 0, 0, 0)
+
+
+def test_the_per_block_editor_takes_its_strength_from_block_strengths_else_uniform(nodes, model):
+    execute = nodes["WanVideoAdvancedActivationEditor"].execute
+    (uniform,) = stack(execute(model, MAIN, "1", True, OTHER, uniform_strength=0.3).args[0])
+    assert uniform.strengths.resolve(6) == (0, 0.3, 0, 0, 0, 0)
+    (curve,) = stack(execute(model, MAIN, ZEROS, True, OTHER, Explicit((0.9,)), uniform_strength=0.3).args[0])
+    assert curve.strengths.resolve(6) == (0.9, 0, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"block_activations": "1, 2-"}, r"position 4: '2-'"),
+        ({"block_activations": "6"}, r"Block 6 .* has 6 blocks \(0 to 5\)"),
+        ({"block_strengths": [0.1] * 7, "block_activations": ZEROS}, "Block 6"),
+        ({"injection_strength": 1.2}, "from 0 to 1"),
+        ({"injection_strength": float("nan")}, "from 0 to 1"),
+        ({"injection_embeds": None}, "injection_embeds is not connected"),
+        ({"injection_embeds": torch.ones(1, 4, 64)}, "64 wide, but .* 4096"),
+        ({"injection_embeds": torch.ones(1, 513, 4096)}, "injection_embeds.* 513 tokens"),
+        ({"injection_embeds": [*OTHER, *OTHER]}, "2 prompts are injected into 1"),
+        ({"injection_mode": "hidden_states"}, "not available yet"),
+        ({"text_embeds": {"prompt_embeds": [MAIN[0][0][0]]}}, "Connect CONDITIONING"),
+        ({"start_percent": 0.5, "end_percent": 0.2}, "window runs from 0.5 to 0.2"),
+    ],
+)
+def test_bad_input_names_the_node_and_the_remedy(nodes, model, changes, message):
+    with pytest.raises((ValueError, TypeError), match=f"^WanVideo Activation Editor.*{message}"):
+        edit(nodes, model, **changes)
+
+
+def test_no_wan_model(nodes):
+    with pytest.raises(ValueError, match="Linear is not a Wan model"):
+        edit(nodes, Patcher(torch.nn.Linear(2, 2)))
+    with pytest.raises(TypeError, match=r"expected WANVIDEOMODEL .* got str"):
+        edit(nodes, "model")
+
+
+def test_echoshot_prompts_of_other_lengths_are_refused():
+    from wanvideo_activation_editor.patching.hosts.wan_video_wrapper import check_echoshot
+
+    check_echoshot(True, [4, 5], [4, 5])
+    check_echoshot(True, [4, 4], [4])
+    check_echoshot(False, [4, 5], [9])
+    with pytest.raises(ValueError, match=r"token counts \[4, 5\], but the injected prompt has \[4, 6\]"):
+        check_echoshot(True, [4, 5], [4, 6])
+
+
+def test_prompts_that_are_alike_are_told(nodes, model, caplog):
+    edit(nodes, model, injection_embeds=[[MAIN[0][0] * 1.001, {}]])
+    assert "nearly alike" in caplog.text
+    caplog.clear()
+    edit(nodes, model)
+    assert caplog.text == ""
+
+
+def test_malformed_selections_fail_validation_before_anything_runs(nodes):
+    for node_id in ("WanVideoActivationEditor", "WanVideoAdvancedActivationEditor", "WanVideoBlockActivationViewer"):
+        validate = nodes[node_id].validate_inputs
+        assert validate("10-29:0.6") is True
+        assert validate(None) is True, "linked"
+        assert "position 3: 'x'" in validate("1 x")
+
+
+def test_viewer(nodes, model):
+    view = nodes["WanVideoBlockActivationViewer"].execute
+    edited, embeds = edit(nodes, model, block_activations="first_half")
+    (text,) = view(edited, True, text_embeds=embeds).args
+    assert "6 blocks" in text
+    assert "3 of 6 blocks active, strength 0.5, preset first_half" in text
+    assert "■ ■ ■ □ □ □" in text
+    assert "1 edit(s) described" in text
+    assert "■" not in view(edited, False).args[0]
+    assert "preset alternating" in view(model, True, "even").args[0]
+    assert "No edit" in view(model, True).args[0]
+
+
+def test_injection_tester_without_edits_says_what_to_connect(nodes, model):
+    (text,) = nodes["WanVideoInjectionTester"].execute(SamplingPatcher(model), MAIN, True).args
+    assert "No edit on this model" in text
+
+
+class SamplingPatcher(Patcher):
+    """Gives the transformer the name of ComfyUI's projection, whose layout the tester reads."""
+
+    def __init__(self, model: Patcher) -> None:
+        super().__init__(model.model.diffusion_model)
+        embedder = self.model.diffusion_model.condition_embedder.text_embedder
+        layers = torch.nn.Sequential(embedder.linear_1, torch.nn.GELU("tanh"), embedder.linear_2)
+        object.__setattr__(self.model.diffusion_model, "text_embedding", layers)
+        self.model_options = copy.deepcopy(model.model_options)
+
+
+def test_injection_tester_measures_before_and_after_the_model_s_own_projection(nodes, model):
+    from wanvideo_activation_editor.embeddings import difference
+
+    edited, _ = edit(nodes, model)
+    (text,) = nodes["WanVideoInjectionTester"].execute(SamplingPatcher(edited), MAIN, True).args
+    project = model.model.diffusion_model.condition_embedder.text_embedder
+    a, b = project(MAIN[0][0])[0].detach(), project(OTHER[0][0])[0].detach()
+    for line, expected in (
+        ("Before projection, real tokens", difference(MAIN[0][0][0, :6], OTHER[0][0][0, :6])),
+        ("After projection, real tokens", difference(a[:6], b[:6])),
+        ("After projection, all 512 rows", difference(a, b)),
+    ):
+        (found,) = [x for x in text.splitlines() if line in x]
+        l2, share = re.search(r"relative L2 ([\d.]+), .* 0.01: ([\d.]+)%", found).groups()
+        assert float(l2) == pytest.approx(expected.relative_l2, abs=2e-4)
+        assert float(share) == pytest.approx(100 * expected.changed_share, abs=0.1)
+    (short,) = nodes["WanVideoInjectionTester"].execute(SamplingPatcher(edited), MAIN, False).args
+    assert "different enough" in short
+    assert "After" not in short

@@ -1,0 +1,60 @@
+"""Log levels and what is measured for them."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from wanvideo_activation_editor.embeddings import read_text_embeds
+from wanvideo_activation_editor.patching import Edit, EditStack, parse_selection
+from wanvideo_activation_editor.patching.statistics import StepStatistics, effective_log_level
+
+
+def stack(*levels: str) -> EditStack:
+    source = read_text_embeds(torch.ones(2, 4))
+    return EditStack(tuple(Edit(source, parse_selection("all"), log_level=level) for level in levels))
+
+
+@pytest.mark.parametrize(
+    ("levels", "environment", "expected"),
+    [
+        (("off",), {}, "off"),
+        (("off", "basic"), {}, "basic"),
+        (("trace", "off"), {}, "trace"),
+        (("off",), {"WAN_ACTIVATION_DEBUG": "1"}, "basic"),
+        (("off",), {"WAN_ACTIVATION_VERBOSE": "true"}, "verbose"),
+        (("trace",), {"WAN_ACTIVATION_VERBOSE": "1"}, "trace"),
+        (("off",), {"WAN_ACTIVATION_VERBOSE": "0", "WAN_ACTIVATION_DEBUG": "off"}, "off"),
+    ],
+)
+def test_the_highest_level_wins(monkeypatch, levels, environment, expected):
+    for name in ("WAN_ACTIVATION_DEBUG", "WAN_ACTIVATION_VERBOSE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert effective_log_level(stack(*levels)) == expected
+
+
+def test_an_unknown_level_is_an_error():
+    with pytest.raises(ValueError, match="log_level must be one of"):
+        stack("loud")
+
+
+def test_figures_are_over_the_touched_rows_and_logged_once_per_call(caplog):
+    caplog.set_level(logging.INFO, "wanvideo_activation_editor")
+    statistics = StepStatistics(trace=True)
+    statistics.begin(lambda: "Step 1")
+    main = torch.zeros(2, 4, 8)
+    edited = main.clone()
+    edited[1, :2] = 3.0
+    for block in (4, 5):
+        statistics.record(block, "key", main, edited, rows=[1])
+    assert caplog.messages == []
+    statistics.begin(lambda: "Step 2")
+    assert [m.split(":")[0] for m in caplog.messages] == ["Step 1, block 4", "Step 1, block 5"]
+    assert "50.00% of elements changed" in caplog.messages[0]
+    assert "norm 0 before, 12 after" in caplog.messages[0]
+    assert "[2, 4, 8] torch.float32 on cpu" in caplog.messages[0]
+    statistics.flush()
+    assert len(caplog.messages) == 2
