@@ -161,9 +161,12 @@ def pad_tokens(tensor: torch.Tensor, length: int) -> torch.Tensor:
     Raises:
         EmbedsError: it is longer already.
     """
+    check_fits(tensor, length)
     missing = length - tensor.shape[0]
-    if missing < 0:
-        raise EmbedsError(
-            f"The injected prompt has {tensor.shape[0]} tokens, but the model reads {length} here. Shorten the prompt."
-        )
     return torch.cat([tensor, tensor.new_zeros(missing, tensor.shape[1])]) if missing else tensor
+
+
+def check_fits(tensor: torch.Tensor, length: int) -> None:
+    """Raise EmbedsError when a prompt [tokens, width] has more than `length` tokens."""
+    if tensor.shape[0] > length:
+        raise EmbedsError(f"A prompt has {tensor.shape[0]} tokens, but the model reads {length} here. Shorten it.")

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..embeddings import pad_tokens
+from ..embeddings import check_fits
 from .edit import Edit, EditStack
 from .statistics import StepStatistics, block_pattern, effective_log_level
 from .wan_model import WanModel, unwrap
@@ -212,7 +212,11 @@ class Run:
         length = raw.shape[1] if self._text_length is None else self._text_length
         out = raw.clone()
         for row, prompt in rows:
-            out[row, raw.shape[1] - length :] = pad_tokens(self._prompt(k, prompt, raw), length)
+            tokens = self._prompt(k, prompt, raw)
+            check_fits(tokens, length)
+            text = out[row, raw.shape[1] - length :]
+            text[: len(tokens)] = tokens
+            text[len(tokens) :] = 0
         return out
 
     def _prompt(self, k: int, prompt: int, like: torch.Tensor) -> torch.Tensor:
@@ -236,12 +240,23 @@ class Run:
                 del self._blends[next(iter(self._blends))]
             out = main
             for k, strength in plan:
-                out = self.stack.edits[k].operation(out, self._align(k, main), strength)
+                out = self._apply(k, strength, out, main)
         self._blends[plan] = out
         self._edited_blocks += 1
         if self._statistics is not None:
             rows = sorted({row for k, _ in plan for row, _ in self._targets[k]})
             self._statistics.record(index, plan, main, out, rows)
+        return out
+
+    def _apply(self, k: int, strength: float, out: torch.Tensor, main: torch.Tensor) -> torch.Tensor:
+        """Apply edit `k` to `out`, which earlier edits made from the main context."""
+        operation, injection = self.stack.edits[k].operation, self._align(k, main)
+        if out is main or all(rows == self._targets[k] for rows in self._targets.values()):
+            return operation(out, injection, strength)
+        # Edits of several branches meet in one batch: what this one does not touch is no longer the main context.
+        out = out.clone()
+        for row, _ in self._targets[k]:
+            out[row : row + 1] = operation(out[row : row + 1], injection[row : row + 1], strength)
         return out
 
     def _align(self, k: int, main: torch.Tensor) -> torch.Tensor:
