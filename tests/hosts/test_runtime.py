@@ -1,0 +1,105 @@
+"""The runtime where a host puts prompt and negative prompt into one batch, as ComfyUI does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from wanvideo_activation_editor.embeddings import read_text_embeds
+from wanvideo_activation_editor.patching import Edit, EditStack, Run, check_stack, discover, parse_selection
+
+from .conftest import hook_count, make_transformer, prompt_embeds
+
+MAIN, OTHER, THIRD, NEGATIVE = prompt_embeds(1), prompt_embeds(2, 20), prompt_embeds(3), prompt_embeds(9, 5)
+ROWS = {"uncond": [(0, 0)], "cond": [(1, 0)]}
+X = torch.randn(1, 4, 2, 4, 4, generator=torch.Generator().manual_seed(3))
+
+
+def edit(embeds: torch.Tensor, blocks: str = "all", branch: str = "cond", **more) -> Edit:
+    return Edit(read_text_embeds(embeds), parse_selection(blocks), branch=branch, **more)
+
+
+def call(model: torch.nn.Module, negative: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
+    """One batched call in ComfyUI's order: unconditional row first."""
+    return model(
+        hidden_states=X.repeat(2, 1, 1, 1, 1),
+        timestep=torch.tensor([500, 500]),
+        encoder_hidden_states=torch.cat([negative, positive]),
+    ).sample
+
+
+def run(model: torch.nn.Module, *edits: Edit, rows=ROWS) -> torch.Tensor:
+    with Run(EditStack(edits), discover(model)) as active:
+        active.begin(rows, progress=lambda: 0.0)
+        return call(model, NEGATIVE, MAIN)
+
+
+@pytest.fixture
+def model():
+    return make_transformer()
+
+
+def test_the_unconditional_row_is_untouched(model):
+    for blocks in ("all", "1-3:0.4"):
+        edited = run(model, edit(OTHER, blocks))
+        assert torch.equal(edited[0], call(model, NEGATIVE, MAIN)[0])
+        assert not torch.equal(edited[1], call(model, NEGATIVE, MAIN)[1])
+
+
+def test_each_branch_equals_the_injected_prompt_in_its_place(model):
+    assert torch.equal(run(model, edit(OTHER)), call(model, NEGATIVE, OTHER))
+    assert torch.equal(run(model, edit(OTHER, branch="uncond")), call(model, OTHER, MAIN))
+    assert torch.equal(run(model, edit(OTHER, branch="both")), call(model, OTHER, OTHER))
+
+
+def test_edits_of_different_branches_compose_in_one_batch(model):
+    both = (edit(OTHER), edit(THIRD, branch="uncond"))
+    assert torch.equal(run(model, *both), call(model, THIRD, OTHER))
+    assert torch.equal(run(model, *reversed(both)), call(model, THIRD, OTHER))
+    partial = run(model, edit(OTHER, "0-2:0.5"), edit(THIRD, "2-5:0.3", branch="uncond"))
+    assert torch.equal(partial[1], run(model, edit(OTHER, "0-2:0.5"))[1])
+    assert torch.equal(partial[0], run(model, edit(THIRD, "2-5:0.3", branch="uncond"))[0])
+
+
+def test_rows_that_no_branch_claims_are_untouched(model):
+    edited = run(model, edit(OTHER, branch="both"), rows={"cond": [(1, 0)]})
+    assert torch.equal(edited, call(model, NEGATIVE, OTHER))
+
+
+def test_hooks_act_only_after_a_call_was_announced(model):
+    with Run(EditStack((edit(OTHER),)), discover(model)):
+        assert torch.equal(call(model, NEGATIVE, MAIN), call(model, NEGATIVE, MAIN))
+        assert hook_count(model) == model.config.num_layers + 1
+        silent = call(model, NEGATIVE, MAIN)
+    assert torch.equal(silent, call(model, NEGATIVE, MAIN))
+    assert hook_count(model) == 0
+
+
+def test_only_edited_blocks_are_hooked(model):
+    with Run(EditStack((edit(OTHER, "2, 4:0.5"), edit(THIRD, "4"))), discover(model)):
+        assert [i for i, b in enumerate(model.blocks) if hook_count(b)] == [2, 4]
+
+
+def test_a_run_without_effect_is_told(model, caplog):
+    run_ = Run(EditStack((edit(OTHER, label="First editor"),)), discover(model))
+    with run_:
+        run_.begin({"uncond": [(0, 0)]}, progress=lambda: 0.0)
+        call(model, NEGATIVE, MAIN)
+    run_.close(completed=True)
+    assert "First editor had no effect: no model call of this run fell in its branch and window" in caplog.text
+
+
+def test_a_model_that_skips_its_projection_is_an_error(model):
+    context = model.condition_embedder.text_embedder(MAIN)
+    with Run(EditStack((edit(OTHER),)), discover(model)) as active:
+        active.begin({"cond": [(0, 0)]}, progress=lambda: 0.0)
+        with pytest.raises(RuntimeError, match="did not run its text projection"):
+            model.blocks[0](torch.zeros(1, 4, 32), context, torch.zeros(1, 6, 32), None)
+
+
+def test_prompt_counts_must_match(model):
+    two = edit(torch.cat([OTHER, THIRD]))
+    check_stack((two,), discover(model), prompt_count=2)
+    with pytest.raises(ValueError, match="2 prompts are injected into 3"):
+        check_stack((two,), discover(model), prompt_count=3)
+    with pytest.raises(ValueError, match="20 tokens, but the main prompt's context holds 16"):
+        check_stack((edit(OTHER),), discover(model), context_tokens=16)
