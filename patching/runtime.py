@@ -222,6 +222,11 @@ class Run:
     def _prompt(self, k: int, prompt: int, like: torch.Tensor) -> torch.Tensor:
         prompts = self.stack.edits[k].source.prompts
         prompt = prompt if len(prompts) > 1 else 0
+        if prompt >= len(prompts):
+            raise ValueError(
+                f"{self.stack.edits[k].label or 'Edit'}: {len(prompts)} prompts are injected, but the model is called "
+                f"with more. Inject one prompt, or as many as the main text input has."
+            )
         key = (k, prompt, like.device, like.dtype)
         if key not in self._prompts:
             self._prompts[key] = prompts[prompt].to(like.device, like.dtype)

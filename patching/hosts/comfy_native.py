@@ -69,10 +69,12 @@ class Sampling:
         self._stack = stack
         self._percent_to_sigma = percent_to_sigma
         self._runs: dict[int, Run] = {}
-        self._branches: dict[Any, str] | None = None
+        self._branches: dict[Any, tuple[str, int]] | None = None
         if conds is not None:
             names = (("negative", "uncond"), ("positive", "cond"))
-            self._branches = {c.get("uuid"): branch for name, branch in names for c in conds.get(name) or ()}
+            self._branches = {
+                c.get("uuid"): (branch, i) for name, branch in names for i, c in enumerate(conds.get(name) or ())
+            }
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Sampling:
         return self
@@ -96,14 +98,14 @@ class Sampling:
         """
         if self._branches is None:
             indices = options.get("cond_or_uncond") or [0]
-            branches = ["uncond" if index else "cond" for index in indices]
+            groups = [("uncond" if index else "cond", 0) for index in indices]
         else:
-            branches = [self._branches.get(uuid, "") for uuid in options.get("uuids") or ()]
-        size = batch // max(len(branches), 1)
+            groups = [self._branches.get(uuid, ("", 0)) for uuid in options.get("uuids") or ()]
+        size = batch // max(len(groups), 1)
         rows: dict[str, list[tuple[int, int]]] = {"cond": [], "uncond": []}
-        for k, branch in enumerate(branches):
+        for k, (branch, prompt) in enumerate(groups):
             if branch:
-                rows[branch].extend((row, 0) for row in range(k * size, (k + 1) * size))
+                rows[branch].extend((row, prompt) for row in range(k * size, (k + 1) * size))
         return rows
 
     def progress(self, sigma: float) -> float:
@@ -125,12 +127,11 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     stack = stack_of(options)
     if not len(stack):
         return executor(*args, **kwargs)
-    base_model = guider.model_patcher.model
-    conds = guider.conds
-    tokens = [c["cross_attn"].shape[1] for c in conds.get("positive") or () if c.get("cross_attn") is not None]
-    check_stack(stack, discover(base_model.diffusion_model), context_tokens=min(tokens, default=None))
+    _check(stack, guider)
     _make_innermost(options)
-    sampling = Sampling(stack, conds, base_model.model_sampling.percent_to_sigma)
+    # Nodes such as ModelSamplingSD3 patch the sampling when the model is loaded, which is yet to come.
+    model_sampling = guider.model_patcher.get_model_object("model_sampling")
+    sampling = Sampling(stack, guider.conds, model_sampling.percent_to_sigma)
     options[SAMPLING_KEY] = sampling
     completed = False
     try:
@@ -140,6 +141,18 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     finally:
         options.pop(SAMPLING_KEY, None)
         sampling.close(completed)
+
+
+def _check(stack: EditStack, guider: Any) -> None:
+    """Check each edit against the conditionings of the branches that it edits, before the model is loaded."""
+    model = discover(guider.model_patcher.model.diffusion_model)
+    for edit in stack:
+        for name, branch in (("positive", "cond"), ("negative", "uncond")):
+            conds = guider.conds.get(name) or ()
+            if edit.branch not in (branch, "both") or not conds:
+                continue
+            tokens = [c["cross_attn"].shape[1] for c in conds if c.get("cross_attn") is not None]
+            check_stack((edit,), model, prompt_count=len(conds), context_tokens=min(tokens, default=None))
 
 
 def _make_innermost(options: Mapping[str, Any]) -> None:
