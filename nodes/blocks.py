@@ -117,6 +117,7 @@ class WanVideoBlockStrengthBuilder(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFF,
                     optional=True,
+                    control_after_generate=False,
                     tooltip="Seed of the random curve.",
                 ),
             ],

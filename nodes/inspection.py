@@ -9,10 +9,9 @@ from comfy_api.latest import io
 from ..embeddings import MAX_TOKENS, TextEmbeds, mean_difference, pad_tokens, read_text_embeds
 from ..patching import KEY, Edit, host_of, parse_selection, stack_of
 from ..patching.projection import project_text
-from ..patching.views import cell_grid, model_summary, stack_report, strength_summary
+from ..patching.views import NO_EDIT, block_list, cell_grid, model_summary, stack_report, strength_summary
 from .sockets import (
     CATEGORY,
-    activations_input,
     check_activations,
     embeds_input,
     errors_named,
@@ -33,7 +32,12 @@ class WanVideoBlockActivationViewer(io.ComfyNode):
             inputs=[
                 model_input("The model, with or without edits."),
                 io.Boolean.Input("show_visual", default=True, tooltip="Draw the blocks as cells, ten to a row."),
-                activations_input(optional=True),
+                io.String.Input(
+                    "block_activations",
+                    default="",
+                    optional=True,
+                    tooltip="A selection to show beside the model's edits; empty shows the edits alone.",
+                ),
                 embeds_input("text_embeds", "Text embeds whose description is shown.", optional=True),
             ],
             outputs=[io.String.Output(id="visualization", display_name="visualization")],
@@ -97,11 +101,11 @@ class WanVideoInjectionTester(io.ComfyNode):
             stack = stack_of(transformer_options(model))
             parts = [model_summary(wan_model, host.NAME)]
             if not len(stack):
-                parts.append("No edit on this model: connect the model output of WanVideo Activation Editor.")
+                parts.append(NO_EDIT)
             weights = host.projection_weights(model)
             for edit in stack:
                 strengths = edit.strengths.resolve(wan_model.block_count)
-                parts += ["", f"{edit.label}: {strength_summary(strengths)}"]
+                parts += ["", f"{edit.label}: {strength_summary(strengths)}", f"  blocks {block_list(strengths)}"]
                 parts += _measurements(main, edit, weights, show_details)
         text = "\n".join(parts)
         return io.NodeOutput(text, ui={"text": (text,)})

@@ -18,7 +18,7 @@ LogLevel = Literal["off", "basic", "verbose", "trace"]
 BRANCHES: tuple[Branch, ...] = ("cond", "uncond", "both")
 LOG_LEVELS: tuple[LogLevel, ...] = ("off", "basic", "verbose", "trace")
 
-_ROUNDING = 1e-4
+_ROUNDING = 4e-3  # schedulers round their noise levels; a step of a 100-step run is 0.01
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Window:
 
     0 is the first step (most noise), 1 the end. The start is included, the end is not, so that
     windows 0-0.5 and 0.5-1 share no step; an end of 1 includes everything to the last step. Progress is
-    the scheduler's own: in a run of N evenly scheduled steps, step i is at i / N.
+    read off the noise level: in a run of N evenly scheduled steps, step i is at i / N. Schedules that space
+    their steps otherwise (beta, karras, distilled ones) have steps where their noise level puts them.
     """
 
     start: float = 0.0

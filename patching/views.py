@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,16 @@ if TYPE_CHECKING:
     from .wan_model import WanModel
 
 ROW = 10
+SHADES = "□░▒▓■"
+NO_EDIT = (
+    "This model carries no edit: the editor is bypassed, enable_patching is off, no block is selected, its strength "
+    "is 0, or its model output is not connected here."
+)
 
 
 def cell_grid(strengths: Sequence[float]) -> str:
-    """Blocks as cells, ten to a row: filled from half strength up, light below, hollow for none."""
-    cells = ["■" if s >= 0.5 else "▨" if s > 0 else "□" for s in strengths]
+    """Blocks as cells, ten to a row: hollow for none, then a shade for each quarter of strength."""
+    cells = [SHADES[math.ceil(s * 4)] for s in strengths]
     rows = []
     for first in range(0, len(cells), ROW):
         row = cells[first : first + ROW]
@@ -30,9 +36,19 @@ def strength_summary(strengths: Sequence[float]) -> str:
     if not active:
         return f"0 of {len(strengths)} blocks active"
     low, high = min(active), max(active)
-    spread = f"strength {low:g}" if low == high else f"strength {low:.3g} to {high:.3g}"
+    count = f"{len(active)} of {len(strengths)} blocks active"
+    if low != high:
+        return f"{count}, strength {low:.2f} to {high:.2f}"
     preset = matching_preset(strengths)
-    return f"{len(active)} of {len(strengths)} blocks active, {spread}" + (f", preset {preset}" if preset else "")
+    return f"{count}, strength {low:g}" + (f", preset {preset}" if preset else "")
+
+
+def block_list(strengths: Sequence[float]) -> str:
+    """Active blocks as ranges: `0-4, 7, 30-39`."""
+    active = [i for i, s in enumerate(strengths) if s != 0.0]
+    starts = [i for i in active if i - 1 not in active]
+    ends = [i for i in active if i + 1 not in active]
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True)) or "none"
 
 
 def bar_chart(strengths: Sequence[float], height: int = 10, numbers: bool = True) -> str:
@@ -73,7 +89,7 @@ def model_summary(model: WanModel, host: str) -> str:
 def stack_report(stack: EditStack, block_count: int, visual: bool = True) -> str:
     """Every edit of a stack, in order, with its blocks."""
     if not len(stack):
-        return "No edit: connect the model output of WanVideo Activation Editor."
+        return NO_EDIT
     parts = []
     for number, edit in enumerate(stack, 1):
         strengths = edit.strengths.resolve(block_count)

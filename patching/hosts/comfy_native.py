@@ -1,12 +1,14 @@
 """ComfyUI's own Wan models: MODEL.
 
-Two of ComfyUI's wrappers do the work, both plain module-level functions that read the edit stack from the run's own
-options: OUTER_SAMPLE opens a run for one sampler call, APPLY_MODEL installs hooks around each model call.
+Three of ComfyUI's wrappers do the work, plain module-level functions that read the edit stack from the run's own
+options: OUTER_SAMPLE opens a run for one sampler call, CALC_COND_BATCH notes which conditioning is which, and
+APPLY_MODEL installs hooks around each model call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +22,6 @@ NAME = "ComfyUI"
 SAMPLING_KEY = KEY + "_sampling"
 
 _APPLY_MODEL = "apply_model"  # comfy.patcher_extension.WrappersMP.APPLY_MODEL
-_OUTER_SAMPLE = "outer_sample"  # comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
 
 
 def owns(model: Any) -> bool:
@@ -41,7 +42,7 @@ def with_stack(model: Any, stack: EditStack) -> Any:
     """A clone of the model that carries `stack`; the model itself is not changed."""
     clone = model.clone()
     clone.model_options.setdefault("transformer_options", {})[KEY] = stack
-    for kind, wrapper in ((_OUTER_SAMPLE, outer_sample), (_APPLY_MODEL, apply_model)):
+    for kind, wrapper in _WRAPPERS.items():
         clone.remove_wrappers_with_key(kind, KEY)
         clone.add_wrapper_with_key(kind, KEY, wrapper)
     return clone
@@ -69,12 +70,11 @@ class Sampling:
         self._stack = stack
         self._percent_to_sigma = percent_to_sigma
         self._runs: dict[int, Run] = {}
-        self._branches: dict[Any, tuple[str, int]] | None = None
+        self._branches: dict[Any, str] | None = None
         if conds is not None:
             names = (("negative", "uncond"), ("positive", "cond"))
-            self._branches = {
-                c.get("uuid"): (branch, i) for name, branch in names for i, c in enumerate(conds.get(name) or ())
-            }
+            self._branches = {c.get("uuid"): branch for name, branch in names for c in conds.get(name) or ()}
+        self._groups: dict[tuple[int, Any], tuple[str, int]] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Sampling:
         return self
@@ -90,17 +90,40 @@ class Sampling:
             run.close(completed)
         self._runs.clear()
 
+    @contextlib.contextmanager
+    def batch(self, conds: Sequence[Sequence[Mapping[str, Any]] | None]) -> Iterator[None]:
+        """For one batch of conditionings: note which branch and prompt each of them is.
+
+        A list's branch is that of its first conditioning, told by its id. The index of the list means something else
+        under skip-attention and dual guidance, and later ids may be the other branch's: to cover an area, ComfyUI
+        appends a copy of the opposite conditioning that has this branch's text.
+        """
+        before, self._groups = self._groups, {}
+        for i, group in enumerate(conds):
+            branch = (self._branches or {}).get(group[0].get("uuid"), "") if group else ""
+            texts: list[Any] = []
+            for cond in group or ():
+                text = (cond.get("model_conds") or {}).get("c_crossattn")
+                if not any(text is known for known in texts):
+                    texts.append(text)
+                number = next(n for n, known in enumerate(texts) if known is text)
+                self._groups[i, cond.get("uuid")] = (branch, number)
+        try:
+            yield
+        finally:
+            self._groups = before
+
     def rows(self, options: Mapping[str, Any], batch: int) -> dict[str, list[tuple[int, int]]]:
         """Rows of a batch of `batch` that belong to the positive and the negative conditioning.
 
-        Groups are told by the conditionings' ids; their index means something else under skip-attention and
-        dual guidance. Outside a guider the index is all there is: 0 is the positive one.
+        Outside a guider the index of a conditioning is all there is: 0 is the positive one.
         """
+        indices = options.get("cond_or_uncond") or [0]
         if self._branches is None:
-            indices = options.get("cond_or_uncond") or [0]
             groups = [("uncond" if index else "cond", 0) for index in indices]
         else:
-            groups = [self._branches.get(uuid, ("", 0)) for uuid in options.get("uuids") or ()]
+            keys = zip(indices, options.get("uuids") or (), strict=False)
+            groups = [self._groups.get(key, ("", 0)) for key in keys]
         size = batch // max(len(groups), 1)
         rows: dict[str, list[tuple[int, int]]] = {"cond": [], "uncond": []}
         for k, (branch, prompt) in enumerate(groups):
@@ -141,6 +164,15 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     finally:
         options.pop(SAMPLING_KEY, None)
         sampling.close(completed)
+
+
+def calc_cond_batch(executor: Any, model: Any, conds: Any, x: Any, t: Any, model_options: Any) -> Any:
+    """Around one batch of conditionings: tell the sampling which is which."""
+    sampling = (model_options.get("transformer_options") or {}).get(SAMPLING_KEY)
+    if sampling is None:
+        return executor(model, conds, x, t, model_options)
+    with sampling.batch(conds):
+        return executor(model, conds, x, t, model_options)
 
 
 def _check(stack: EditStack, guider: Any) -> None:
@@ -197,3 +229,7 @@ def apply_model(executor: Any, x: torch.Tensor, t: torch.Tensor, *args: Any, **k
     finally:
         if given is None:
             sampling.close(completed)
+
+
+# Kinds are the values of comfy.patcher_extension.WrappersMP.
+_WRAPPERS = {"outer_sample": outer_sample, "calc_cond_batch": calc_cond_batch, _APPLY_MODEL: apply_model}

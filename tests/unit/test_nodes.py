@@ -38,7 +38,7 @@ CONTRACT = {
         ["block_activations"],
     ),
     "WanVideoBlockActivationViewer": (
-        ["model", ("show_visual", True), ("block_activations", ZEROS), "text_embeds"],
+        ["model", ("show_visual", True), ("block_activations", ""), "text_embeds"],
         ["visualization"],
     ),
     "WanVideoInjectionTester": (["model", "text_embeds", ("show_details", True)], ["test_results"]),
@@ -208,7 +208,9 @@ def test_the_editor_writes_the_stack_into_a_clone(nodes, model):
     assert embeds[0][0] is MAIN[0][0]
     assert KEY not in MAIN[0][1]
     assert json.dumps(embeds[0][1][KEY]) == json.dumps(stack(edited).describe())
-    assert {kind: list(keys) for kind, keys in edited.wrappers.items()} == {"outer_sample": [KEY], "apply_model": [KEY]}
+    assert {kind: list(keys) for kind, keys in edited.wrappers.items()} == {
+        kind: [KEY] for kind in ("outer_sample", "calc_cond_batch", "apply_model")
+    }
 
 
 def test_two_editors_append_and_install_one_wrapper(nodes, model):
@@ -306,16 +308,16 @@ def test_viewer(nodes, model):
     (text,) = view(edited, True, text_embeds=embeds).args
     assert "6 blocks" in text
     assert "3 of 6 blocks active, strength 0.5, preset first_half" in text
-    assert "■ ■ ■ □ □ □" in text
+    assert "▒ ▒ ▒ □ □ □" in text
     assert "1 edit(s) described" in text
-    assert "■" not in view(edited, False).args[0]
+    assert "▒" not in view(edited, False).args[0]
     assert "preset alternating" in view(model, True, "even").args[0]
-    assert "No edit" in view(model, True).args[0]
+    assert "carries no edit" in view(model, True).args[0]
 
 
 def test_injection_tester_without_edits_says_what_to_connect(nodes, model):
     (text,) = nodes["WanVideoInjectionTester"].execute(SamplingPatcher(model), MAIN, True).args
-    assert "No edit on this model" in text
+    assert "carries no edit" in text
 
 
 class SamplingPatcher(Patcher):

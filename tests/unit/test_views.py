@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from wanvideo_activation_editor.patching import Pattern, block_pattern, parse_selection
 from wanvideo_activation_editor.patching.plot import as_comfy_image, bar_plot, colour
-from wanvideo_activation_editor.patching.views import bar_chart, cell_grid, strength_summary
+from wanvideo_activation_editor.patching.views import bar_chart, block_list, cell_grid, strength_summary
 
 RAMP = Pattern("linear_rise", 1.0).resolve(40)
 
@@ -14,7 +14,7 @@ def test_the_grid_has_rows_of_ten_with_one_cell_per_block():
     grid = cell_grid(parse_selection("0-4, 12:0.3").resolve(32)).splitlines()
     assert [line.split()[0] for line in grid] == ["0-9", "10-19", "20-29", "30-31"]
     assert grid[0].count("■") == 5
-    assert grid[1].split()[1:] == ["□", "□", "▨", *"□□□□□□□"]
+    assert grid[1].split()[1:] == [*"□□▒□□□□□□□"]
     assert len(grid[3].split()) == 3
 
 
@@ -27,7 +27,13 @@ def test_the_summary_counts_and_names_the_preset():
     assert strength_summary(parse_selection("mid_blocks:0.5").resolve(40)) == (
         "20 of 40 blocks active, strength 0.5, preset mid_blocks"
     )
-    assert "strength 0.0256 to 1" in strength_summary(RAMP)
+    assert "strength 0.03 to 1.00" in strength_summary(RAMP)
+    assert "preset" not in strength_summary(RAMP)
+
+
+def test_blocks_are_listed_as_ranges():
+    assert block_list(parse_selection("0-4, 7, 30-39").resolve(40)) == "0-4, 7, 30-39"
+    assert block_list((0.0,) * 40) == "none"
 
 
 def test_the_chart_rises_with_the_strengths():
