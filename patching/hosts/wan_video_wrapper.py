@@ -133,7 +133,7 @@ def _sample(process: Callable[..., Any], bound: inspect.BoundArguments, stack: E
     device = getattr(sys.modules.get(process.__module__), "device", None)
     arguments["text_embeds"] = embeds = _on_device(embeds, device or torch.device("cpu"))
     positive, negative = _pointers(embeds["prompt_embeds"]), _pointers(embeds.get("negative_prompt_embeds"))
-    shift = arguments.get("shift")
+    progress = _progress_map(arguments.get("scheduler"), arguments.get("shift"))
     signature = inspect.signature(type(transformer).forward)
 
     run = Run(
@@ -148,7 +148,7 @@ def _sample(process: Callable[..., Any], bound: inspect.BoundArguments, stack: E
         t = call["t"]
         run.begin(
             rows=_rows(call["context"], positive, negative, bool(call.get("is_uncond", False))),
-            progress=lambda: _progress(t, shift, call.get("current_step_percentage", 0.0)),
+            progress=lambda: progress(t, call.get("current_step_percentage", 0.0)),
             label=lambda: f"Step at sigma {float(t.max()) / 1000:.4f}",
         )
 
@@ -270,20 +270,35 @@ def _rows(context: Any, positive: list[int], negative: list[int], is_uncond: boo
     return rows
 
 
-def _progress(t: torch.Tensor, shift: float | None, step_fraction: float) -> float:
-    """Fraction of sampling done. t is 1000 * sigma, scalar or per frame (clean frames are 0).
+def _progress_map(scheduler: Any, shift: float | None) -> Callable[[torch.Tensor, float], float]:
+    """How the sampler's timestep and its own step counter (a fraction) give the fraction of sampling done.
 
-    Read from the noise level, since the step counter restarts in two-sampler workflows and stands still in some of
-    the wrapper's loops. Flow matching shifts u = 1 - progress to sigma = shift u / (1 + (shift - 1) u); without a
-    known shift (a scheduler made elsewhere) the step counter has to do.
+    Told by the noise level, since the counter restarts in two-sampler workflows and stands still in some of the
+    wrapper's loops. `t` is 1000 * sigma, scalar or per frame, where clean frames are 0.
+
+    Args:
+        scheduler: a name, or the dict of WanVideo Scheduler, which holds its whole schedule.
+        shift: the flow shift, when the sampler has it.
     """
+    schedule = (
+        getattr(scheduler.get("sample_scheduler"), "all_timesteps", None) if isinstance(scheduler, dict) else None
+    )
+    if schedule is not None:
+        timesteps = torch.as_tensor(schedule).float().cpu()
+        return lambda t, _: int((timesteps - float(t.max())).abs().argmin()) / len(timesteps)
     if shift is None or shift <= 0:
-        return step_fraction
-    sigma = min(max(float(t.max()) / 1000, 0.0), 1.0)
-    return 1.0 - sigma / (shift - (shift - 1.0) * sigma)
+        return lambda _, step_fraction: step_fraction
+
+    def unshifted(t: torch.Tensor, _: float) -> float:
+        # Flow matching shifts u = 1 - progress to sigma = shift u / (1 + (shift - 1) u).
+        sigma = min(max(float(t.max()) / 1000, 0.0), 1.0)
+        return 1.0 - sigma / (shift - (shift - 1.0) * sigma)
+
+    return unshifted
 
 
 def _zero_padding(projected: torch.Tensor, tokens: list[tuple[int, int]]) -> None:
-    """LongCat sets projected padding rows to zero."""
-    for row, count in tokens:
-        projected[row, count:] = 0
+    """LongCat sets projected padding rows to zero, in every row of the batch beyond the first prompt's tokens."""
+    first = tokens[0][1]
+    for row, _ in tokens:
+        projected[row, first:] = 0
