@@ -60,10 +60,11 @@ def difference(a: torch.Tensor, b: torch.Tensor) -> Difference:
     """
     if a.shape[-1] != b.shape[-1]:
         raise ValueError(f"Cannot compare widths {a.shape[-1]} and {b.shape[-1]}.")
-    both, length = min(len(a), len(b)), max(len(a), len(b))
+    length = max(len(a), len(b))
     x, y = pad_tokens(a.float(), length), pad_tokens(b.float(), length)
     norm_x, norm_y = x.norm().item(), y.norm().item()
-    cosine = torch.nn.functional.cosine_similarity(x[:both], y[:both], dim=-1).mean().item()
+    both = (x != 0).any(dim=-1) & (y != 0).any(dim=-1)  # padding has no direction
+    cosine = torch.nn.functional.cosine_similarity(x[both], y[both], dim=-1).mean().item() if both.any() else 1.0
     return Difference(
         relative_l2=(y - x).norm().item() / norm_x if norm_x else float(norm_y != 0.0),
         token_cosine=cosine,
@@ -74,7 +75,13 @@ def difference(a: torch.Tensor, b: torch.Tensor) -> Difference:
 
 
 def mean_difference(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> Difference:
-    """Prompt by prompt difference, averaged; a single prompt in `b` is compared with each of `a`."""
+    """Prompt by prompt difference, averaged; a single prompt in `b` is compared with each of `a`.
+
+    Raises:
+        ValueError: the numbers of prompts or the widths differ.
+    """
+    if len(b) not in (1, len(a)):
+        raise ValueError(f"Cannot compare {len(b)} injected prompts with {len(a)} main prompts.")
     pairs = list(zip(a, list(b) * len(a) if len(b) == 1 else b, strict=True))
     each = [difference(x, y) for x, y in pairs]
     n = len(each)

@@ -9,7 +9,7 @@ pipelines take it. `TextEmbeds` is the one form the rest of the pack works on.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -37,6 +37,7 @@ class TextEmbeds:
         space: `raw` T5 embeddings, or `projected` into the model's width.
         prompt: source text, when known.
         echoshot: True when prompts are EchoShot segments, whose token counts matter.
+        given_lengths: rows of each prompt as it came, padding included.
     """
 
     prompts: tuple[torch.Tensor, ...]
@@ -44,6 +45,7 @@ class TextEmbeds:
     space: Space = "raw"
     prompt: str | None = None
     echoshot: bool = False
+    given_lengths: tuple[int, ...] = ()
 
     @property
     def width(self) -> int:
@@ -59,7 +61,7 @@ class TextEmbeds:
         def cpu(tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
             return tuple(t.detach().to("cpu").contiguous() for t in tensors)
 
-        return TextEmbeds(cpu(self.prompts), cpu(self.negative), self.space, self.prompt, self.echoshot)
+        return replace(self, prompts=cpu(self.prompts), negative=cpu(self.negative))
 
     def describe(self) -> dict[str, Any]:
         """Counts and names as plain values."""
@@ -86,7 +88,7 @@ def is_wrapper_embeds(value: Any) -> bool:
     return isinstance(value, Mapping) and "prompt_embeds" in value
 
 
-def read_text_embeds(value: Any, name: str = "text_embeds") -> TextEmbeds:
+def read_text_embeds(value: Any, name: str = "text_embeds", max_tokens: int | None = MAX_TOKENS) -> TextEmbeds:
     """Read embeddings from WANVIDEOTEXTEMBEDS, CONDITIONING, a tensor, or a list of tensors.
 
     Tensors may be [tokens, width], [1, tokens, width] or [prompts, tokens, width]. Trailing zero rows are
@@ -95,24 +97,28 @@ def read_text_embeds(value: Any, name: str = "text_embeds") -> TextEmbeds:
     Args:
         value: what a socket or a caller passed.
         name: name of the input, for error messages.
+        max_tokens: most tokens of a prompt; None for a main prompt of ComfyUI, which reads any number.
 
     Raises:
-        EmbedsError: another type, no prompt, NaN or Inf, more than 512 tokens.
+        EmbedsError: another type, no prompt, NaN or Inf, too many tokens.
     """
     if isinstance(value, TextEmbeds):
         return value
     if is_wrapper_embeds(value):
         negative = value.get("negative_prompt_embeds")
+        prompts, lengths = _prompts(value["prompt_embeds"], name, max_tokens)
         return TextEmbeds(
-            prompts=_prompts(value["prompt_embeds"], name),
-            negative=_prompts(negative, f"{name} (negative prompt)") if _has_items(negative) else (),
+            prompts=prompts,
+            negative=_prompts(negative, f"{name} (negative prompt)", max_tokens)[0] if _has_items(negative) else (),
             prompt=value.get("prompt") if isinstance(value.get("prompt"), str) else None,
             echoshot=bool(value.get("echoshot", False)),
+            given_lengths=lengths,
         )
     if is_conditioning(value) and len(value):
-        return TextEmbeds(prompts=tuple(p for c in value for p in _prompts(c[0], name)))
+        value = [c[0] for c in value]
     if torch.is_tensor(value) or (isinstance(value, list | tuple) and all(map(torch.is_tensor, value))):
-        return TextEmbeds(prompts=_prompts(value, name))
+        prompts, lengths = _prompts(value, name, max_tokens)
+        return TextEmbeds(prompts=prompts, given_lengths=lengths)
     raise EmbedsError(
         f"{name}: expected text embeddings (WANVIDEOTEXTEMBEDS from a WanVideo text encoder, or CONDITIONING "
         f"from CLIP Text Encode), got {type(value).__name__}."
@@ -123,7 +129,8 @@ def _has_items(value: Any) -> bool:
     return value is not None and len(value) > 0
 
 
-def _prompts(value: Any, name: str) -> tuple[torch.Tensor, ...]:
+def _prompts(value: Any, name: str, max_tokens: int | None) -> tuple[tuple[torch.Tensor, ...], tuple[int, ...]]:
+    """The prompts without padding, and their lengths with it."""
     tensors: list[torch.Tensor] = []
     for item in [value] if torch.is_tensor(value) else (value or ()):
         if not torch.is_tensor(item) or item.dim() not in (2, 3):
@@ -132,18 +139,19 @@ def _prompts(value: Any, name: str) -> tuple[torch.Tensor, ...]:
         tensors.extend([item] if item.dim() == 2 else item.unbind(0))
     if not tensors:
         raise EmbedsError(f"{name}: holds no prompt. Connect the output of a text encoder.")
-    return tuple(_checked(t, f"{name}, prompt {i + 1}") for i, t in enumerate(tensors))
+    checked = tuple(_checked(t, f"{name}, prompt {i + 1}", max_tokens) for i, t in enumerate(tensors))
+    return checked, tuple(t.shape[0] for t in tensors)
 
 
-def _checked(tensor: torch.Tensor, name: str) -> torch.Tensor:
+def _checked(tensor: torch.Tensor, name: str, max_tokens: int | None) -> torch.Tensor:
     if not tensor.is_floating_point():
         raise EmbedsError(f"{name}: expected floating point values, got {tensor.dtype}.")
     if not torch.isfinite(tensor).all():
         raise EmbedsError(f"{name}: holds NaN or infinite values. Encode the prompt again.")
     tensor = trim_padding(tensor)
-    if tensor.shape[0] > MAX_TOKENS:
+    if max_tokens is not None and tensor.shape[0] > max_tokens:
         raise EmbedsError(
-            f"{name}: has {tensor.shape[0]} tokens, but Wan models read at most {MAX_TOKENS}. Shorten the prompt."
+            f"{name}: has {tensor.shape[0]} tokens, but Wan models read at most {max_tokens}. Shorten the prompt."
         )
     return tensor
 

@@ -26,6 +26,7 @@ from .sockets import (
     activations_input,
     check_activations,
     check_same_host,
+    compared_prompts,
     embeds_input,
     embeds_template,
     errors_named,
@@ -60,7 +61,12 @@ def add_edit(
     host = host_of(model)
     wan_model = host.wan_model(model)
     check_same_host(model, text_embeds)
-    main = read_text_embeds(text_embeds, "text_embeds")
+    main = read_text_embeds(text_embeds, "text_embeds", host.MAX_PROMPT_TOKENS)
+    if main.width != wan_model.text_width:
+        raise ValueError(
+            f"text_embeds is {main.width} wide, but {wan_model.name} projects text of width {wan_model.text_width}. "
+            "Encode the prompt with the text encoder that belongs to this model (UMT5-XXL)."
+        )
     if not any(strengths.resolve(wan_model.block_count)):
         log.warning("%s: no block is selected, so the model is passed on unchanged.", node)
         return model, text_embeds
@@ -78,13 +84,15 @@ def add_edit(
     )
     check_stack((edit,), wan_model, prompt_count=len(main.prompts))
     check_echoshot(main.echoshot, main.token_counts, edit.source.token_counts, node)
-    if edit.source.width == main.width:
-        _report_difference(node, main.detached().prompts, edit.source.prompts, log_level)
+    if compared := compared_prompts(main.detached(), branch):
+        _report_difference(node, compared, edit.source.prompts, log_level)
     stack = stack_of(transformer_options(model)).append(edit)
     return host.with_stack(model, stack), with_description(text_embeds, stack)
 
 
 def _report_difference(node: str, main: Any, injected: Any, log_level: str) -> None:
+    if len(injected) not in (1, len(main)):
+        return
     difference = mean_difference(main, injected)
     if difference.alike:
         log.warning(
@@ -261,7 +269,7 @@ def choose_blocks(block_activations: str, block_strengths: Any) -> BlockStrength
     if block_strengths is None:
         return selection
     strengths = as_block_strengths(block_strengths)
-    return selection * strengths if selection.selects_any() else strengths
+    return strengths if selection.is_blank() else selection * strengths
 
 
 NODES = [WanVideoActivationEditor, WanVideoAdvancedActivationEditor]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 
 from ..embeddings import MAX_TOKENS, TextEmbeds, mean_difference, pad_tokens, read_text_embeds
@@ -13,6 +15,7 @@ from ..patching.views import NO_EDIT, block_list, cell_grid, model_summary, stac
 from .sockets import (
     CATEGORY,
     check_activations,
+    compared_prompts,
     embeds_input,
     errors_named,
     model_input,
@@ -57,7 +60,7 @@ class WanVideoBlockActivationViewer(io.ComfyNode):
             count = wan_model.block_count
             parts = [model_summary(wan_model, host.NAME)]
             selection = parse_selection(block_activations or "")
-            if selection.selects_any():
+            if not selection.is_blank():
                 strengths = selection.resolve(count)
                 parts += ["", f"Selection: {strength_summary(strengths)}"]
                 parts += [cell_grid(strengths)] if show_visual else []
@@ -69,7 +72,7 @@ class WanVideoBlockActivationViewer(io.ComfyNode):
 
 
 def _embeds_line(text_embeds: Any) -> str:
-    main = read_text_embeds(text_embeds, "text_embeds")
+    main = read_text_embeds(text_embeds, "text_embeds", None)
     first = text_embeds if isinstance(text_embeds, dict) else text_embeds[0][1]
     edits = len(first[KEY]["edits"]) if KEY in first else 0
     return f"Text embeds: {len(main.prompts)} prompt(s), {list(main.token_counts)} tokens, {edits} edit(s) described"
@@ -97,7 +100,7 @@ class WanVideoInjectionTester(io.ComfyNode):
         with errors_named("WanVideo Injection Tester"):
             host = host_of(model)
             wan_model = host.wan_model(model)
-            main = read_text_embeds(text_embeds, "text_embeds").detached()
+            main = read_text_embeds(text_embeds, "text_embeds", host.MAX_PROMPT_TOKENS).detached()
             stack = stack_of(transformer_options(model))
             parts = [model_summary(wan_model, host.NAME)]
             if not len(stack):
@@ -112,19 +115,26 @@ class WanVideoInjectionTester(io.ComfyNode):
 
 
 def _measurements(main: TextEmbeds, edit: Edit, weights: Any, details: bool) -> list[str]:
-    source = edit.source
-    raw = mean_difference(main.prompts, source.prompts)
+    source, prompts = edit.source, compared_prompts(main, edit.branch)
+    if not prompts:
+        return ["  It edits the negative prompt, which text_embeds does not hold, so there is nothing to compare."]
+    try:
+        raw = mean_difference(prompts, source.prompts)
+    except ValueError as error:
+        return [f"  {error} Connect the text_embeds that the editor got."]
     verdict = "nearly alike: expect a small effect" if raw.alike else "different enough to show"
     if not details:
         return [f"  {verdict} (relative L2 {raw.relative_l2:.3f} before projection)"]
 
-    def padded(embeds: TextEmbeds) -> list[Any]:
-        return [pad_tokens(p, MAX_TOKENS) for p in embeds.prompts]
+    rows = max(MAX_TOKENS, *(p.shape[0] for p in prompts))
+
+    def padded(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        return [pad_tokens(p, rows) for p in tensors]
 
     lines = [
         f"  Verdict: {verdict}",
         f"  Before projection, real tokens: {raw}",
-        f"  Before projection, all {MAX_TOKENS} rows: {mean_difference(padded(main), padded(source))}",
+        f"  Before projection, all {rows} rows: {mean_difference(padded(prompts), padded(source.prompts))}",
     ]
     if weights is None:
         lines.append(
@@ -132,13 +142,13 @@ def _measurements(main: TextEmbeds, edit: Edit, weights: Any, details: bool) -> 
             "Set the editor's log_level to verbose to see the figures per step."
         )
         return lines
-    a, b = ([project_text(p, weights) for p in padded(embeds)] for embeds in (main, source))
+    a, b = ([project_text(p, weights) for p in padded(tensors)] for tensors in (prompts, source.prompts))
     real = raw.tokens
     after, after_all = mean_difference([p[:real] for p in a], [p[:real] for p in b]), mean_difference(a, b)
     return [
         *lines,
         f"  After projection, real tokens: {after}",
-        f"  After projection, all {MAX_TOKENS} rows: {after_all}",
+        f"  After projection, all {rows} rows: {after_all}",
         "  The share above 0.01 depends on the scale of the values and on padding rows, equal in both prompts: "
         f"{100 * raw.changed_share:.2f}% of the real tokens before projection reads as "
         f"{100 * after_all.changed_share:.2f}% of all rows after it. Relative L2 and cosine do not depend on scale.",

@@ -6,9 +6,10 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 
-from ..embeddings import EmbedsError, is_conditioning, is_wrapper_embeds
+from ..embeddings import EmbedsError, TextEmbeds, is_conditioning, is_wrapper_embeds
 from ..patching import BRANCHES, KEY, EditStack, parse_selection
 from ..patching.hosts import wan_video_wrapper
 
@@ -92,6 +93,11 @@ def check_same_host(model: Any, text_embeds: Any) -> None:
             "text_embeds is WANVIDEOTEXTEMBEDS, but the model is a native MODEL. Connect CONDITIONING from "
             "CLIP Text Encode."
         )
+
+
+def compared_prompts(main: TextEmbeds, branch: str) -> tuple[torch.Tensor, ...]:
+    """The prompts that an edit of `branch` is compared with; none when the text input does not hold them."""
+    return main.negative if branch == "uncond" else main.prompts
 
 
 def with_description(text_embeds: Any, stack: EditStack) -> Any:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..embeddings import check_fits
+from ..embeddings import TextEmbeds, check_fits
 from .edit import Edit, EditStack
 from .statistics import StepStatistics, block_pattern, effective_log_level
 from .wan_model import WanModel, unwrap
@@ -47,8 +47,8 @@ class Run:
         stack: the edits, resolved against `model` on construction.
         model: the transformer that the host is about to call.
         text_length: tokens of text at the end of the projection's input; None when all of it is text.
-        after_projection: called with a projected prompt batch and [(row, tokens)] when the host changes
-            projected embeddings afterwards; it makes the same change.
+        after_projection: makes the change that a host makes to projected embeddings afterwards, in place; called with
+            the projected batch, the rows of the injected prompt, and that prompt.
 
     Raises:
         BlockRangeError: an edit names a block that the model does not have.
@@ -60,7 +60,7 @@ class Run:
         model: WanModel,
         *,
         text_length: int | None = None,
-        after_projection: Callable[[torch.Tensor, list[tuple[int, int]]], None] | None = None,
+        after_projection: Callable[[torch.Tensor, list[int], TextEmbeds], None] | None = None,
     ) -> None:
         self.stack = stack
         self.model = model
@@ -72,9 +72,12 @@ class Run:
         self._prompts: dict[tuple[int, int, torch.device, torch.dtype], torch.Tensor] = {}
         self._calls = [0] * len(stack)
         self._edited_blocks = 0
-        level = effective_log_level(stack)
-        self._log_basic = level != "off"
-        self._statistics = StepStatistics(trace=level == "trace") if level in ("verbose", "trace") else None
+        self.calls = 0  # model calls so far
+        self._prompt_count: int | None = None
+        self._log_levels = [effective_log_level(edit) for edit in stack]
+        self._announced = False
+        measured = any(level in ("verbose", "trace") for level in self._log_levels)
+        self._statistics = StepStatistics(trace="trace" in self._log_levels) if measured else None
         # The model call in progress
         self._plan: tuple[BlockPlan, ...] | None = None
         self._targets: dict[int, list[tuple[int, int]]] = {}
@@ -87,8 +90,8 @@ class Run:
 
     def __enter__(self) -> Run:
         """Install the hooks. They act only between `begin` and the end of that model call."""
-        if self._log_basic:
-            self._log_basic = False
+        if not self._announced:
+            self._announced = True
             self._log_start()
         self._handles.append(self.model.projection.register_forward_hook(_hidden(self._project)))
         for index, block in enumerate(self.model.blocks):
@@ -131,6 +134,7 @@ class Run:
         rows: Rows,
         progress: Callable[[], float],
         label: Callable[[], str] = lambda: "Model call",
+        prompt_count: int | None = None,
     ) -> None:
         """Announce a call of the model.
 
@@ -138,8 +142,11 @@ class Run:
             rows: which rows of the text batch belong to which branch and prompt.
             progress: fraction of sampling done, 0..1; called only if an edit has a window.
             label: names the step in logs; called only when statistics are logged.
+            prompt_count: prompts of the call, when edits may have fewer: then each goes to as many in a row.
         """
         self._end_call()
+        self.calls += 1
+        self._prompt_count = prompt_count
         if self._statistics is not None:
             self._statistics.begin(label)
         targets: dict[int, list[tuple[int, int]]] = {}
@@ -201,8 +208,7 @@ class Run:
                 if source not in shared:
                     shared[source] = module(self._substitute(args[0], k, rows))
                     if self._after_projection is not None:
-                        tokens = [(row, self._prompt(k, p, args[0]).shape[0]) for row, p in rows]
-                        self._after_projection(shared[source], tokens)
+                        self._after_projection(shared[source], [row for row, _ in rows], self.stack.edits[k].source)
                 self._projected[k] = shared[source]
         finally:
             _projecting.active = False
@@ -221,12 +227,13 @@ class Run:
 
     def _prompt(self, k: int, prompt: int, like: torch.Tensor) -> torch.Tensor:
         prompts = self.stack.edits[k].source.prompts
-        prompt = prompt if len(prompts) > 1 else 0
-        if prompt >= len(prompts):
+        count = self._prompt_count or max(len(prompts), prompt + 1)
+        if count % len(prompts) != 0:
             raise ValueError(
                 f"{self.stack.edits[k].label or 'Edit'}: {len(prompts)} prompts are injected, but the model is called "
-                f"with more. Inject one prompt, or as many as the main text input has."
+                f"with {count}. Inject one prompt, or as many as the main text input has."
             )
+        prompt = prompt * len(prompts) // count
         key = (k, prompt, like.device, like.dtype)
         if key not in self._prompts:
             self._prompts[key] = prompts[prompt].to(like.device, like.dtype)
@@ -248,7 +255,7 @@ class Run:
                 out = self._apply(k, strength, out, main)
         self._blends[plan] = out
         self._edited_blocks += 1
-        if self._statistics is not None:
+        if self._statistics is not None and any(self._log_levels[k] in ("verbose", "trace") for k, _ in plan):
             rows = sorted({row for k, _ in plan for row, _ in self._targets[k]})
             self._statistics.record(index, plan, main, out, rows)
         return out
@@ -291,7 +298,9 @@ class Run:
     # Messages
 
     def _log_start(self) -> None:
-        for edit, strengths in zip(self.stack, self._strengths, strict=True):
+        for edit, strengths, level in zip(self.stack, self._strengths, self._log_levels, strict=True):
+            if level == "off":
+                continue
             active = sum(s != 0.0 for s in strengths)
             log.info(
                 "%s: %s of %d blocks of %s hooked, %s\n  %s",

@@ -85,12 +85,9 @@ class Selection(BlockStrengths):
                 out[i] = 0.0 if term.exclude else term.strength
         return tuple(out)
 
-    def selects_any(self) -> bool:
-        """False when no model has a selected block: no terms, a string of zeros, `none`, or strengths of 0."""
-        return any(t.exclude for t in self.terms) or any(
-            t.strength and t.blocks != "none" and not (_BITS.fullmatch(t.blocks) and "1" not in t.blocks)
-            for t in self.terms
-        )
+    def is_blank(self) -> bool:
+        """True for what an untouched widget holds: nothing, or a string of zeros. `none` is a choice, not blank."""
+        return all(_BITS.fullmatch(t.blocks) and "1" not in t.blocks and not t.exclude for t in self.terms)
 
     def __str__(self) -> str:
         return ", ".join(str(t) for t in self.terms)

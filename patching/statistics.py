@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Sequence
 import torch
 
 from ..embeddings import changed_share
-from .edit import LOG_LEVELS, EditStack, LogLevel
+from .edit import LOG_LEVELS, Edit, LogLevel
 
 log = logging.getLogger("wanvideo_activation_editor")
 
@@ -20,17 +20,17 @@ DEBUG_VARIABLE = "WAN_ACTIVATION_DEBUG"
 VERBOSE_VARIABLE = "WAN_ACTIVATION_VERBOSE"
 
 
-def effective_log_level(stack: EditStack) -> LogLevel:
-    """The highest level that an edit of the stack or the environment asks for.
+def effective_log_level(edit: Edit) -> LogLevel:
+    """The edit's own level, or a higher one that the environment asks for.
 
-    WAN_ACTIVATION_DEBUG raises it to `basic`, WAN_ACTIVATION_VERBOSE to `verbose`; both read each run.
+    WAN_ACTIVATION_DEBUG raises it to `basic`, WAN_ACTIVATION_VERBOSE to `verbose`; both are read at each run.
     """
-    levels = [LOG_LEVELS.index(edit.log_level) for edit in stack]
+    levels = [LOG_LEVELS.index(edit.log_level)]
     if _is_set(DEBUG_VARIABLE):
         levels.append(LOG_LEVELS.index("basic"))
     if _is_set(VERBOSE_VARIABLE):
         levels.append(LOG_LEVELS.index("verbose"))
-    return LOG_LEVELS[max(levels, default=0)]
+    return LOG_LEVELS[max(levels)]
 
 
 def _is_set(variable: str) -> bool:
@@ -77,11 +77,12 @@ class StepStatistics:
         keys = list(self._measured)
         values = dict(zip(keys, torch.stack(list(self._measured.values())).tolist(), strict=True))
         tail = f", context {self._shape}" if self._trace else ""
+        label = self._label()
         for block, key in self._blocks:
             share, before, after = values[key]
             log.info(
                 "%s, block %d: %.2f%% of elements changed by more than 0.01, context norm %.4g before, %.4g after%s",
-                self._label(),
+                label,
                 block,
                 100 * share,
                 before,

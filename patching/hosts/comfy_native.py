@@ -19,7 +19,10 @@ from ..wan_model import WanModel, discover
 from .compile import eager
 
 NAME = "ComfyUI"
+MAX_PROMPT_TOKENS = None  # long prompts are not cut
 SAMPLING_KEY = KEY + "_sampling"
+
+COMPILE_SETTING = "compile the blocks, not the whole diffusion_model"
 
 _APPLY_MODEL = "apply_model"  # comfy.patcher_extension.WrappersMP.APPLY_MODEL
 
@@ -222,7 +225,7 @@ def apply_model(executor: Any, x: torch.Tensor, t: torch.Tensor, *args: Any, **k
     )
     completed = False
     try:
-        with run, eager(hasattr(transformer, "_orig_mod"), "compile the blocks, not the whole diffusion_model"):
+        with run, eager(hasattr(transformer, "_orig_mod"), COMPILE_SETTING, announce=run.calls == 1):
             result = executor(x, t, *args, **kwargs)
         completed = True
         return result

@@ -12,7 +12,7 @@ import torch
 log = logging.getLogger("wanvideo_activation_editor")
 
 
-def eager(needed: bool, setting: str) -> AbstractContextManager[Any]:
+def eager(needed: bool, setting: str, announce: bool = True) -> AbstractContextManager[Any]:
     """A context in which torch.compile'd code runs eagerly, when `needed`; otherwise one that does nothing.
 
     A model that was compiled as a whole may skip module hooks without a word; per-block compilation does not.
@@ -20,6 +20,7 @@ def eager(needed: bool, setting: str) -> AbstractContextManager[Any]:
     Args:
         needed: the model is compiled as a whole.
         setting: what the user changes to compile per block, for the message.
+        announce: log it.
 
     Raises:
         RuntimeError: needed, but this torch has no compile stance (before 2.6).
@@ -31,6 +32,7 @@ def eager(needed: bool, setting: str) -> AbstractContextManager[Any]:
             "The model is compiled as a whole, and edits cannot reach its blocks with this version of torch "
             f"({torch.__version__}). Compile the blocks only ({setting}), or update torch to 2.6 or newer."
         )
-    log.warning("The model is compiled as a whole; it runs uncompiled while edited. Faster: %s.", setting)
+    if announce:
+        log.warning("The model is compiled as a whole; it runs uncompiled while edited. Faster: %s.", setting)
     stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
     return stance

@@ -34,7 +34,8 @@ def inject(
 ) -> Iterator[EditStack]:
     """Have chosen blocks attend to another prompt for as long as the `with` block lasts.
 
-    Contexts nest: each works on what the outer one left.
+    Contexts nest: each works on what the outer one left. The context keeps the main prompt's number of rows, so
+    encode both prompts with the same `max_sequence_length`; Wan was trained with 512.
 
         with inject(pipe, other_embeds, blocks="10-29:0.6"):
             video = pipe(prompt_embeds=embeds, negative_prompt_embeds=negative).frames
@@ -94,7 +95,7 @@ def edited(target: Any, stack: EditStack) -> Iterator[None]:
         finally:
             for run in runs:
                 # With two transformers, one of them may rightly see no step of the window.
-                run.close(completed and len(runs) == 1)
+                run.close(completed and len(runs) == 1 and run.calls > 0)
 
 
 @contextlib.contextmanager
@@ -121,6 +122,7 @@ def _attached(transformer: Any, stack: EditStack, scheduler: Any) -> Iterator[Ru
             rows={branch[0]: [(row, row) for row in range(x.shape[0])]},
             progress=lambda: _progress(t, scheduler),
             label=lambda: f"Step at timestep {float(t.max()):.1f}",
+            prompt_count=x.shape[0],
         )
 
     with contextlib.ExitStack() as exits:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from ...embeddings import MAX_TOKENS, EmbedsError, is_wrapper_embeds, read_text_embeds
+from ...embeddings import MAX_TOKENS, EmbedsError, TextEmbeds, is_wrapper_embeds, read_text_embeds
 from ..edit import KEY, EditStack, stack_of
 from ..runtime import Run, check_stack
 from ..wan_model import WanModel, discover
@@ -28,6 +28,7 @@ from .compile import eager
 log = logging.getLogger("wanvideo_activation_editor")
 
 NAME = "ComfyUI-WanVideoWrapper"
+MAX_PROMPT_TOKENS = MAX_TOKENS
 SAMPLERS = ("WanVideoSampler", "WanVideoDiffusionForcingSampler")
 
 _WRAPPED = "_wan_activation_editor_wrapped"
@@ -283,22 +284,24 @@ def _progress_map(scheduler: Any, shift: float | None) -> Callable[[torch.Tensor
     schedule = (
         getattr(scheduler.get("sample_scheduler"), "all_timesteps", None) if isinstance(scheduler, dict) else None
     )
-    if schedule is not None:
-        timesteps = torch.as_tensor(schedule).float().cpu()
-        return lambda t, _: int((timesteps - float(t.max())).abs().argmin()) / len(timesteps)
-    if shift is None or shift <= 0:
-        return lambda _, step_fraction: step_fraction
+    timesteps = torch.as_tensor(schedule).float().cpu() if schedule is not None else None
 
-    def unshifted(t: torch.Tensor, _: float) -> float:
+    def progress(t: torch.Tensor, step_fraction: float) -> float:
+        now = float(t.max())
+        if timesteps is not None:
+            distance, index = (timesteps - now).abs().min(dim=0)
+            if distance <= 1.0:  # rCM schedules count in other units than the model's timesteps
+                return int(index) / len(timesteps)
+        if shift is None or shift <= 0:
+            return step_fraction
         # Flow matching shifts u = 1 - progress to sigma = shift u / (1 + (shift - 1) u).
-        sigma = min(max(float(t.max()) / 1000, 0.0), 1.0)
+        sigma = min(max(now / 1000, 0.0), 1.0)
         return 1.0 - sigma / (shift - (shift - 1.0) * sigma)
 
-    return unshifted
+    return progress
 
 
-def _zero_padding(projected: torch.Tensor, tokens: list[tuple[int, int]]) -> None:
-    """LongCat sets projected padding rows to zero, in every row of the batch beyond the first prompt's tokens."""
-    first = tokens[0][1]
-    for row, _ in tokens:
-        projected[row, first:] = 0
+def _zero_padding(projected: torch.Tensor, rows: list[int], source: TextEmbeds) -> None:
+    """LongCat sets projected padding to zero: in every row of the batch, beyond the first prompt's length as given."""
+    for row in rows:
+        projected[row, source.given_lengths[0] :] = 0

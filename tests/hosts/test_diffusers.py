@@ -142,6 +142,20 @@ def test_a_batch_of_prompts_is_injected_row_by_row(sampler, main, other):
         assert equal(sampler(pair, negative=negative), sampler(torch.cat([other, other]), negative=negative))
 
 
+def test_fewer_prompts_than_rows_go_to_as_many_in_a_row(sampler, main, other):
+    """As `num_videos_per_prompt` repeats them; a number that does not divide the batch is an error."""
+    third = prompt_embeds(3)
+    four, negative = main.repeat(4, 1, 1), sampler.negative.repeat(4, 1, 1)
+    with inject(sampler.pipe, torch.cat([other, third]), "all"):
+        edited_latents = sampler(four, negative=negative)
+    assert equal(edited_latents, sampler(torch.cat([other, other, third, third]), negative=negative))
+    with (
+        pytest.raises(ValueError, match="2 prompts are injected, but the model is called with 1"),
+        inject(sampler.pipe, torch.cat([other, third]), "all"),
+    ):
+        sampler(main)
+
+
 def test_editors_compose_in_order(sampler, main, other):
     third = prompt_embeds(3)
     with inject(sampler.pipe, other, "all"), inject(sampler.pipe, third, "all"):

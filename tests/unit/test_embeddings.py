@@ -122,6 +122,7 @@ def test_the_changed_share_is_diluted_by_padding_and_the_others_hardly():
     assert padded.changed_share == pytest.approx(real.changed_share * 8 / 512)
     assert padded.relative_l2 == pytest.approx(real.relative_l2)
     assert padded.norm_ratio == pytest.approx(real.norm_ratio)
+    assert padded.token_cosine == pytest.approx(real.token_cosine)
 
 
 def test_prompts_of_unequal_length_are_compared_over_the_longer():

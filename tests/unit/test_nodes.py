@@ -235,6 +235,7 @@ def test_block_strengths_alone_choose_the_blocks_and_a_selection_masks_them(node
     curve = Explicit((0.2, 0.4, 0.6))
     (alone,) = stack(edit(nodes, model, block_activations=ZEROS, block_strengths=curve, injection_strength=1.0)[0])
     assert alone.strengths.resolve(6) == (0.2, 0.4, 0.6, 0, 0, 0)
+    assert edit(nodes, model, block_activations="none", block_strengths=curve)[0] is model
     (masked,) = stack(edit(nodes, model, block_activations="1:0.5, 5", block_strengths=curve)[0])
     assert masked.strengths.resolve(6) == (0, 0.4 * 0.5 * 0.5, 0, 0, 0, 0)
 
@@ -260,6 +261,7 @@ def test_the_per_block_editor_takes_its_strength_from_block_strengths_else_unifo
         ({"injection_embeds": torch.ones(1, 513, 4096)}, "injection_embeds.* 513 tokens"),
         ({"injection_embeds": [*OTHER, *OTHER]}, "2 prompts are injected into 1"),
         ({"injection_mode": "hidden_states"}, "not available yet"),
+        ({"text_embeds": [[torch.ones(1, 4, 768), {}]]}, "text_embeds is 768 wide, but .* 4096"),
         ({"text_embeds": {"prompt_embeds": [MAIN[0][0][0]]}}, "Connect CONDITIONING"),
         ({"start_percent": 0.5, "end_percent": 0.2}, "window runs from 0.5 to 0.2"),
     ],

@@ -97,11 +97,20 @@ def test_a_trailing_run_of_zeros_fits_any_model(count):
 
 
 @pytest.mark.parametrize(
-    ("text", "any_block"),
-    [("", False), ("0" * 40, False), ("none", False), ("3:0", False), ("3", True), ("!3", True), ("even:0.1", True)],
+    ("text", "blank"),
+    [
+        ("", True),
+        ("0" * 40, True),
+        (" ,", True),
+        ("none", False),
+        ("3:0", False),
+        ("3", False),
+        ("!3", False),
+        ("000, 3", False),
+    ],
 )
-def test_selects_any(text, any_block):
-    assert parse_selection(text).selects_any() is any_block
+def test_blank_is_what_an_untouched_widget_holds(text, blank):
+    assert parse_selection(text).is_blank() is blank
 
 
 @given(st.text())

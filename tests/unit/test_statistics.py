@@ -7,38 +7,36 @@ import logging
 import pytest
 import torch
 from wanvideo_activation_editor.embeddings import read_text_embeds
-from wanvideo_activation_editor.patching import Edit, EditStack, parse_selection
+from wanvideo_activation_editor.patching import Edit, parse_selection
 from wanvideo_activation_editor.patching.statistics import StepStatistics, effective_log_level
 
 
-def stack(*levels: str) -> EditStack:
-    source = read_text_embeds(torch.ones(2, 4))
-    return EditStack(tuple(Edit(source, parse_selection("all"), log_level=level) for level in levels))
+def edit(level: str) -> Edit:
+    return Edit(read_text_embeds(torch.ones(2, 4)), parse_selection("all"), log_level=level)
 
 
 @pytest.mark.parametrize(
-    ("levels", "environment", "expected"),
+    ("level", "environment", "expected"),
     [
-        (("off",), {}, "off"),
-        (("off", "basic"), {}, "basic"),
-        (("trace", "off"), {}, "trace"),
-        (("off",), {"WAN_ACTIVATION_DEBUG": "1"}, "basic"),
-        (("off",), {"WAN_ACTIVATION_VERBOSE": "true"}, "verbose"),
-        (("trace",), {"WAN_ACTIVATION_VERBOSE": "1"}, "trace"),
-        (("off",), {"WAN_ACTIVATION_VERBOSE": "0", "WAN_ACTIVATION_DEBUG": "off"}, "off"),
+        ("off", {}, "off"),
+        ("basic", {}, "basic"),
+        ("off", {"WAN_ACTIVATION_DEBUG": "1"}, "basic"),
+        ("off", {"WAN_ACTIVATION_VERBOSE": "true"}, "verbose"),
+        ("trace", {"WAN_ACTIVATION_VERBOSE": "1"}, "trace"),
+        ("off", {"WAN_ACTIVATION_VERBOSE": "0", "WAN_ACTIVATION_DEBUG": "off"}, "off"),
     ],
 )
-def test_the_highest_level_wins(monkeypatch, levels, environment, expected):
+def test_the_environment_raises_the_level(monkeypatch, level, environment, expected):
     for name in ("WAN_ACTIVATION_DEBUG", "WAN_ACTIVATION_VERBOSE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert effective_log_level(stack(*levels)) == expected
+    assert effective_log_level(edit(level)) == expected
 
 
 def test_an_unknown_level_is_an_error():
     with pytest.raises(ValueError, match="log_level must be one of"):
-        stack("loud")
+        edit("loud")
 
 
 def test_figures_are_over_the_touched_rows_and_logged_once_per_call(caplog):
