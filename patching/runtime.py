@@ -160,6 +160,11 @@ class Run:
             self._targets = targets
             self._plan = self._plan_for(tuple(targets))
 
+    @property
+    def acts(self) -> bool:
+        """True when an edit acts in the announced call."""
+        return self._plan is not None
+
     def _end_call(self) -> None:
         self._plan = None
         self._main = None
@@ -376,4 +381,17 @@ def check_stack(
             raise ValueError(
                 f"{label}: the injected prompt has {max(source.token_counts)} tokens, but the main prompt's context "
                 f"holds {context_tokens}. Shorten the injected prompt."
+            )
+
+
+def warn_about_cache(stack: EditStack) -> None:
+    """Say that a step cache (TeaCache, MagCache, EasyCache, LazyCache) blurs the edits' windows, if they have any."""
+    for edit in stack:
+        if not edit.window.is_full:
+            log.warning(
+                "%s: a step cache replays results of earlier steps, so the edit reaches past its window %g-%g. "
+                "Disconnect the cache for exact windows.",
+                edit.label or "Edit",
+                edit.window.start,
+                edit.window.end,
             )

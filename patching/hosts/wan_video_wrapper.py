@@ -21,7 +21,7 @@ import torch
 
 from ...embeddings import MAX_TOKENS, EmbedsError, TextEmbeds, is_wrapper_embeds, read_text_embeds
 from ..edit import KEY, EditStack, stack_of
-from ..runtime import Run, check_stack
+from ..runtime import Run, check_stack, warn_about_cache
 from ..wan_model import WanModel, discover
 from .compile import eager
 
@@ -190,14 +190,8 @@ def _check(target: WanModel, stack: EditStack, arguments: Mapping[str, Any]) -> 
             raise ValueError(
                 f"{edit.label or 'Edit'}: a VACE model with several prompts ('|') cannot be edited. Use one prompt."
             )
-        if not edit.window.is_full and (arguments.get("cache_args") or arguments.get("teacache_args")):
-            log.warning(
-                "%s: a cache replays results of earlier steps, so the edit reaches past its window %g-%g. "
-                "Disconnect cache_args for exact windows.",
-                edit.label or "Edit",
-                edit.window.start,
-                edit.window.end,
-            )
+    if arguments.get("cache_args") or arguments.get("teacache_args"):
+        warn_about_cache(stack)
     if getattr(target.module, "audio_model", None) is not None:
         log.warning("Ovi: the video blocks are edited; the audio blocks keep the main prompt.")
     return dict(embeds)
