@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -42,8 +43,12 @@ def load_node_api() -> str:
 NODE_API = load_node_api()
 
 
-def pytest_report_header() -> str:
-    return f"node API: {NODE_API}"
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Which node API was used, and one line per reason for skipped tests."""
+    terminalreporter.write_line(f"Node API: {NODE_API}")
+    reasons = Counter(str(report.longrepr[2]) for report in terminalreporter.getreports("skipped"))
+    for reason, count in reasons.items():
+        terminalreporter.write_line(f"{count} tests skipped: {reason.removeprefix('Skipped: ')}")
 
 
 @pytest.fixture(scope="session")
