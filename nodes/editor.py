@@ -12,6 +12,7 @@ from ..patching import (
     LOG_LEVELS,
     BlockStrengths,
     Edit,
+    Site,
     Window,
     as_block_strengths,
     check_stack,
@@ -39,6 +40,12 @@ from .sockets import (
 
 log = logging.getLogger("wanvideo_activation_editor")
 
+MODES: dict[str, tuple[Site, ...]] = {
+    "context": ("context",),
+    "hidden_states": ("hidden",),
+    "both": ("context", "hidden"),
+}
+
 
 def add_edit(
     node: str,
@@ -49,11 +56,13 @@ def add_edit(
     log_level: str,
     window: Window,
     branch: str,
+    sites: tuple[Site, ...] = ("context",),
 ) -> tuple[Any, Any]:
-    """Append one context edit to a clone of the model; inputs that change nothing are handed back as they are.
+    """Append an edit per site to a clone of the model; inputs that change nothing are handed back as they are.
 
     Args:
         node: label of the edit: the node's name and id.
+        sites: what is edited in the chosen blocks, in order.
 
     Returns:
         The model with the edit and the text embeds with its description.
@@ -74,19 +83,26 @@ def add_edit(
         raise ValueError(
             "injection_embeds is not connected. Connect the second prompt's embeddings, or turn enable_patching off."
         )
-    edit = Edit(
-        source=read_text_embeds(injection_embeds, "injection_embeds").detached(),
-        strengths=strengths,
-        window=window,
-        branch=branch,  # type: ignore[arg-type]
-        label=node,
-        log_level=log_level,  # type: ignore[arg-type]
-    )
-    check_stack((edit,), wan_model, prompt_count=len(main.prompts))
-    check_echoshot(main.echoshot, main.token_counts, edit.source.token_counts, node)
+    source = read_text_embeds(injection_embeds, "injection_embeds").detached()
+    edits = [
+        Edit(
+            source=source,
+            strengths=strengths,
+            site=site,
+            window=window,
+            branch=branch,  # type: ignore[arg-type]
+            label=node,
+            log_level=log_level,  # type: ignore[arg-type]
+        )
+        for site in sites
+    ]
+    check_stack(edits, wan_model, prompt_count=len(main.prompts))
+    check_echoshot(main.echoshot, main.token_counts, source.token_counts, node)
     if compared := compared_prompts(main.detached(), branch):
-        _report_difference(node, compared, edit.source.prompts, log_level)
-    stack = stack_of(transformer_options(model)).append(edit)
+        _report_difference(node, compared, source.prompts, log_level)
+    stack = stack_of(transformer_options(model))
+    for edit in edits:
+        stack = stack.append(edit)
     return host.with_stack(model, stack), with_description(text_embeds, stack)
 
 
@@ -136,9 +152,9 @@ class WanVideoActivationEditor(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "injection_mode",
-                    options=["context", "hidden_states", "both"],
+                    options=list(MODES),
                     default="context",
-                    tooltip="context swaps the text that the blocks read. The other modes are not available yet.",
+                    tooltip="context swaps the text that blocks read; hidden_states mixes in a second stream; both: both.",
                 ),
                 embeds_input("injection_embeds", "The second prompt: its embeddings are injected.", optional=True),
                 BlockStrengthsType.Input(
@@ -178,13 +194,21 @@ class WanVideoActivationEditor(io.ComfyNode):
         if not enable_patching:
             return io.NodeOutput(model, text_embeds)
         with errors_named("WanVideo Activation Editor"):
-            if injection_mode != "context":
-                raise ValueError(f"injection_mode {injection_mode!r} is not available yet. Choose context.")
             strengths = choose_blocks(block_activations, block_strengths) * injection_strength
             window = Window(start_percent, end_percent)
             label = node_label(cls, "WanVideo Activation Editor")
             return io.NodeOutput(
-                *add_edit(label, model, text_embeds, injection_embeds, strengths, log_level, window, branch)
+                *add_edit(
+                    label,
+                    model,
+                    text_embeds,
+                    injection_embeds,
+                    strengths,
+                    log_level,
+                    window,
+                    branch,
+                    MODES[injection_mode],
+                )
             )
 
 

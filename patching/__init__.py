@@ -1,6 +1,6 @@
 """Block selection, edits, and the runtime that applies them while a host samples."""
 
-from .edit import BRANCHES, KEY, LOG_LEVELS, Edit, EditStack, Window, stack_of
+from .edit import BRANCHES, KEY, LOG_LEVELS, Edit, EditStack, Site, Window, stack_of
 from .hosts import host_of
 from .operations import Blend, Operation
 from .runtime import Run, check_stack
@@ -42,6 +42,7 @@ __all__ = [
     "Run",
     "Selection",
     "SelectionError",
+    "Site",
     "Uniform",
     "WanModel",
     "Window",

@@ -14,6 +14,7 @@ KEY = "wan_activation_editor"
 """Key of the EditStack in `transformer_options` and of its description in text embeds."""
 
 Branch = Literal["cond", "uncond", "both"]
+Site = Literal["context", "hidden"]
 LogLevel = Literal["off", "basic", "verbose", "trace"]
 BRANCHES: tuple[Branch, ...] = ("cond", "uncond", "both")
 LOG_LEVELS: tuple[LogLevel, ...] = ("off", "basic", "verbose", "trace")
@@ -57,7 +58,8 @@ class Edit:
     Args:
         source: the prompt to inject, raw T5 embeddings.
         strengths: strength per block.
-        site: what is edited; `context` is the text that cross-attention reads.
+        site: what is edited: `context` is the text that cross-attention reads, `hidden` the residual stream after a
+            block, which is mixed with that of the injected prompt.
         operation: how main and injected context are combined.
         window: part of the run in which it acts.
         branch: the guidance branch it touches: the prompt (`cond`), the negative prompt, or both.
@@ -67,7 +69,7 @@ class Edit:
 
     source: TextEmbeds
     strengths: BlockStrengths
-    site: Literal["context"] = "context"
+    site: Site = "context"
     operation: Operation = field(default_factory=Blend)
     window: Window = field(default_factory=Window)
     branch: Branch = "cond"
@@ -79,8 +81,8 @@ class Edit:
             raise ValueError(f"branch must be one of {', '.join(BRANCHES)}, not {self.branch!r}.")
         if self.log_level not in LOG_LEVELS:
             raise ValueError(f"log_level must be one of {', '.join(LOG_LEVELS)}, not {self.log_level!r}.")
-        if self.site != "context":
-            raise ValueError(f"site {self.site!r} is not available; use 'context'.")
+        if self.site not in ("context", "hidden"):
+            raise ValueError(f"site must be context or hidden, not {self.site!r}.")
 
     def describe(self) -> dict[str, Any]:
         """The edit as plain values: what a person or a JSON file can read."""

@@ -6,7 +6,8 @@ belong to the prompt and to the negative prompt; three kinds of hooks do the res
 - on the text projection: projects the injected prompts right after the host projected its own, with the
   host's own module, so device, dtype, quantisation and LoRA are the host's;
 - on each edited block: hands it the edited context instead of the main one;
-- on VACE control blocks: the same, with the edits of the main block that they feed.
+- on VACE control blocks: the same, with the edits of the main block that they feed;
+- after each block that a `hidden` edit covers: runs it for the second stream and mixes the two (streams.py).
 
 Hooks are ordinary torch pre-hooks, hidden from torch.compile; `block.forward` is never replaced.
 """
@@ -22,8 +23,10 @@ import torch
 from torch import nn
 
 from ..embeddings import TextEmbeds, check_fits
+from . import streams
 from .edit import Edit, EditStack
 from .statistics import StepStatistics, block_pattern, effective_log_level
+from .streams import SecondStream
 from .wan_model import WanModel, unwrap
 
 log = logging.getLogger("wanvideo_activation_editor")
@@ -85,6 +88,8 @@ class Run:
         self._projected: dict[int, torch.Tensor] = {}  # per edit: injected text, as the host projects it
         self._aligned: dict[int, torch.Tensor] = {}  # per edit: the same in the layout of the host's context
         self._blends: dict[BlockPlan, torch.Tensor] = {}  # the last few contexts handed to blocks
+        self._streams: dict[int, SecondStream] = {}  # per hidden edit
+        self._left: torch.Tensor | None = None  # the hidden state that the last block left to the host
 
     # Life of the run
 
@@ -95,6 +100,8 @@ class Run:
             self._log_start()
         self._handles.append(self.model.projection.register_forward_hook(_hidden(self._project)))
         for index, block in enumerate(self.model.blocks):
+            if self._is_streamed(index):
+                self._hook_stream(block, index)
             if self._is_edited(index):
                 self._hook_block(block, index)
         for block, index in self.model.control_blocks:
@@ -159,6 +166,9 @@ class Run:
         if targets:
             self._targets = targets
             self._plan = self._plan_for(tuple(targets))
+            for k in targets:
+                if self.stack.edits[k].site == "hidden" and any(self._strengths[k]):
+                    self._streams[k] = SecondStream(self._strengths[k])
 
     @property
     def acts(self) -> bool:
@@ -168,19 +178,29 @@ class Run:
     def _end_call(self) -> None:
         self._plan = None
         self._main = None
-        for held in (self._targets, self._projected, self._aligned, self._blends):
+        self._left = None
+        for held in (self._targets, self._projected, self._aligned, self._blends, self._streams):
             held.clear()
 
     def _plan_for(self, active: tuple[int, ...]) -> tuple[BlockPlan, ...]:
         if active not in self._plans:
             self._plans[active] = tuple(
-                tuple((k, self._strengths[k][i]) for k in active if self._strengths[k][i] != 0.0)
+                tuple((k, self._strengths[k][i]) for k in active if self._edits_context(k, i))
                 for i in range(self.model.block_count)
             )
         return self._plans[active]
 
+    def _edits_context(self, k: int, index: int) -> bool:
+        return self.stack.edits[k].site == "context" and self._strengths[k][index] != 0.0
+
     def _is_edited(self, index: int) -> bool:
-        return any(strengths[index] != 0.0 for strengths in self._strengths)
+        return any(self._edits_context(k, index) for k in range(len(self.stack)))
+
+    def _is_streamed(self, index: int) -> bool:
+        return any(
+            edit.site == "hidden" and any(strengths[index:])
+            for edit, strengths in zip(self.stack, self._strengths, strict=True)
+        )
 
     # Hooks
 
@@ -190,7 +210,7 @@ class Run:
             position = 1  # control blocks and cross-attention: (x, context, ...) in every host
 
         def hand_over(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if self._plan is None or not self._plan[index]:
+            if self._plan is None or not self._plan[index] or streams.is_running():
                 return None
             if name in kwargs:
                 kwargs[name] = self._edited(index, kwargs[name])
@@ -200,6 +220,55 @@ class Run:
             return (*args[:position], self._edited(index, args[position]), *args[position + 1 :]), kwargs
 
         self._handles.append(block.register_forward_pre_hook(_hidden(hand_over), with_kwargs=True))
+
+    def _hook_stream(self, block: nn.Module, index: int) -> None:
+        name, position = self.model.context.name, self.model.context.position
+        main: list[torch.Tensor] = []
+
+        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if not self._streams or streams.is_running():
+                return
+            if self._left is not None and args[0] is not self._left:
+                raise RuntimeError(
+                    f"{self.model.name} changes the hidden state between its blocks, which a second stream cannot "
+                    "follow. Use injection_mode context, or switch off what acts there (controlnets, audio, faces)."
+                )
+            main[:] = [kwargs[name] if name in kwargs else args[position or 0]]
+            for stream in self._streams.values():
+                if stream.covers(index):
+                    stream.enter(args[0])
+
+        def leave(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+            if not self._streams or streams.is_running():
+                return None
+            context = main.pop()
+            x = mixed = output[0] if isinstance(output, tuple) else output
+            for k, stream in self._streams.items():
+                if not stream.covers(index):
+                    continue
+                own = self._align(k, self._note_main(context))
+                if name in kwargs:
+                    rest, options = args[1:], {**kwargs, name: own}
+                else:
+                    rest, options = (*args[1:position], own, *args[(position or 0) + 1 :]), kwargs
+                stream.advance(self.model.module.blocks[index], rest, options)  # type: ignore[index, operator, arg-type]
+                mixed = stream.mix(index, mixed, self._stream_rows(k, context, x))
+                self._edited_blocks += 1
+            self._left = mixed if any(s.covers(index + 1) for s in self._streams.values()) else None
+            if mixed is x:
+                return None
+            return (mixed, *output[1:]) if isinstance(output, tuple) else mixed
+
+        # Before the context hook of this run, so that the second stream sees what the host passed.
+        self._handles.append(block.register_forward_pre_hook(_hidden(enter), with_kwargs=True))
+        self._handles.append(block.register_forward_hook(_hidden(leave), with_kwargs=True))
+
+    def _stream_rows(self, k: int, context: torch.Tensor, x: torch.Tensor) -> list[int] | None:
+        """Rows of the hidden state that edit `k` mixes; None for all of them."""
+        rows = sorted({row for row, _ in self._targets[k]})
+        if len(rows) == len(context) or len(x) == 1:
+            return None
+        return rows
 
     def _project(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
         """After the host projected its prompts: project the injected ones, in a batch of the same shape."""
@@ -246,10 +315,7 @@ class Run:
 
     def _edited(self, index: int, main: torch.Tensor) -> torch.Tensor:
         """The context for block `index`, given the main one [batch, image + text tokens, dim]."""
-        if main is not self._main:  # a host may hand some blocks another context
-            self._main = main
-            self._aligned.clear()
-            self._blends.clear()
+        self._note_main(main)
         plan = self._plan[index]  # type: ignore[index]
         out = self._blends.pop(plan, None)
         if out is None:
@@ -264,6 +330,14 @@ class Run:
             rows = sorted({row for k, _ in plan for row, _ in self._targets[k]})
             self._statistics.record(index, plan, main, out, rows)
         return out
+
+    def _note_main(self, main: torch.Tensor) -> torch.Tensor:
+        """Forget what was made from another context: a host may hand some blocks one of their own."""
+        if main is not self._main:
+            self._main = main
+            self._aligned.clear()
+            self._blends.clear()
+        return main
 
     def _apply(self, k: int, strength: float, out: torch.Tensor, main: torch.Tensor) -> torch.Tensor:
         """Apply edit `k` to `out`, which earlier edits made from the main context."""
@@ -367,6 +441,11 @@ def check_stack(
         except ValueError as error:
             raise type(error)(f"{label}: {error}") from None
         source = edit.source
+        if edit.site == "hidden" and model.control_blocks:
+            raise ValueError(
+                f"{label}: {model.name} is a VACE model, whose control blocks add to the hidden state; a second stream "
+                "cannot follow them. Use injection_mode context."
+            )
         if source.width != model.text_width:
             raise ValueError(
                 f"{label}: the injected embeddings are {source.width} wide, but {model.name} projects text of width "

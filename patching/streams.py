@@ -27,12 +27,10 @@ class SecondStream:
 
     Args:
         strengths: mixing strength per block; the stream ends at the last one that is not 0.
-        rows: rows of the batch that are mixed; None for all of them.
     """
 
-    def __init__(self, strengths: Sequence[float], rows: Sequence[int] | None) -> None:
+    def __init__(self, strengths: Sequence[float]) -> None:
         self._strengths = strengths
-        self._rows = rows
         self._last = max((i for i, s in enumerate(strengths) if s != 0.0), default=-1)
         self._x: torch.Tensor | None = None
 
@@ -60,19 +58,25 @@ class SecondStream:
             _running.active = False
         self._x = output[0] if isinstance(output, tuple) else output
 
-    def mix(self, index: int, x: torch.Tensor) -> torch.Tensor:
-        """(1 - s) x + s x_second for block `index`; at strength 1 the second state itself, bit for bit."""
+    def mix(self, index: int, x: torch.Tensor, rows: Sequence[int] | None) -> torch.Tensor:
+        """(1 - s) x + s x_second after block `index`; at strength 1 the second state itself, bit for bit.
+
+        Args:
+            index: the block.
+            x: main hidden state; not changed.
+            rows: rows of the batch that are mixed; None for all of them.
+        """
         strength, second = self._strengths[index], self._x
         if second is None or strength == 0.0:
             return x
         if index == self._last:
             self._x = None
-        if self._rows is None:
+        if rows is None:
             if strength == 1.0:
                 return second if index == self._last else second.clone()
             return torch.lerp(x, second, strength)
         out = x.clone()
-        for row in self._rows:
+        for row in rows:
             part = slice(row, row + 1)
             out[part] = second[part] if strength == 1.0 else torch.lerp(x[part], second[part], strength)
         return out

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ...embeddings import read_text_embeds
-from ..edit import Branch, Edit, EditStack, LogLevel, Window
+from ..edit import Branch, Edit, EditStack, LogLevel, Site, Window
 from ..operations import Blend, Operation
 from ..runtime import Run, check_stack
 from ..selection import parse_selection
@@ -30,6 +30,7 @@ def inject(
     window: tuple[float, float] = (0.0, 1.0),
     branch: Branch = "cond",
     operation: Operation | None = None,
+    site: Site = "context",
     log_level: LogLevel = "off",
 ) -> Iterator[EditStack]:
     """Have chosen blocks attend to another prompt for as long as the `with` block lasts.
@@ -48,6 +49,8 @@ def inject(
         window: part of sampling in which it acts, as fractions (start, end). Needs a pipeline.
         branch: `cond` (the prompt), `uncond` (the negative prompt) or `both`.
         operation: how the two contexts are combined; Blend() by default.
+        site: `context` swaps what the blocks attend to; `hidden` mixes the hidden state with that of a second stream,
+            which runs the same blocks with the injected prompt.
         log_level: off, basic, verbose or trace.
 
     Raises:
@@ -61,6 +64,7 @@ def inject(
         window=Window(*window),
         branch=branch,
         operation=operation or Blend(),
+        site=site,
         label="inject",
         log_level=log_level,
     )

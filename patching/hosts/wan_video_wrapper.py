@@ -144,8 +144,12 @@ def _sample(process: Callable[..., Any], bound: inspect.BoundArguments, stack: E
         after_projection=_zero_padding if getattr(transformer, "is_longcat", False) else None,
     )
 
+    streamed = any(edit.site == "hidden" for edit in stack)
+
     def on_call(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call = signature.bind_partial(module, *args, **kwargs).arguments
+        if streamed:
+            _check_between_blocks(call)
         t = call["t"]
         run.begin(
             rows=_rows(call["context"], positive, negative, bool(call.get("is_uncond", False))),
@@ -195,6 +199,35 @@ def _check(target: WanModel, stack: EditStack, arguments: Mapping[str, Any]) -> 
     if getattr(target.module, "audio_model", None) is not None:
         log.warning("Ovi: the video blocks are edited; the audio blocks keep the main prompt.")
     return dict(embeds)
+
+
+# Arguments of a model call whose effect comes between blocks, in place, with the wrapper's node that sets each.
+_BETWEEN_BLOCKS = {
+    "uni3c_data": "Uni3C",
+    "controlnet": "WanVideo ControlNet",
+    "dual_control_input": "LongVie control",
+    "flashvsr_LQ_latent": "FlashVSR",
+    "s2v_audio_input": "S2V audio",
+    "wananim_face_pixel_values": "WanAnimate face",
+    "one_to_all_input": "One-to-All",
+    "standin_input": "Stand-In",
+    "x_ovi": "Ovi",
+    "pcd_data": "Uni3C",
+}
+
+
+def _check_between_blocks(call: Mapping[str, Any]) -> None:
+    """A second stream runs the blocks alone, so what the wrapper adds between them would be missing from it.
+
+    Raises:
+        ValueError: with what has to be disconnected.
+    """
+    found = sorted({name for argument, name in _BETWEEN_BLOCKS.items() if call.get(argument) is not None})
+    if found:
+        raise ValueError(
+            f"injection_mode hidden_states and both cannot be combined with {', '.join(found)}, which acts between the "
+            "blocks. Disconnect it, or use injection_mode context."
+        )
 
 
 def check_echoshot(echoshot: bool, main_counts: Sequence[int], counts: Sequence[int], label: str = "") -> None:

@@ -213,6 +213,15 @@ def test_the_editor_writes_the_stack_into_a_clone(nodes, model):
     }
 
 
+@pytest.mark.parametrize(
+    ("mode", "sites"), [("context", ["context"]), ("hidden_states", ["hidden"]), ("both", ["context", "hidden"])]
+)
+def test_the_mode_chooses_what_is_edited(nodes, model, mode, sites):
+    edits = stack(edit(nodes, model, injection_mode=mode)[0]).edits
+    assert [e.site for e in edits] == sites
+    assert all(e.strengths.resolve(6) == (0, 0.5, 0.5, 0.5, 0, 0) for e in edits)
+
+
 def test_two_editors_append_and_install_one_wrapper(nodes, model):
     first, embeds = edit(nodes, model)
     second, _ = edit(nodes, first, text_embeds=embeds, block_activations="0")
@@ -260,7 +269,6 @@ def test_the_per_block_editor_takes_its_strength_from_block_strengths_else_unifo
         ({"injection_embeds": torch.ones(1, 4, 64)}, "64 wide, but .* 4096"),
         ({"injection_embeds": torch.ones(1, 513, 4096)}, "injection_embeds.* 513 tokens"),
         ({"injection_embeds": [*OTHER, *OTHER]}, "2 prompts are injected into 1"),
-        ({"injection_mode": "hidden_states"}, "not available yet"),
         ({"text_embeds": [[torch.ones(1, 4, 768), {}]]}, "text_embeds is 768 wide, but .* 4096"),
         ({"text_embeds": {"prompt_embeds": [MAIN[0][0][0]]}}, "Connect CONDITIONING"),
         ({"start_percent": 0.5, "end_percent": 0.2}, "window runs from 0.5 to 0.2"),
