@@ -154,7 +154,7 @@ class WanVideoActivationEditor(io.ComfyNode):
                     "injection_mode",
                     options=list(MODES),
                     default="context",
-                    tooltip="context swaps the text that blocks read; hidden_states mixes in a second stream; both: both.",
+                    tooltip="context swaps the text that blocks read; hidden_states mixes in a second stream; or both.",
                 ),
                 embeds_input("injection_embeds", "The second prompt: its embeddings are injected.", optional=True),
                 BlockStrengthsType.Input(

@@ -1,0 +1,6 @@
+"""Nodes for tests: embeddings without a text encoder, read-outs for /history, and ways to end a run early."""
+
+from .inputs import INPUT_NODES
+from .probes import PROBE_NODES
+
+NODE_CLASS_MAPPINGS = {cls.__name__: cls for cls in (*INPUT_NODES, *PROBE_NODES)}

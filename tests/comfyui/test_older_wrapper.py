@@ -1,0 +1,78 @@
+"""The wrapper of July 2025, with another interface: weights loaded at once, no transformer_options in its blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from . import tiny_models
+from .conftest import serve
+from .server import RunFailedError, older_wrapper
+from .workflows import FOX, FRAMES, MOON, SHARP, SIZE, WrapperHost, edit
+
+
+@pytest.fixture(scope="module")
+def older(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WrapperHost]:
+    path = older_wrapper()
+    if path is None:
+        pytest.skip("no older WanVideoWrapper: set WAN_WRAPPER_OLD to a copy of its version 1.2.5")
+    for server in serve(tmp_path_factory.mktemp("older"), models, path):
+        yield WrapperHost(server)
+
+
+def test_strength_zero_equals_no_editor(older: WrapperHost):
+    assert older.digest(FOX, edit(injection_strength=0.0)) == older.reference()
+
+
+def test_every_block_at_full_strength_equals_the_injected_prompt(older: WrapperHost):
+    injected = older.digest(FOX, edit())
+    assert injected == older.reference(MOON)
+    assert injected != older.reference()
+
+
+def test_the_uncond_branch_at_full_strength_equals_another_negative_prompt(older: WrapperHost):
+    assert older.digest(FOX, edit(SHARP, branch="uncond")) == older.reference(FOX, negative=SHARP)
+    edits = edit(MOON), edit(SHARP, branch="uncond")
+    assert older.digest(FOX, *edits) == older.reference(MOON, negative=SHARP)
+
+
+def test_injecting_a_prompt_into_itself_changes_nothing(older: WrapperHost):
+    assert older.digest(FOX, edit(FOX, injection_strength=0.5)) == older.reference()
+
+
+def test_windows_that_cover_the_run_equal_the_injected_prompt(older: WrapperHost):
+    edits = edit(end_percent=0.5), edit(start_percent=0.5)
+    assert older.digest(FOX, *edits, steps=4) == older.reference(MOON, steps=4)
+    assert older.digest(FOX, edits[0], steps=4) != older.reference(MOON, steps=4)
+
+
+def test_a_run_without_the_editor_is_the_same_before_and_after_one_with_it(older: WrapperHost):
+    before, model = older.digest(FOX), older.leftovers()
+    older.digest(FOX, edit(block_activations="even"))
+    assert older.leftovers() == model
+    assert older.digest(FOX) == before
+
+
+def test_nothing_remains_after_an_exception_inside_a_block(older: WrapperHost):
+    before = older.digest(FOX), older.leftovers()
+    with pytest.raises(RunFailedError, match="stopped in the middle of a block"):
+        older.run(FOX, edit(), after=older.stop_in_block(4, "raise"), steps=4).checked()
+    left = older.leftovers()
+    assert (older.digest(FOX), left) == before
+    assert left["hooks"] == left["forwards"] == []
+
+
+@pytest.mark.parametrize("batched", [False, True], ids=["separate calls", "one batched call"])
+def test_prompt_and_negative_prompt_are_told_apart_however_they_are_called(older: WrapperHost, batched):
+    """On an I2V model, the only kind that this wrapper can call in batches."""
+    model = {
+        "load": lambda flow: older.load(flow, checkpoint=tiny_models.WRAPPER_I2V),
+        "image_embeds": lambda flow: flow.add("TestImageVideo", frames=FRAMES, **SIZE),
+        "batched_cfg": batched,
+    }
+    assert older.digest(FOX, edit(), **model) == older.digest(MOON, **model)
+    assert older.digest(FOX, edit(SHARP, branch="uncond"), **model) == older.digest(FOX, negative=SHARP, **model)
+    edits = edit(MOON), edit(SHARP, branch="uncond")
+    assert older.digest(FOX, *edits, **model) == older.digest(MOON, negative=SHARP, **model)

@@ -1,0 +1,180 @@
+"""Tiny random Wan checkpoints in the key layout of the real ones, so that the stock loaders read them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+State = dict[str, torch.Tensor]
+
+WRAPPER_DIM = 96  # 12 heads; the wrapper reads any small size as the 30-block model
+NATIVE_DIM = 128  # one head
+WRAPPER_BLOCKS, NATIVE_BLOCKS = 30, 40
+RAW_WIDTH = 4096
+CLIP_WIDTH = 1280
+VAE_WIDTH = 24  # a quarter of the real one: the wrapper's "lightVAE"
+
+WRAPPER_T2V = "wrapper_t2v.safetensors"
+WRAPPER_I2V = "wrapper_i2v.safetensors"
+WRAPPER_VACE = "wrapper_vace.safetensors"
+NATIVE_T2V = "native_t2v.safetensors"
+NATIVE_I2V = "native_i2v.safetensors"
+NATIVE_VACE = "native_vace.safetensors"
+WRAPPER_LORA = "wrapper_lora.safetensors"
+NATIVE_LORA = "native_lora.safetensors"
+VAE = "wan_vae.safetensors"
+
+
+class _Random:
+    """Fills a state dict with weights large enough that every block matters."""
+
+    def __init__(self, seed: int) -> None:
+        self.state: State = {}
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def normal(self, name: str, *shape: int, scale: float = 1.0) -> None:
+        self.state[name] = torch.randn(*shape, generator=self._generator) * scale
+
+    def layer(self, name: str, *shape: int, gain: float = 1.0) -> None:
+        """Weight [out, in, ...] of unit gain, with a small bias."""
+        self.normal(f"{name}.weight", *shape, scale=gain / math.sqrt(math.prod(shape[1:])))
+        self.normal(f"{name}.bias", shape[0], scale=0.02)
+
+    def ones(self, name: str, *shape: int) -> None:
+        self.state[name] = torch.ones(*shape)
+
+
+def transformer(dim: int, blocks: int, seed: int, *, image: bool = False, control_blocks: int = 0) -> State:
+    """A Wan 2.1 transformer.
+
+    Args:
+        dim: model width; the feed-forward layer has the same.
+        blocks: number of main blocks.
+        seed: seed of the weights.
+        image: I2V: 36 input channels and CLIP image tokens.
+        control_blocks: number of VACE control blocks.
+    """
+    out = _Random(seed)
+    out.layer("patch_embedding", dim, 36 if image else 16, 1, 2, 2)
+    out.layer("text_embedding.0", dim, RAW_WIDTH)
+    out.layer("text_embedding.2", dim, dim, gain=2.0)
+    out.layer("time_embedding.0", dim, 256)
+    out.layer("time_embedding.2", dim, dim)
+    out.layer("time_projection.1", 6 * dim, dim, gain=0.5)
+    for i in range(blocks):
+        _block(out, f"blocks.{i}", dim, image)
+    out.normal("head.modulation", 1, 2, dim, scale=dim**-0.5)
+    out.layer("head.head", 64, dim)
+    if image:
+        _norm(out, "img_emb.proj.0", CLIP_WIDTH)
+        out.layer("img_emb.proj.1", CLIP_WIDTH, CLIP_WIDTH)
+        out.layer("img_emb.proj.3", dim, CLIP_WIDTH)
+        _norm(out, "img_emb.proj.4", dim)
+    if control_blocks:
+        out.layer("vace_patch_embedding", dim, 96, 1, 2, 2)
+        out.layer("vace_blocks.0.before_proj", dim, dim)
+    for i in range(control_blocks):
+        _block(out, f"vace_blocks.{i}", dim, image=False)
+        out.layer(f"vace_blocks.{i}.after_proj", dim, dim)
+    return out.state
+
+
+def _block(out: _Random, name: str, dim: int, image: bool) -> None:
+    out.normal(f"{name}.modulation", 1, 6, dim, scale=dim**-0.5)
+    for attention in ("self_attn", "cross_attn"):
+        for part in "qkvo":
+            out.layer(f"{name}.{attention}.{part}", dim, dim)
+        out.ones(f"{name}.{attention}.norm_q.weight", dim)
+        out.ones(f"{name}.{attention}.norm_k.weight", dim)
+    if image:
+        out.layer(f"{name}.cross_attn.k_img", dim, dim)
+        out.layer(f"{name}.cross_attn.v_img", dim, dim)
+        out.ones(f"{name}.cross_attn.norm_k_img.weight", dim)
+    _norm(out, f"{name}.norm3", dim)
+    out.layer(f"{name}.ffn.0", dim, dim)
+    out.layer(f"{name}.ffn.2", dim, dim)
+
+
+def _norm(out: _Random, name: str, dim: int) -> None:
+    out.ones(f"{name}.weight", dim)
+    out.normal(f"{name}.bias", dim, scale=0.02)
+
+
+def lora(dim: int, blocks: Iterable[int], seed: int, rank: int = 4) -> State:
+    """A LoRA on the text projection and on the cross-attention keys of some blocks."""
+    out = _Random(seed)
+    shapes = {"text_embedding.0": RAW_WIDTH, **{f"blocks.{i}.cross_attn.k": dim for i in blocks}}
+    for name, width in shapes.items():
+        out.normal(f"diffusion_model.{name}.lora_A.weight", rank, width, scale=width**-0.5)
+        out.normal(f"diffusion_model.{name}.lora_B.weight", dim, rank)
+    return out.state
+
+
+def vae(seed: int, width: int = VAE_WIDTH) -> State:
+    """The Wan 2.1 video VAE."""
+    out = _Random(seed)
+    half = {"encoder": [1, 1, 2, 4, 4], "decoder": [4, 4, 4, 2, 1]}
+    out.layer("conv1", 32, 32, 1, 1, 1)
+    out.layer("conv2", 16, 16, 1, 1, 1)
+    for part, factors in half.items():
+        encoder = part == "encoder"
+        dims = [width * f for f in factors]
+        stage = "downsamples" if encoder else "upsamples"
+        out.layer(f"{part}.conv1", dims[0], 3 if encoder else 16, 3, 3, 3)
+        layer = 0
+        for level, (given, wide) in enumerate(pairwise(dims)):
+            if not encoder and level > 0:
+                given //= 2
+            for _ in range(2 if encoder else 3):
+                _residual(out, f"{part}.{stage}.{layer}", given, wide)
+                given = wide
+                layer += 1
+            if level == 3:
+                break
+            out.layer(f"{part}.{stage}.{layer}.resample.1", wide if encoder else wide // 2, wide, 3, 3)
+            if level > 0 if encoder else level < 2:
+                out.layer(f"{part}.{stage}.{layer}.time_conv", wide if encoder else 2 * wide, wide, 3, 1, 1)
+            layer += 1
+        middle = dims[-1] if encoder else dims[0]
+        _residual(out, f"{part}.middle.0", middle, middle)
+        out.ones(f"{part}.middle.1.norm.gamma", middle, 1, 1)
+        out.layer(f"{part}.middle.1.to_qkv", 3 * middle, middle, 1, 1)
+        out.layer(f"{part}.middle.1.proj", middle, middle, 1, 1)
+        _residual(out, f"{part}.middle.2", middle, middle)
+        out.ones(f"{part}.head.0.gamma", dims[-1], 1, 1, 1)
+        out.layer(f"{part}.head.2", 32 if encoder else 3, dims[-1], 3, 3, 3)
+    return out.state
+
+
+def _residual(out: _Random, name: str, given: int, wide: int) -> None:
+    out.ones(f"{name}.residual.0.gamma", given, 1, 1, 1)
+    out.layer(f"{name}.residual.2", wide, given, 3, 3, 3)
+    out.ones(f"{name}.residual.3.gamma", wide, 1, 1, 1)
+    out.layer(f"{name}.residual.6", wide, wide, 3, 3, 3)
+    if given != wide:
+        out.layer(f"{name}.shortcut", wide, given, 1, 1, 1)
+
+
+def write_models(root: Path) -> None:
+    """Write every checkpoint that the tests use into a ComfyUI models folder."""
+    wrapper, native = WRAPPER_DIM, NATIVE_DIM
+    files = {
+        f"diffusion_models/{WRAPPER_T2V}": transformer(wrapper, WRAPPER_BLOCKS, 1),
+        f"diffusion_models/{WRAPPER_I2V}": transformer(wrapper, WRAPPER_BLOCKS, 2, image=True),
+        f"diffusion_models/{WRAPPER_VACE}": transformer(wrapper, WRAPPER_BLOCKS, 3, control_blocks=15),
+        f"diffusion_models/{NATIVE_T2V}": transformer(native, NATIVE_BLOCKS, 4),
+        f"diffusion_models/{NATIVE_I2V}": transformer(native, 8, 5, image=True),
+        f"diffusion_models/{NATIVE_VACE}": transformer(native, 8, 6, control_blocks=4),
+        f"loras/{WRAPPER_LORA}": lora(wrapper, range(0, WRAPPER_BLOCKS, 3), 7),
+        f"loras/{NATIVE_LORA}": lora(native, range(0, NATIVE_BLOCKS, 4), 8),
+        f"vae/{VAE}": vae(9),
+    }
+    for name, state in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(state, path, metadata={"format": "pt"})
