@@ -394,7 +394,9 @@ class Run:
     def _warn_if_unused(self) -> None:
         for edit, calls, strengths in zip(self.stack, self._calls, self._strengths, strict=True):
             if any(strengths) and calls == 0:
-                log.warning(
+                # One of two samplers in a row may rightly see no step of a window.
+                log.log(
+                    logging.WARNING if edit.window.is_full else logging.INFO,
                     "%s had no effect: no model call of this run fell in its branch and window (%s).",
                     edit.label or "An edit",
                     _where(edit),

@@ -209,7 +209,7 @@ class Pattern(BlockStrengths):
         if self.name == "linear_decay":
             return [b * (1 - i / last) for i in blocks]
         if self.name == "linear_rise":
-            return [b * i / last for i in blocks]
+            return [b * (i / last) for i in blocks]
         if self.name in ("gaussian_peak", "inverse_gaussian"):
             bell = [math.exp(-((i - self.peak) ** 2) / (2 * self.spread**2)) for i in blocks]
             return [b * g if self.name == "gaussian_peak" else b * (1 - g) for g in bell]

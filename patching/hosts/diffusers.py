@@ -121,12 +121,12 @@ def _attached(transformer: Any, stack: EditStack, scheduler: Any) -> Iterator[Ru
 
     def on_call(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         t = kwargs["timestep"] if "timestep" in kwargs else args[1]
-        x = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        text = kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[2]
         run.begin(
-            rows={branch[0]: [(row, row) for row in range(x.shape[0])]},
+            rows={branch[0]: [(row, row) for row in range(text.shape[0])]},
             progress=lambda: _progress(t, scheduler),
             label=lambda: f"Step at timestep {float(t.max()):.1f}",
-            prompt_count=x.shape[0],
+            prompt_count=text.shape[0],
         )
 
     with contextlib.ExitStack() as exits:

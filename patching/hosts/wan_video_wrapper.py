@@ -131,8 +131,10 @@ def _sample(process: Callable[..., Any], bound: inspect.BoundArguments, stack: E
     transformer = target.module
     embeds = _check(target, stack, arguments)
 
-    device = getattr(sys.modules.get(process.__module__), "device", None)
-    arguments["text_embeds"] = embeds = _on_device(embeds, device or torch.device("cpu"))
+    device = getattr(sys.modules.get(process.__module__), "device", None) or getattr(transformer, "main_device", None)
+    if device is None:
+        raise RuntimeError(f"Cannot tell the device that this build of {NAME} samples on. Update it.")
+    arguments["text_embeds"] = embeds = _on_device(embeds, device)
     positive, negative = _pointers(embeds["prompt_embeds"]), _pointers(embeds.get("negative_prompt_embeds"))
     progress = _progress_map(arguments.get("scheduler"), arguments.get("shift"))
     signature = inspect.signature(type(transformer).forward)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from .server import RunFailedError
@@ -28,18 +26,8 @@ def test_nothing_remains_after_an_exception_inside_a_block(host: Host, untouched
         host.run(FOX, edit(), after=host.stop_in_block(call, "raise"), steps=4).checked()
 
 
-@pytest.mark.parametrize("call", [1, 4])
-def test_nothing_remains_after_an_interrupt(host: Host, untouched, call):
-    flow = Workflow()
-    flow.add("TestDigest", samples=host.branch(flow, FOX, edit(), after=host.stop_in_block(call, "wait"), steps=4))
-    start = host.server.log_size()
-    run = host.server.submit(flow)
-    end = time.monotonic() + 60
-    while "waiting for an interrupt" not in host.server.log(start):
-        assert time.monotonic() < end, host.server.log(start)[-4000:]
-        time.sleep(0.02)
-    host.server.call("/interrupt", {})
-    result = host.server.result(run)
+def test_nothing_remains_after_an_interrupt(host: Host, untouched):
+    result = host.interrupted(4, FOX, edit(), steps=4)
     assert result.interrupted
     assert not result.outputs
 

@@ -32,6 +32,8 @@ def test_compiled_blocks_are_edited(wrapper: WrapperHost, fullgraph):
     before = wrapper.leftovers(load)
     assert wrapper.digest(FOX, edit(), load=load) == other
     assert wrapper.digest(FOX, edit(injection_strength=0.0), load=load) == plain
+    second_stream = edit(injection_mode="hidden_states", block_activations="29")
+    assert wrapper.digest(FOX, second_stream, load=load) == other
     part = wrapper.digest(FOX, edit(block_activations="even"), load=load)
     assert part not in (plain, other)
     assert wrapper.leftovers(load) == before

@@ -55,13 +55,22 @@ def test_a_run_without_the_editor_is_the_same_before_and_after_one_with_it(older
     assert older.digest(FOX) == before
 
 
-def test_nothing_remains_after_an_exception_inside_a_block(older: WrapperHost):
-    before = older.digest(FOX), older.leftovers()
-    with pytest.raises(RunFailedError, match="stopped in the middle of a block"):
-        older.run(FOX, edit(), after=older.stop_in_block(4, "raise"), steps=4).checked()
+@pytest.mark.parametrize("how", ["exception", "interrupt"])
+def test_nothing_remains_after_a_run_that_ended_early(older: WrapperHost, how):
+    before = older.reference(), older.leftovers()
+    if how == "interrupt":
+        assert older.interrupted(4, FOX, edit(), steps=4).interrupted
+    else:
+        with pytest.raises(RunFailedError, match="stopped in the middle of a block"):
+            older.run(FOX, edit(), after=older.stop_in_block(4, "raise"), steps=4).checked()
     left = older.leftovers()
     assert (older.digest(FOX), left) == before
     assert left["hooks"] == left["forwards"] == []
+
+
+def test_the_second_stream_of_a_prompt_equals_it_at_full_strength(older: WrapperHost):
+    given = edit(injection_mode="hidden_states", block_activations="29")
+    assert older.digest(FOX, given) == older.reference(MOON)
 
 
 @pytest.mark.parametrize("batched", [False, True], ids=["separate calls", "one batched call"])

@@ -70,18 +70,18 @@ def i2v(host: Host, seed: int = 0) -> dict:
     """Arguments of `digest` for the I2V model."""
     if host.name == "wrapper":
         load = lambda flow: host.load(flow, checkpoint=tiny_models.WRAPPER_I2V)  # noqa: E731
-        return {"load": load, "image_embeds": lambda flow: image_video(flow, seed)}
+        return {"load": load, "steps": 1, "image_embeds": lambda flow: image_video(flow, seed)}
     load = lambda flow: host.load(flow, checkpoint=tiny_models.NATIVE_I2V)  # noqa: E731
-    return {"load": load, "condition": lambda *links: image_condition(*links, seed)}
+    return {"load": load, "steps": 1, "condition": lambda *links: image_condition(*links, seed)}
 
 
 def vace(host: Host) -> dict:
     """Arguments of `digest` for the VACE model."""
     if host.name == "wrapper":
         load = lambda flow: host.load(flow, checkpoint=tiny_models.WRAPPER_VACE)  # noqa: E731
-        return {"load": load, "image_embeds": control_video}
+        return {"load": load, "steps": 1, "image_embeds": control_video}
     load = lambda flow: host.load(flow, checkpoint=tiny_models.NATIVE_VACE)  # noqa: E731
-    return {"load": load, "condition": control_condition}
+    return {"load": load, "steps": 1, "condition": control_condition}
 
 
 @pytest.mark.parametrize("variant", [i2v, vace])
@@ -131,5 +131,5 @@ def test_block_swap_of_control_blocks_changes_nothing(wrapper: Host):
         return wrapper.load(flow, checkpoint=tiny_models.WRAPPER_VACE, block_swap_args=swap)
 
     half = edit(injection_strength=0.5)
-    swapped = wrapper.digest(FOX, half, image_embeds=control_video, load=load)
+    swapped = wrapper.digest(FOX, half, **{**vace(wrapper), "load": load})
     assert swapped == wrapper.reference(FOX, half, name="vace", **vace(wrapper))

@@ -121,7 +121,7 @@ def test_a_window_with_a_cache_is_warned_about(wrapper: WrapperHost):
                         cache_device="offload_device")  # fmt: skip
 
     log = wrapper.run(FOX, edit(end_percent=0.5), cache_args=cache, steps=4).checked().log
-    assert "Disconnect cache_args for exact windows" in log
+    assert "the edit reaches past its window 0-0.5" in log
 
 
 def test_blocks_that_skip_layer_guidance_leaves_out_are_still_edited_for_the_prompt(wrapper: WrapperHost):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -171,6 +172,19 @@ class Host:
         return lambda flow, model: flow.add(
             "TestStopInBlock", model=model, call=call, action=action, nonce=next(_nonces)
         )
+
+    def interrupted(self, call: int, *args: Any, **kwargs: Any) -> Result:
+        """Run one branch and interrupt it while it stands at that call of the middle block."""
+        flow = Workflow()
+        flow.add("TestDigest", samples=self.branch(flow, *args, after=self.stop_in_block(call, "wait"), **kwargs))
+        start = self.server.log_size()
+        run = self.server.submit(flow)
+        end = time.monotonic() + 60
+        while "waiting for an interrupt" not in self.server.log(start):
+            assert time.monotonic() < end, self.server.log(start)[-4000:]
+            time.sleep(0.02)
+        self.server.call("/interrupt", {})
+        return self.server.result(run, start)
 
 
 class WrapperHost(Host):

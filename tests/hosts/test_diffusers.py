@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import logging
+import weakref
 
 import pytest
 import torch
 from diffusers.models.transformers.transformer_wan_vace import WanVACETransformer3DModel
+from torch.utils._python_dispatch import TorchDispatchMode
 from wanvideo_activation_editor.patching import Blend, Edit, EditStack, parse_selection
 from wanvideo_activation_editor.patching.hosts.diffusers import edited, inject
+from wanvideo_activation_editor.patching.statistics import StepStatistics
 
 from .conftest import Sampler, hook_count, make_transformer, prompt_embeds
 
@@ -110,8 +115,9 @@ def test_branches(sampler, main, other):
         assert equal(sampler(main), sampler(main, negative=other))
     with inject(sampler.pipe, other, "all", branch="both"):
         assert equal(sampler(main), sampler(other, negative=other))
+    plain = sampler(main, guidance=1.0)
     with inject(sampler.pipe, other, "all", branch="uncond"):
-        assert equal(sampler(main, guidance=1.0), sampler(main, guidance=1.0))
+        assert equal(sampler(main, guidance=1.0), plain)
 
 
 def test_uncond_calls_see_the_untouched_context(sampler, main, other):
@@ -154,6 +160,12 @@ def test_fewer_prompts_than_rows_go_to_as_many_in_a_row(sampler, main, other):
         inject(sampler.pipe, torch.cat([other, third]), "all"),
     ):
         sampler(main)
+
+
+def test_one_prompt_for_several_videos(sampler, main, other):
+    with inject(sampler.pipe, other, "all"):
+        edited_latents = sampler(main, num_videos_per_prompt=2)
+    assert equal(edited_latents, sampler(other, num_videos_per_prompt=2))
 
 
 def test_editors_compose_in_order(sampler, main, other):
@@ -353,18 +365,82 @@ def test_no_wan_model_is_an_error(other):
         pass
 
 
-def test_nothing_is_held_after_the_run(sampler, main, other):
-    import gc
-    import weakref
+class Watch(TorchDispatchMode):
+    """Counts reads of device values by the host (`item`, `bool` of a tensor) and remembers what was computed."""
 
-    project = sampler.pipe.transformer.condition_embedder.text_embedder
-    outputs: list[weakref.ref] = []
-    hook = project.register_forward_hook(lambda *a: outputs.append(weakref.ref(a[2])))
-    with inject(sampler.pipe, other, "even:0.5, odd:0.25") as stack:
-        sampler(main)
-        gc.collect()
-    hook.remove()
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = 0
+        self.made: list[weakref.ref] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.reads += function is torch.ops.aten._local_scalar_dense.default
+        out = function(*args, **(kwargs or {}))
+        if torch.is_tensor(out):
+            self.made.append(weakref.ref(out))
+        return out
+
+
+def one_call(model, embeds):
+    x = torch.zeros(1, 4, 1, 4, 4, dtype=embeds.dtype)
+    return model(hidden_states=x, timestep=torch.tensor([500]), encoder_hidden_states=embeds).sample
+
+
+@torch.no_grad()
+def test_an_edited_call_reads_nothing_back_from_the_device(main, other):
+    model = make_transformer()
+    one_call(model, main)
+    with Watch() as plain:
+        one_call(model, main)
+    with inject(model, other, "even:0.5, odd:0.25"), Watch() as watched:
+        one_call(model, main)
+    assert watched.reads == plain.reads
+
+
+@torch.no_grad()
+def test_at_most_three_contexts_are_kept_during_a_call(main, other):
+    """Forty strengths of which no two are equal: the injected context, and the last blends."""
+    model = make_transformer(40)
+    distinct = [(i + 1) / 41 for i in range(40)]
+    size = 512 * 32
+    most = 0
+
+    def held(*_):
+        nonlocal most
+        alive = {id(t): t.numel() for r in watch.made if (t := r()) is not None and t.shape == (1, 512, 32)}
+        most = max(most, sum(alive.values()) // size)
+
+    with inject(model, other, distinct):
+        hooks = [block.register_forward_hook(held) for block in model.blocks]
+        with Watch() as watch:
+            one_call(model, main)
+    for hook in hooks:
+        hook.remove()
+    assert 3 <= most <= 4, "the host's own context, and at most three more"
+
+
+@torch.no_grad()
+def test_nothing_is_held_after_the_run(main, other):
+    model = make_transformer().to(torch.bfloat16)
+    with inject(model, other, "even:0.5, odd:0.25"), Watch() as watch:
+        one_call(model, main.to(torch.bfloat16))
     gc.collect()
-    assert len(outputs) > 0
-    assert [o for o in outputs if o() is not None] == []
-    assert len(stack) == 1
+    assert len(watch.made) > 100
+    assert [r().shape for r in watch.made if r() is not None] == []
+
+
+def test_with_the_log_level_off_nothing_is_measured(main, other, caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    model = make_transformer()
+    counted = []
+    monkeypatch.setattr(StepStatistics, "record", lambda self, block, *_: counted.append(block))
+    with inject(model, other, "1, 3:0.5"):
+        one_call(model, main)
+    assert (counted, caplog.messages) == ([], [])
+    with inject(model, other, "1, 3:0.5", log_level="basic"):
+        one_call(model, main)
+    assert counted == []
+    assert "2 of 6 blocks of WanTransformer3DModel hooked" in caplog.text
+    with inject(model, other, "1, 3:0.5", log_level="verbose"):
+        one_call(model, main)
+    assert counted == [1, 3]

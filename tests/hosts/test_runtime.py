@@ -66,11 +66,12 @@ def test_rows_that_no_branch_claims_are_untouched(model):
 
 
 def test_hooks_act_only_after_a_call_was_announced(model):
-    with Run(EditStack((edit(OTHER),)), discover(model)):
-        assert torch.equal(call(model, NEGATIVE, MAIN), call(model, NEGATIVE, MAIN))
+    plain = call(model, NEGATIVE, MAIN)
+    with Run(EditStack((edit(OTHER),)), discover(model)) as active:
         assert hook_count(model) == model.config.num_layers + 1
-        silent = call(model, NEGATIVE, MAIN)
-    assert torch.equal(silent, call(model, NEGATIVE, MAIN))
+        assert torch.equal(call(model, NEGATIVE, MAIN), plain)
+        active.begin(ROWS, progress=lambda: 0.0)
+        assert not torch.equal(call(model, NEGATIVE, MAIN), plain)
     assert hook_count(model) == 0
 
 
