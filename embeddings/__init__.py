@@ -21,6 +21,7 @@ from .difference import Difference, changed_share, difference, mean_difference
 from .interpolation import METHODS, interpolate
 from .precision import align
 from .promptwise import check_matching, promptwise, read_truncated, title, write_text_embeds
+from .sequence import SEQUENCE_KEY, read_sequence, write_sequence
 from .text_embeds import (
     MAX_TOKENS,
     RAW_WIDTH,
@@ -41,6 +42,7 @@ __all__ = [
     "METHODS",
     "METRICS",
     "RAW_WIDTH",
+    "SEQUENCE_KEY",
     "Amplified",
     "Difference",
     "EmbedsError",
@@ -66,11 +68,13 @@ __all__ = [
     "pad_tokens",
     "principal_components",
     "promptwise",
+    "read_sequence",
     "read_text_embeds",
     "read_truncated",
     "statistics",
     "title",
     "trim_padding",
     "unit_tokens",
+    "write_sequence",
     "write_text_embeds",
 ]

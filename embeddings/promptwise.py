@@ -89,8 +89,10 @@ def promptwise(function: Callable[..., torch.Tensor], inputs: Mapping[str, TextE
 
 
 def title(embeds: TextEmbeds, name: str) -> str:
-    """The prompt's text in quotes where it is known, else the name of the input."""
-    return f'"{embeds.prompt}"' if embeds.prompt else name
+    """The prompt's text in quotes, or in brackets if it describes an operation; else the name of the input."""
+    if not embeds.prompt:
+        return name
+    return f"({embeds.prompt})" if '"' in embeds.prompt else f'"{embeds.prompt}"'
 
 
 def write_text_embeds(base: Any, prompts: tuple[torch.Tensor, ...], prompt: str) -> Any:
