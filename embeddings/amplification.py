@@ -168,10 +168,16 @@ class _Path:
                 "main_embeds and injection_embeds are identical, so there is no direction to move along. "
                 "Use two prompts that differ."
             )
-        self.start, self.direction = _directions(mode, self.main, inner, d)
+        a, v = _directions(mode, self.main, inner, d)
+        norm_a, norm_v = (torch.linalg.vector_norm(x, dim=-1, keepdim=True) for x in (a, v))
+        shared = slice(self.both) if norm_v[: self.both].any() else slice(None)
+        ratio = torch.linalg.vector_norm(norm_a[shared]) / torch.linalg.vector_norm(norm_v[shared])
+        self.unit = ratio.item() or 1.0
+        # A token that is zero in one of the two has one direction only, at every angle.
+        self.start = torch.where(norm_a > 0, a, v) if (norm_a == 0).any() else a
+        self.direction = torch.where(norm_v > 0, v, a) if (norm_v == 0).any() else v
         a, v = self.start, self.direction
         self._products = (_inner(a, a), _inner(a, v), _inner(v, v))
-        self.unit = math.sqrt(self._products[0].sum().item() / self._products[2].sum().item())
 
     def weights(self, phi: float) -> tuple[float, float]:
         """Factors of A and V, up to the token's norm; exact at both ends."""
@@ -189,12 +195,12 @@ class _Path:
         return math.atan2(1.0, self.unit)
 
     def at(self, phi: float) -> torch.Tensor:
-        """The candidate, as the injection's dtype."""
+        """The candidate, in the injection's shape and dtype."""
         a, b = self.weights(phi)
         out = torch.mul(self.start, a).add_(self.direction, alpha=b)
         norms = torch.linalg.vector_norm(out, dim=-1, keepdim=True)
         out.mul_(torch.where(norms > 0, self.norms / norms, norms))
-        return returned(out, self.injection, "Amplify")
+        return returned(out[: len(self.injection)], self.injection, "Amplify")
 
     def norm_factor(self, phi: float) -> torch.Tensor:
         """n / |a A + b V| per token, from inner products alone, float64 [tokens]."""

@@ -124,11 +124,10 @@ class WanVideoVectorArithmetic(io.ComfyNode):
 
 
 def _formula(operation: str, names: list[str], weights: list[float]) -> str:
-    factors = [name if w == 1.0 else f"{abs(w):g} * {name}" for name, w in zip(names[1:], weights, strict=True)]
+    factors = [name if abs(w) == 1.0 else f"{abs(w):g} * {name}" for name, w in zip(names[1:], weights, strict=True)]
     if operation == "multiply":
         return " x ".join([names[0], *(f"-{f}" if w < 0 else f for f, w in zip(factors, weights, strict=True))])
     total = names[0] + "".join(f" {'-' if w < 0 else '+'} {f}" for f, w in zip(factors, weights, strict=True))
-    total = total.replace("- -", "+ ")
     if operation == "weighted_sum":
         return f"({total}) / {1 + sum(map(abs, weights)):g}"
     return f"unit({total})" if operation == "normalize" else total
