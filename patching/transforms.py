@@ -24,7 +24,7 @@ FORCE_MODES: tuple[ForceMode, ...] = get_args(ForceMode)
 TOLERANCE = 0.005
 """Largest distance of a forced difference from its target, as a share."""
 
-_BISECTIONS = 32
+_BISECTIONS = 24
 _RANGE = 16.0  # natural logarithm: forced steps from 1e-7 to 1e7 times the prompts' own difference
 
 
@@ -144,16 +144,19 @@ class ForceDifference:
         moved = (real & (length > 0)).float()
         unit = (length * moved).sum() / moved.sum().clamp_min(1)
 
-        def context(y: torch.Tensor) -> torch.Tensor:
-            return torch.addcmul(a, direction, self._steps(y, length, unit)).to(main.dtype)
-
+        wanted = self.target * main.shape[-1] * real.sum()
+        work, rounded, changed = torch.empty_like(a), torch.empty_like(main), torch.empty_like(a, dtype=torch.bool)
         low = torch.full((), -_RANGE, device=main.device)
         high = torch.full((), _RANGE, device=main.device)
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            enough = real_share(main, context(middle), real) >= self.target
+            rounded.copy_(torch.addcmul(a, direction, self._steps(middle, length, unit), out=work))
+            # Outside of real tokens the direction is zero, so nothing counts there.
+            torch.gt(work.copy_(rounded).sub_(a).abs_(), CHANGED_THRESHOLD, out=changed)
+            enough = torch.count_nonzero(changed) >= wanted
             low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
-        return torch.where(real, context(high), injection)
+        rounded.copy_(torch.addcmul(a, direction, self._steps(high, length, unit), out=work))
+        return torch.where(real, rounded, injection)
 
     def _steps(self, y: torch.Tensor, length: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
         """Length of the step per token [tokens, 1] for a position y of the search; rises with y."""
