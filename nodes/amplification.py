@@ -13,7 +13,7 @@ from ..embeddings import (
     amplify,
     mean_difference,
     promptwise,
-    read_text_embeds,
+    read_truncated,
     title,
     write_text_embeds,
 )
@@ -73,8 +73,8 @@ class WanVideoEmbeddingAmplifier(io.ComfyNode):
         metric: str = "changed_share",
     ) -> io.NodeOutput:
         with errors_named("WanVideo Embedding Amplifier"):
-            main = read_text_embeds(main_embeds, "main_embeds", truncate=True)
-            injection = read_text_embeds(injection_embeds, "injection_embeds", truncate=True)
+            main = read_truncated(main_embeds, "main_embeds")
+            injection = read_truncated(injection_embeds, "injection_embeds")
             results: list[Amplified] = []
 
             def amplified(inner: Any, outer: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..embeddings import TextEmbeds, read_text_embeds
+from ..embeddings import TextEmbeds, read_truncated
 from ..embeddings.report import pca_report, shape_report, statistics_report
 from .sockets import CATEGORY, embeds_template, errors_named
 
@@ -45,7 +45,7 @@ class WanVideoEmbeddingAnalyzer(io.ComfyNode):
     @classmethod
     def execute(cls, text_embeds: Any, analysis_type: str, store_in_db: bool) -> io.NodeOutput:
         with errors_named("WanVideo Embedding Analyzer"):
-            text = _report(read_text_embeds(text_embeds, "text_embeds", truncate=True), analysis_type)
+            text = _report(read_truncated(text_embeds, "text_embeds"), analysis_type)
             if store_in_db:
                 text += f"\n\n{NO_STORE}"
             return io.NodeOutput(text, text_embeds, ui={"text": (text,)})

@@ -18,6 +18,7 @@ from .sockets import (
     activations_input,
     check_activations,
     check_same_host,
+    compared_prompts,
     embeds_input,
     embeds_template,
     errors_named,
@@ -88,10 +89,11 @@ class WanVideoProjectionBooster(io.ComfyNode):
 
 
 def _read_pair(model: Any, text_embeds: Any, injection_embeds: Any) -> tuple[TextEmbeds, TextEmbeds]:
-    """Main and injected prompts on the CPU, checked against the model and each other."""
-    width = host_of(model).wan_model(model).text_width
+    """Main and injected prompts on the CPU, of the width that the model reads."""
+    host = host_of(model)
+    width = host.wan_model(model).text_width
     check_same_host(model, text_embeds)
-    main = read_text_embeds(text_embeds, "text_embeds").detached()
+    main = read_text_embeds(text_embeds, "text_embeds", host.MAX_PROMPT_TOKENS).detached()
     injection = read_text_embeds(injection_embeds, "injection_embeds").detached()
     for name, embeds in (("text_embeds", main), ("injection_embeds", injection)):
         if embeds.width != width:
@@ -99,7 +101,7 @@ def _read_pair(model: Any, text_embeds: Any, injection_embeds: Any) -> tuple[Tex
                 f"{name} is {embeds.width} wide, but the model projects text of width {width}. "
                 "Encode the prompt with the text encoder that belongs to this model (UMT5-XXL)."
             )
-    if len(injection.prompts) not in (1, len(main.prompts)):
+    if len(main.prompts) % len(injection.prompts) != 0:
         raise ValueError(
             f"injection_embeds has {len(injection.prompts)} prompts, text_embeds {len(main.prompts)}. "
             "Inject one prompt, or as many as the main text input has."
@@ -110,14 +112,14 @@ def _read_pair(model: Any, text_embeds: Any, injection_embeds: Any) -> tuple[Tex
 def _before_and_after(
     main: TextEmbeds, injection: TextEmbeds, boost: Boost, weights: Mapping[str, torch.Tensor] | None
 ) -> list[str]:
-    lines = [f"Before projection: {mean_difference(main.prompts, injection.prompts)}"]
+    inner = _repeated(injection.prompts, len(main.prompts))
+    lines = [f"Before projection: {mean_difference(main.prompts, inner)}"]
     if weights is None:
         return [
             *lines,
             "After projection: the weights can be read only while sampling (GGUF or scaled fp8); "
             "the log reports the figures at the first sampled step.",
         ]
-    inner = injection.prompts * (len(main.prompts) if len(injection.prompts) == 1 else 1)
     a, b, boosted = [], [], []
     for prompt, injected in zip(main.prompts, inner, strict=True):
         length = max(len(prompt), len(injected))
@@ -130,6 +132,11 @@ def _before_and_after(
         f"After projection: {mean_difference(a, b)}",
         f"After projection, boosted: {mean_difference(a, boosted)}",
     ]
+
+
+def _repeated(prompts: tuple[torch.Tensor, ...], count: int) -> list[torch.Tensor]:
+    """As many prompts as the main input has, each in the place where the runtime injects it."""
+    return [prompts[i * len(prompts) // count] for i in range(count)]
 
 
 class WanVideoDirectInjector(io.ComfyNode):
@@ -215,12 +222,21 @@ class WanVideoDirectInjector(io.ComfyNode):
                     "store yet."
                 )
             main, injection = _read_pair(model, text_embeds, injection_embeds)
-            if mean_difference(main.prompts, injection.prompts).relative_l2 == 0:
+            compared = compared_prompts(main, branch)
+            if compared and mean_difference(compared, _repeated(injection.prompts, len(compared))).relative_l2 == 0:
                 raise ValueError("text_embeds and injection_embeds are identical. Inject a prompt that differs.")
-            label = node_label(cls, name)
-            return io.NodeOutput(
-                *add_edit(label, model, text_embeds, injection_embeds, strengths, "off", window, branch, (force,))
+            edited = add_edit(
+                node_label(cls, name),
+                model,
+                text_embeds,
+                injection_embeds,
+                strengths,
+                "off",
+                window,
+                branch,
+                transforms=(force,),
             )
+            return io.NodeOutput(*edited)
 
 
 NODES = [WanVideoProjectionBooster, WanVideoDirectInjector]

@@ -15,7 +15,7 @@ from ..embeddings import (
     interpolate,
     promptwise,
     read_sequence,
-    read_text_embeds,
+    read_truncated,
     title,
     write_sequence,
     write_text_embeds,
@@ -51,8 +51,8 @@ class WanVideoVectorDifference(io.ComfyNode):
     @classmethod
     def execute(cls, text_embeds_a: Any, text_embeds_b: Any, normalize: bool, scale: float) -> io.NodeOutput:
         with errors_named("WanVideo Vector Difference"):
-            a = read_text_embeds(text_embeds_a, "text_embeds_a", truncate=True)
-            b = read_text_embeds(text_embeds_b, "text_embeds_b", truncate=True)
+            a = read_truncated(text_embeds_a, "text_embeds_a")
+            b = read_truncated(text_embeds_b, "text_embeds_b")
             function = functools.partial(difference_vector, normalize=normalize, scale=scale)
             prompts = promptwise(function, {"text_embeds_a": a, "text_embeds_b": b})
             text = f"{title(a, 'text_embeds_a')} - {title(b, 'text_embeds_b')}"
@@ -114,9 +114,9 @@ class WanVideoVectorArithmetic(io.ComfyNode):
             given = {"operand_1": (operand_1, weight_1), "operand_2": (operand_2, weight_2)}
             given["operand_3"] = (operand_3, weight_3)
             connected = {name: pair for name, pair in given.items() if pair[0] is not None}
-            inputs = {"base_embeds": read_text_embeds(base_embeds, "base_embeds", truncate=True)}
+            inputs = {"base_embeds": read_truncated(base_embeds, "base_embeds")}
             for name, (value, _) in connected.items():
-                inputs[name] = read_text_embeds(value, name, truncate=True)
+                inputs[name] = read_truncated(value, name)
             weights = [weight for _, weight in connected.values()]
             prompts = promptwise(lambda base, *rest: combine(operation, base, rest, weights), inputs)  # type: ignore[arg-type]
             text = _formula(operation, [title(e, name) for name, e in inputs.items()], weights)
@@ -170,8 +170,8 @@ class WanVideoVectorInterpolation(io.ComfyNode):
         cls, start_embeds: Any, end_embeds: Any, steps: int, method: str, include_endpoints: bool
     ) -> io.NodeOutput:
         with errors_named("WanVideo Vector Interpolation"):
-            start = read_text_embeds(start_embeds, "start_embeds", truncate=True)
-            end = read_text_embeds(end_embeds, "end_embeds", truncate=True)
+            start = read_truncated(start_embeds, "start_embeds")
+            end = read_truncated(end_embeds, "end_embeds")
             sequences: list[Any] = []  # one per prompt
 
             def collect(a: Any, b: Any) -> Any:
