@@ -114,15 +114,23 @@ def read_text_embeds(value: Any, name: str = "text_embeds", max_tokens: int | No
             echoshot=bool(value.get("echoshot", False)),
             given_lengths=lengths,
         )
+    text: str | None = None
     if is_conditioning(value) and len(value):
-        value = [c[0] for c in value]
+        text, value = _source_text(value), [c[0] for c in value]
     if torch.is_tensor(value) or (isinstance(value, list | tuple) and all(map(torch.is_tensor, value))):
         prompts, lengths = _prompts(value, name, max_tokens)
-        return TextEmbeds(prompts=prompts, given_lengths=lengths)
+        return TextEmbeds(prompts=prompts, prompt=text, given_lengths=lengths)
     raise EmbedsError(
         f"{name}: expected text embeddings (WANVIDEOTEXTEMBEDS from a WanVideo text encoder, or CONDITIONING "
         f"from CLIP Text Encode), got {type(value).__name__}."
     )
+
+
+def _source_text(conditioning: Any) -> str | None:
+    """The text that every part of a CONDITIONING says it is of."""
+    texts = {extra.get("prompt") for _, extra in conditioning}
+    text = texts.pop()
+    return text if isinstance(text, str) and not texts else None
 
 
 def _has_items(value: Any) -> bool:

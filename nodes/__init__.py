@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import blocks, editor, inspection
+from . import amplification, analysis, blocks, editor, forcing, inspection, vectors
 
-NODES: list[type[io.ComfyNode]] = [*editor.NODES, *blocks.NODES, *inspection.NODES]
+NODES: list[type[io.ComfyNode]] = [
+    *editor.NODES,
+    *blocks.NODES,
+    *inspection.NODES,
+    *vectors.NODES,
+    *amplification.NODES,
+    *forcing.NODES,
+    *analysis.NODES,
+]
 
 
 class ActivationEditorExtension(ComfyExtension):

@@ -11,6 +11,7 @@ from ..embeddings import mean_difference, read_text_embeds
 from ..patching import (
     LOG_LEVELS,
     BlockStrengths,
+    ContextTransform,
     Edit,
     Site,
     Window,
@@ -57,12 +58,14 @@ def add_edit(
     window: Window,
     branch: str,
     sites: tuple[Site, ...] = ("context",),
+    transforms: tuple[ContextTransform, ...] = (),
 ) -> tuple[Any, Any]:
     """Append an edit per site to a clone of the model; inputs that change nothing are handed back as they are.
 
     Args:
         node: label of the edit: the node's name and id.
         sites: what is edited in the chosen blocks, in order.
+        transforms: changes to the injected prompt after projection.
 
     Returns:
         The model with the edit and the text embeds with its description.
@@ -93,12 +96,13 @@ def add_edit(
             branch=branch,  # type: ignore[arg-type]
             label=node,
             log_level=log_level,  # type: ignore[arg-type]
+            transforms=transforms,
         )
         for site in sites
     ]
     check_stack(edits, wan_model, prompt_count=len(main.prompts))
     check_echoshot(main.echoshot, main.token_counts, source.token_counts, node)
-    if compared := compared_prompts(main.detached(), branch):
+    if not transforms and (compared := compared_prompts(main.detached(), branch)):
         _report_difference(node, compared, source.prompts, log_level)
     stack = stack_of(transformer_options(model))
     for edit in edits:

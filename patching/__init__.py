@@ -20,11 +20,13 @@ from .strengths import (
     matching_preset,
     preset_blocks,
 )
+from .transforms import FORCE_MODES, Boost, ContextTransform, ForceDifference
 from .wan_model import NotAWanModelError, WanModel, discover
 
 __all__ = [
     "BRANCHES",
     "DEFAULT_BLOCK_COUNT",
+    "FORCE_MODES",
     "KEY",
     "LOG_LEVELS",
     "PATTERNS",
@@ -32,9 +34,12 @@ __all__ = [
     "Blend",
     "BlockRangeError",
     "BlockStrengths",
+    "Boost",
+    "ContextTransform",
     "Edit",
     "EditStack",
     "Explicit",
+    "ForceDifference",
     "NotAWanModelError",
     "Operation",
     "Pattern",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ..embeddings import TextEmbeds
 from .operations import Blend, Operation
 from .strengths import BlockStrengths
+from .transforms import ContextTransform
 
 KEY = "wan_activation_editor"
 """Key of the EditStack in `transformer_options` and of its description in text embeds."""
@@ -65,6 +66,7 @@ class Edit:
         branch: the guidance branch it touches: the prompt (`cond`), the negative prompt, or both.
         label: a name for people, shown in logs and reports.
         log_level: how much this edit reports while sampling.
+        transforms: changes to the injected prompt after the model's projection, in order.
     """
 
     source: TextEmbeds
@@ -75,6 +77,7 @@ class Edit:
     branch: Branch = "cond"
     label: str = ""
     log_level: LogLevel = "off"
+    transforms: tuple[ContextTransform, ...] = ()
 
     def __post_init__(self) -> None:
         if self.branch not in BRANCHES:
@@ -89,6 +92,7 @@ class Edit:
         return {
             "site": self.site,
             "operation": self.operation.name,
+            "transforms": [transform.name for transform in self.transforms],
             "strengths": str(self.strengths),
             "branch": self.branch,
             "window": [self.window.start, self.window.end],
@@ -102,18 +106,29 @@ class Edit:
 class EditStack:
     """The edits of one model clone, applied in order: each works on what the one before left.
 
+    `transforms` change the injected prompt of every edit, before the edit's own transforms, whenever they were added.
+
     Hosts deep-copy a model's options at every clone and every run. The stack is immutable, so a copy
     of it is itself: its tensors are shared, never duplicated.
     """
 
     edits: tuple[Edit, ...] = ()
+    transforms: tuple[ContextTransform, ...] = ()
 
     def append(self, edit: Edit) -> EditStack:
-        return EditStack((*self.edits, edit))
+        return replace(self, edits=(*self.edits, edit))
+
+    def transform(self, transform: ContextTransform) -> EditStack:
+        """The stack with one more transform of every edit's injected prompt."""
+        return replace(self, transforms=(*self.transforms, transform))
 
     def describe(self) -> dict[str, Any]:
         """The stack as plain values, in order."""
-        return {"version": 1, "edits": [edit.describe() for edit in self.edits]}
+        return {
+            "version": 1,
+            "edits": [edit.describe() for edit in self.edits],
+            "transforms": [transform.name for transform in self.transforms],
+        }
 
     def __iter__(self) -> Iterator[Edit]:
         return iter(self.edits)

@@ -27,6 +27,7 @@ from . import streams
 from .edit import Edit, EditStack
 from .statistics import StepStatistics, block_pattern, effective_log_level
 from .streams import SecondStream
+from .transforms import ContextTransform, apply_transforms, real_share
 from .wan_model import WanModel, unwrap
 
 log = logging.getLogger("wanvideo_activation_editor")
@@ -81,6 +82,7 @@ class Run:
         self._announced = False
         measured = any(level in ("verbose", "trace") for level in self._log_levels)
         self._statistics = StepStatistics(trace="trace" in self._log_levels) if measured else None
+        self._checked: set[int] = set()  # edits whose transforms were verified in this run
         # The model call in progress
         self._plan: tuple[BlockPlan, ...] | None = None
         self._targets: dict[int, list[tuple[int, int]]] = {}
@@ -283,7 +285,7 @@ class Run:
                     shared[source] = module(self._substitute(args[0], k, rows))
                     if self._after_projection is not None:
                         self._after_projection(shared[source], [row for row, _ in rows], self.stack.edits[k].source)
-                self._projected[k] = shared[source]
+                self._projected[k] = self._transform(k, rows, args[0], output, shared[source])
         finally:
             _projecting.active = False
 
@@ -297,6 +299,29 @@ class Run:
             text = out[row, raw.shape[1] - length :]
             text[: len(tokens)] = tokens
             text[len(tokens) :] = 0
+        return out
+
+    def _transforms(self, k: int) -> tuple[ContextTransform, ...]:
+        edit = self.stack.edits[k]
+        return (*self.stack.transforms, *edit.transforms) if edit.site == "context" else edit.transforms
+
+    def _transform(
+        self, k: int, rows: list[tuple[int, int]], raw: torch.Tensor, main: torch.Tensor, injected: torch.Tensor
+    ) -> torch.Tensor:
+        """The projected prompts [batch, tokens, dim] with the touched rows as the edit's transforms want them."""
+        transforms = self._transforms(k)
+        if not transforms:
+            return injected
+        first = 0 if self._text_length is None else raw.shape[1] - self._text_length
+        out = injected.clone()
+        for row, prompt in rows:
+            real = (raw[row, first:] != 0).any(dim=-1, keepdim=True)
+            real[: self._prompt(k, prompt, raw).shape[0]] = True
+            a, b, check = main[row, first:], injected[row, first:], k not in self._checked
+            out[row, first:] = result = apply_transforms(transforms, a, b, real, check)
+            if check:
+                self._log_transforms(k, transforms, a, b, result, real)
+        self._checked.add(k)
         return out
 
     def _prompt(self, k: int, prompt: int, like: torch.Tensor) -> torch.Tensor:
@@ -390,6 +415,18 @@ class Run:
                 _where(edit),
                 block_pattern(strengths),
             )
+
+    def _log_transforms(
+        self, k: int, transforms: Sequence[ContextTransform], main: Any, injected: Any, result: Any, real: Any
+    ) -> None:
+        before, after = (100 * real_share(main, x, real).item() for x in (injected, result))
+        log.info(
+            "%s: %s: %.2f%% of elements of real tokens differ by more than 0.01 before, %.2f%% after.",
+            self.stack.edits[k].label or "Edit",
+            "; ".join(t.name for t in transforms),
+            before,
+            after,
+        )
 
     def _warn_if_unused(self) -> None:
         for edit, calls, strengths in zip(self.stack, self._calls, self._strengths, strict=True):

@@ -101,6 +101,9 @@ def stack_report(stack: EditStack, block_count: int, visual: bool = True) -> str
             f"sampling {edit.window.start:.0%} to {edit.window.end:.0%}\n"
             f"  injects {source['prompts']} prompt(s), {source['tokens']} tokens, {source['dtype']}"
         )
+        transforms = [t.name for t in (*stack.transforms, *edit.transforms)]
+        if transforms:
+            parts.append(f"  after projection: {'; '.join(transforms)}")
         if visual:
             parts.append(cell_grid(strengths))
     return "\n".join(parts)

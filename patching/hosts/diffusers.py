@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from ..operations import Blend, Operation
 from ..runtime import Run, check_stack
 from ..selection import parse_selection
 from ..strengths import BlockStrengths, as_block_strengths
+from ..transforms import ContextTransform
 from ..wan_model import discover
 from .compile import eager
 
@@ -31,6 +32,7 @@ def inject(
     branch: Branch = "cond",
     operation: Operation | None = None,
     site: Site = "context",
+    transforms: Sequence[ContextTransform] = (),
     log_level: LogLevel = "off",
 ) -> Iterator[EditStack]:
     """Have chosen blocks attend to another prompt for as long as the `with` block lasts.
@@ -51,6 +53,7 @@ def inject(
         operation: how the two contexts are combined; Blend() by default.
         site: `context` swaps what the blocks attend to; `hidden` mixes the hidden state with that of a second stream,
             which runs the same blocks with the injected prompt.
+        transforms: changes to the injected prompt after projection, such as Boost(10) or ForceDifference("blend", 0.5).
         log_level: off, basic, verbose or trace.
 
     Raises:
@@ -67,6 +70,7 @@ def inject(
         site=site,
         label="inject",
         log_level=log_level,
+        transforms=tuple(transforms),
     )
     stack = EditStack((edit,))
     with edited(target, stack):

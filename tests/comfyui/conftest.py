@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,17 @@ from .workflows import HOSTS, Host, NativeHost, WrapperHost
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Compilation last: it fills the server with objects, and every later garbage collection would be slow."""
     items.sort(key=lambda item: item.path.name == "test_compile.py")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """The end of the server's log, beside a failure."""
+    report = yield
+    if report.failed:
+        used = [getattr(value, "server", value) for value in getattr(item, "funcargs", {}).values()]
+        for server in {id(s): s for s in used if isinstance(s, ComfyServer)}.values():
+            report.sections.append(("ComfyUI's log", server.log()[-6000:]))
+    return report
 
 
 @pytest.fixture(scope="session")

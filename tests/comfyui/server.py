@@ -92,7 +92,7 @@ def missing_comfyui() -> str | None:
 
 
 def older_wrapper() -> Path | None:
-    """A copy of the wrapper from before July 2025's interface changed, if there is one."""
+    """The wrapper's version 1.2.5 of July 2025, which has another interface, if there is a copy."""
     default = Path.home() / "comfy" / "wrapper-2025" / WRAPPER_NAME
     path = Path(os.environ.get("WAN_WRAPPER_OLD") or default).expanduser()
     return path if path.is_dir() else None

@@ -1,0 +1,67 @@
+"""WanVideo Embedding Analyzer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..embeddings import TextEmbeds, read_truncated
+from ..embeddings.report import pca_report, shape_report, statistics_report
+from .sockets import CATEGORY, embeds_template, errors_named
+
+NO_STORE = "Not stored: there is no store yet."
+
+REPORTS = {"statistics": statistics_report, "shape": shape_report, "pca_preview": pca_report}
+
+
+class WanVideoEmbeddingAnalyzer(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        embeds = embeds_template()
+        return io.Schema(
+            node_id="WanVideoEmbeddingAnalyzer",
+            display_name="WanVideo Embedding Analyzer",
+            category=f"{CATEGORY}/Inspection",
+            description="Shape, values, norms and principal components of a prompt's embeddings.",
+            is_output_node=True,
+            inputs=[
+                io.MatchType.Input("text_embeds", template=embeds, tooltip="Passed on unchanged."),
+                io.Combo.Input(
+                    "analysis_type",
+                    options=[*REPORTS, "all"],
+                    default="all",
+                    tooltip="statistics: values and norms. shape: sizes and dtype. pca_preview: how many dimensions "
+                    "the tokens use.",
+                ),
+                io.Boolean.Input("store_in_db", default=True, tooltip="Keep the result in the embedding store."),
+            ],
+            outputs=[
+                io.String.Output(id="analysis_report", display_name="analysis_report"),
+                io.MatchType.Output(template=embeds, id="text_embeds", display_name="text_embeds"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, text_embeds: Any, analysis_type: str, store_in_db: bool) -> io.NodeOutput:
+        with errors_named("WanVideo Embedding Analyzer"):
+            text = _report(read_truncated(text_embeds, "text_embeds"), analysis_type)
+            if store_in_db:
+                text += f"\n\n{NO_STORE}"
+            return io.NodeOutput(text, text_embeds, ui={"text": (text,)})
+
+
+def _report(embeds: TextEmbeds, analysis_type: str) -> str:
+    chosen = list(REPORTS) if analysis_type == "all" else [analysis_type]
+    if not set(chosen) <= set(REPORTS):
+        raise ValueError(f"analysis_type must be one of {', '.join(REPORTS)}, all, not {analysis_type!r}.")
+    parts = []
+    for number, prompt in enumerate(embeds.prompts, 1):
+        heading = f"Prompt {number} of {len(embeds.prompts)}"
+        if embeds.prompt and len(embeds.prompts) == 1:
+            heading += f": {embeds.prompt}"
+        parts += [heading, *(REPORTS[name](prompt) for name in chosen)]
+    return "\n".join(parts)
+
+
+NODES = [WanVideoEmbeddingAnalyzer]

@@ -1,0 +1,242 @@
+"""Nodes that act after the model's text projection: the booster and the direct injector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..embeddings import TextEmbeds, mean_difference, pad_tokens, read_text_embeds
+from ..patching import FORCE_MODES, Boost, ForceDifference, Window, host_of, stack_of
+from ..patching.projection import project_text
+from .editor import add_edit, choose_blocks
+from .sockets import (
+    CATEGORY,
+    BlockStrengthsType,
+    activations_input,
+    check_activations,
+    check_same_host,
+    compared_prompts,
+    embeds_input,
+    embeds_template,
+    errors_named,
+    model_template,
+    node_label,
+    transformer_options,
+    window_and_branch_inputs,
+    with_description,
+)
+
+FAMILY = f"{CATEGORY}/Injection"
+
+
+class WanVideoProjectionBooster(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        model, embeds = model_template(), embeds_template()
+        return io.Schema(
+            node_id="WanVideoProjectionBooster",
+            display_name="WanVideo Projection Booster",
+            category=FAMILY,
+            description="Amplifies what every edit of this model injects, after the model's text projection: "
+            "main + boost_factor * (injection - main). Works before or after the editors.",
+            inputs=[
+                io.MatchType.Input(
+                    "model", template=model, tooltip="WANVIDEOMODEL of the wrapper, or a native Wan MODEL."
+                ),
+                io.MatchType.Input("text_embeds", template=embeds, tooltip="The main prompt, as the sampler gets it."),
+                embeds_input("injection_embeds", "The prompt that an editor injects; its difference is reported."),
+                io.Float.Input(
+                    "boost_factor",
+                    default=10.0,
+                    min=1.0,
+                    max=50.0,
+                    step=0.1,
+                    tooltip="Factor on the difference from the main prompt. 1 changes nothing.",
+                ),
+                io.Boolean.Input(
+                    "preserve_norm",
+                    default=True,
+                    tooltip="Scale each token back to the norm of the injected one, so that only its direction moves.",
+                ),
+            ],
+            outputs=[
+                io.MatchType.Output(template=model, id="model", display_name="model"),
+                io.MatchType.Output(template=embeds, id="text_embeds", display_name="text_embeds"),
+                io.String.Output(id="info", display_name="info"),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, text_embeds: Any, injection_embeds: Any, boost_factor: float, preserve_norm: bool
+    ) -> io.NodeOutput:
+        with errors_named("WanVideo Projection Booster"):
+            host = host_of(model)
+            main, injection = _read_pair(model, text_embeds, injection_embeds)
+            boost = Boost(boost_factor, preserve_norm)
+            if boost_factor == 1.0:
+                return io.NodeOutput(model, text_embeds, "A boost of 1 changes nothing: the model is passed on.")
+            stack = stack_of(transformer_options(model)).transform(boost)
+            lines = [
+                f"{boost.name[0].upper()}{boost.name[1:]}: applies to every text edit of this model, "
+                f"{len(stack)} so far" + ("" if len(stack) else "; an editor has to follow"),
+                *_before_and_after(main, injection, boost, host.projection_weights(model)),
+            ]
+            return io.NodeOutput(host.with_stack(model, stack), with_description(text_embeds, stack), "\n".join(lines))
+
+
+def _read_pair(model: Any, text_embeds: Any, injection_embeds: Any) -> tuple[TextEmbeds, TextEmbeds]:
+    """Main and injected prompts on the CPU, of the width that the model reads."""
+    host = host_of(model)
+    width = host.wan_model(model).text_width
+    check_same_host(model, text_embeds)
+    main = read_text_embeds(text_embeds, "text_embeds", host.MAX_PROMPT_TOKENS).detached()
+    injection = read_text_embeds(injection_embeds, "injection_embeds").detached()
+    for name, embeds in (("text_embeds", main), ("injection_embeds", injection)):
+        if embeds.width != width:
+            raise ValueError(
+                f"{name} is {embeds.width} wide, but the model projects text of width {width}. "
+                "Encode the prompt with the text encoder that belongs to this model (UMT5-XXL)."
+            )
+    if len(main.prompts) % len(injection.prompts) != 0:
+        raise ValueError(
+            f"injection_embeds has {len(injection.prompts)} prompts, text_embeds {len(main.prompts)}. "
+            "Inject one prompt, or as many as the main text input has."
+        )
+    return main, injection
+
+
+def _before_and_after(
+    main: TextEmbeds, injection: TextEmbeds, boost: Boost, weights: Mapping[str, torch.Tensor] | None
+) -> list[str]:
+    inner = _repeated(injection.prompts, len(main.prompts))
+    lines = [f"Before projection: {mean_difference(main.prompts, inner)}"]
+    if weights is None:
+        return [
+            *lines,
+            "After projection: the weights can be read only while sampling (GGUF or scaled fp8); "
+            "the log reports the figures at the first sampled step.",
+        ]
+    a, b, boosted = [], [], []
+    for prompt, injected in zip(main.prompts, inner, strict=True):
+        length = max(len(prompt), len(injected))
+        x, y = (project_text(pad_tokens(p, length), weights) for p in (prompt, injected))
+        a.append(x)
+        b.append(y)
+        boosted.append(boost(x, y, torch.ones(length, 1, dtype=torch.bool)))
+    return [
+        *lines,
+        f"After projection: {mean_difference(a, b)}",
+        f"After projection, boosted: {mean_difference(a, boosted)}",
+    ]
+
+
+def _repeated(prompts: tuple[torch.Tensor, ...], count: int) -> list[torch.Tensor]:
+    """As many prompts as the main input has, each in the place where the runtime injects it."""
+    return [prompts[i * len(prompts) // count] for i in range(count)]
+
+
+class WanVideoDirectInjector(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        model, embeds = model_template(), embeds_template()
+        return io.Schema(
+            node_id="WanVideoDirectInjector",
+            display_name="WanVideo Direct Injector",
+            category=FAMILY,
+            description="Injects a prompt so that the text which the chosen blocks read differs from the main one by "
+            "the target, measured after the model's text projection.",
+            inputs=[
+                io.MatchType.Input(
+                    "model", template=model, tooltip="WANVIDEOMODEL of the wrapper, or a native Wan MODEL."
+                ),
+                io.MatchType.Input("text_embeds", template=embeds, tooltip="The main prompt, as the sampler gets it."),
+                io.String.Input(
+                    "injection_prompt",
+                    default="",
+                    multiline=True,
+                    tooltip="Text of a stored embedding; used when injection_embeds is not connected.",
+                ),
+                io.Float.Input(
+                    "difference_target",
+                    default=50.0,
+                    min=10.0,
+                    max=90.0,
+                    step=0.5,
+                    tooltip="Elements of real tokens that differ from the main prompt by more than 0.01, in percent.",
+                ),
+                io.Combo.Input(
+                    "injection_mode",
+                    options=list(FORCE_MODES),
+                    default="blend",
+                    tooltip="additive: main plus an equal step per token towards the injection. replace: the "
+                    "injection, moved on by an equal step per token. blend: the mix of both that gives the target.",
+                ),
+                activations_input(),
+                embeds_input("injection_embeds", "The second prompt, which gives the direction.", optional=True),
+                BlockStrengthsType.Input(
+                    "block_strengths",
+                    optional=True,
+                    tooltip="Strength per block. With block_activations all 0, these alone choose the blocks.",
+                ),
+                *window_and_branch_inputs(),
+            ],
+            outputs=[
+                io.MatchType.Output(template=model, id="model", display_name="model"),
+                io.MatchType.Output(template=embeds, id="text_embeds", display_name="text_embeds"),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, block_activations: Any = None) -> bool | str:
+        return check_activations(block_activations)
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        text_embeds: Any,
+        injection_prompt: str,
+        difference_target: float,
+        injection_mode: str,
+        block_activations: str,
+        injection_embeds: Any = None,
+        block_strengths: Any = None,
+        start_percent: float = 0.0,
+        end_percent: float = 1.0,
+        branch: str = "cond",
+    ) -> io.NodeOutput:
+        name = "WanVideo Direct Injector"
+        with errors_named(name):
+            force = ForceDifference(injection_mode, difference_target / 100)  # type: ignore[arg-type]
+            strengths = choose_blocks(block_activations, block_strengths)
+            window = Window(start_percent, end_percent)
+            if injection_embeds is None:
+                raise ValueError(
+                    "there is no direction to inject. Connect injection_embeds (the second prompt's embeddings), or "
+                    f"store an embedding under injection_prompt ({injection_prompt.strip()[:60]!r}); there is no "
+                    "store yet."
+                )
+            main, injection = _read_pair(model, text_embeds, injection_embeds)
+            compared = compared_prompts(main, branch)
+            if compared and mean_difference(compared, _repeated(injection.prompts, len(compared))).relative_l2 == 0:
+                raise ValueError("text_embeds and injection_embeds are identical. Inject a prompt that differs.")
+            edited = add_edit(
+                node_label(cls, name),
+                model,
+                text_embeds,
+                injection_embeds,
+                strengths,
+                "off",
+                window,
+                branch,
+                transforms=(force,),
+            )
+            return io.NodeOutput(*edited)
+
+
+NODES = [WanVideoProjectionBooster, WanVideoDirectInjector]
