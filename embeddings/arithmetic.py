@@ -72,7 +72,9 @@ def multiply(base: torch.Tensor, operands: Sequence[torch.Tensor], weights: Sequ
 
 def normalize(base: torch.Tensor, operands: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
     """The sum that `add` gives, with unit L2 norm per token."""
-    return returned(unit_tokens(_weighted(base, operands, weights)), base, "Normalize")
+    out = _weighted(base, operands, weights)
+    factors = _unit_factors(out)
+    return returned(out.mul_(factors) if operands else out * factors, base, "Normalize")
 
 
 def combine(
