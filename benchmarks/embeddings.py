@@ -1,10 +1,11 @@
 """What embedding operations cost: time of each over a plain torch add of two [512, 4096] embeddings.
 
-One process; the operations take turns, and each is compared with the add of its own round, so that drift cancels out.
+One process; the operations take turns, and each is compared with an add right before it, so that drift cancels out.
 Medians. The amplifier is a search, so its time counts by itself.
 
     python benchmarks/embeddings.py                  float32, 2 threads
     python benchmarks/embeddings.py --dtype bfloat16
+    python benchmarks/embeddings.py --clock cpu --threads 1    one core's time, for a machine that is busy otherwise
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from wanvideo_activation_editor.patching import FORCE_MODES, Boost, ForceDiffere
 
 TOKENS, WIDTH = 512, 4096
 VALUE_SCALE, NEARBY = 0.1, 0.03
+ADD = "torch add"
 
 
 def cases(dtype: torch.dtype) -> dict[str, Callable[[], Any]]:
@@ -40,7 +42,7 @@ def cases(dtype: torch.dtype) -> dict[str, Callable[[], Any]]:
     a, b, c, d = (x.to(dtype) for x in (a, b, c, d))
     real = torch.ones(TOKENS, 1, dtype=torch.bool)
     table: dict[str, Callable[[], Any]] = {
-        "torch add": lambda: a + b,
+        ADD: lambda: a + b,
         "difference": lambda: difference_vector(a, b),
         "difference, normalized": lambda: difference_vector(a, b, normalize=True),
         "add, 2 prompts": lambda: combine("add", a, [b], [0.5]),
@@ -61,16 +63,24 @@ def cases(dtype: torch.dtype) -> dict[str, Callable[[], Any]]:
     return table
 
 
-def measure(table: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds per operation and round; the first round is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in table}
+def measure(
+    table: dict[str, Callable[[], Any]], rounds: int, clock: Callable[[], float]
+) -> dict[str, list[tuple[float, float]]]:
+    """(seconds, seconds of an add right before it) per operation and round; the first round is not counted."""
+
+    def timed(run: Callable[[], Any]) -> float:
+        start = clock()
+        run()
+        return clock() - start
+
+    add = table[ADD]
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in table}
     for number in range(rounds + 1):
         for name, run in table.items():
-            start = time.perf_counter()
-            run()
-            elapsed = time.perf_counter() - start
+            add()  # brings its memory and the processor to the same state before each pair
+            reference, elapsed = timed(add), timed(run)
             if number:
-                seconds[name].append(elapsed)
+                seconds[name].append((elapsed, reference))
     return seconds
 
 
@@ -79,14 +89,19 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--clock", default="wall", choices=["wall", "cpu"])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    seconds = measure(cases(getattr(torch, options.dtype)), options.rounds)
-    print(f"[{TOKENS}, {WIDTH}] {options.dtype}, torch {torch.__version__}, {options.threads} threads")
-    print(f"| {'operation':42} | median ms | times an add |\n|{'-' * 44}|----------:|-------------:|")
+    clock = time.perf_counter if options.clock == "wall" else time.process_time
+    seconds = measure(cases(getattr(torch, options.dtype)), options.rounds, clock)
+    print(
+        f"[{TOKENS}, {WIDTH}] {options.dtype}, torch {torch.__version__}, {options.threads} threads, "
+        f"{options.clock} time\n"
+    )
+    print(f"| {'operation':44} | median ms | times an add |\n|{'-' * 46}|----------:|-------------:|")
     for name, values in seconds.items():
-        ratio = statistics.median(v / add for v, add in zip(values, seconds["torch add"], strict=True))
-        print(f"| {name:42} | {1000 * statistics.median(values):9.2f} | {ratio:12.2f} |")
+        ratio = statistics.median(elapsed / reference for elapsed, reference in values)
+        print(f"| {name:44} | {1000 * statistics.median(elapsed for elapsed, _ in values):9.2f} | {ratio:12.2f} |")
 
 
 if __name__ == "__main__":

@@ -126,10 +126,11 @@ def amplify(
     best: tuple[float, float] | None = None
     offset = 0.0  # what the search's estimate lacks, corrected by measuring
     for _ in range(_CORRECTIONS):
-        phi, reached = search.solve(target - offset)
-        after = measure(main, path.at(phi), metric)
+        tried, reached = search.solve(target - offset)
+        candidate = path.at(tried)
+        after = measure(main, candidate, metric)
         if best is None or abs(after - target) < abs(best[1] - target):
-            best = phi, after
+            best = tried, after
         if abs(after - target) <= _CLOSE or abs(after - reached - offset) < 1e-6:
             break
         offset = after - reached
@@ -142,7 +143,8 @@ def amplify(
             f"from {lowest:.1f}% to at most {highest:.1f}% (the prompts differ by {before:.1f}% now). "
             "Set target_difference within that range, or choose another amplification_mode or metric."
         )
-    return Amplified(returned(path.at(phi), injection, "Amplify").clone(), before, after, path.scale(phi))
+    embedding = returned(candidate if tried == phi else path.at(phi), injection, "Amplify")
+    return Amplified(embedding, before, after, path.scale(phi))
 
 
 def _check_metric(metric: str) -> None:
@@ -167,7 +169,7 @@ class _Path:
         inner, self.main = working(injection, main)
         self.norms = torch.linalg.vector_norm(inner, dim=-1, keepdim=True)
         d = inner - self.main
-        if not torch.count_nonzero(d):
+        if not torch.linalg.vector_norm(d):
             raise UnreachableTargetError(
                 "main_embeds and injection_embeds are identical, so there is no direction to move along. "
                 "Use two prompts that differ."
@@ -209,26 +211,28 @@ class _Path:
         """n / |a A + b V| per token, from inner products alone, float64 [tokens]."""
         a, b = self.weights(phi)
         aa, av, vv = self._products
-        norm = (a * a * aa + 2 * a * b * av + b * b * vv).clamp_min_(0).sqrt_()
-        return torch.where(norm > 0, self.norms.squeeze(-1) / norm, norm)
+        squared = (a * a * aa + 2 * a * b * av + b * b * vv).clamp_min_(0)
+        return torch.where(squared > 0, self.norms.squeeze(-1) * squared.rsqrt(), squared)
 
 
 def _directions(
     mode: str, main: torch.Tensor, injection: torch.Tensor, d: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """A and V of a mode; d = injection - main may be written to."""
     if mode == "push_apart":
         return main, d
     if mode == "maximize_diff":
-        spread = d.var(dim=0, correction=0) if len(d) > 1 else d[0].abs()
+        spread = d.square().mean(dim=0) - (d.mean(dim=0).square() if len(d) > 1 else 0)
         chosen = torch.zeros_like(spread)
         chosen[torch.topk(spread, max(1, round(VARYING_SHARE * len(spread)))).indices] = 1
-        v = d * chosen
+        v = d.mul_(chosen)
         return injection - v, v
     if mode == "orthogonalize":
         # The orthogonal part of d is that of the injection; d is free of the large common part.
         share = _inner(d, main) / _inner(main, main).clamp_min(torch.finfo(torch.float32).tiny)
-        v = torch.addcmul(d, main, share.to(d.dtype).unsqueeze(-1), value=-1)
-        if torch.linalg.vector_norm(v) <= 1e-5 * torch.linalg.vector_norm(d):
+        size = torch.linalg.vector_norm(d)
+        v = d.addcmul_(main, share.to(d.dtype).unsqueeze(-1), value=-1)
+        if torch.linalg.vector_norm(v) <= 1e-5 * size:
             raise UnreachableTargetError(
                 "injection_embeds is parallel to main_embeds: no orthogonal part is left to scale. Use push_apart."
             )
@@ -247,18 +251,18 @@ def _inner(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def _sampled_share(path: _Path) -> Callable[[float], float]:
-    """The share of changed elements by angle, in percent, estimated on a fixed sample of them."""
-    size, width = path.main.numel(), path.main.shape[-1]
-    if size > _SAMPLE:
-        index = torch.randint(size, (_SAMPLE,), generator=torch.Generator().manual_seed(0)).to(path.main.device)
-    else:
-        index = torch.arange(size, device=path.main.device)
-    token = index // width
-    start, direction, main = (x.reshape(-1)[index] for x in (path.start, path.direction, path.main))
+    """The share of changed elements by angle, in percent, estimated on a fixed sample of each token's elements."""
+    tokens, width = path.main.shape
+    sample = path.start, path.direction, path.main
+    count = max(1, _SAMPLE // tokens)
+    if count < width:
+        index = torch.randint(width, (tokens, count), generator=torch.Generator().manual_seed(0)).to(path.main.device)
+        sample = path.start.gather(1, index), path.direction.gather(1, index), path.main.gather(1, index)
+    start, direction, main = sample
 
     def share(phi: float) -> float:
         a, b = path.weights(phi)
-        factor = path.norm_factor(phi).to(start.dtype)[token]
+        factor = path.norm_factor(phi).to(start.dtype).unsqueeze(-1)
         return _changed(torch.mul(start, a).add_(direction, alpha=b).mul_(factor), main)
 
     return share
@@ -268,6 +272,7 @@ def _token_difference(path: _Path, metric: str) -> Callable[[float], float]:
     """The relative L2 or cosine difference by angle, in percent, from inner products per token."""
     start_main, direction_main, main_main = (_inner(x, path.main) for x in (path.start, path.direction, path.main))
     norms = path.norms.squeeze(-1).double()
+    lengths = (norms * main_main.sqrt()).clamp_min(1e-16)
 
     def difference(phi: float) -> float:
         a, b = path.weights(phi)
@@ -275,7 +280,6 @@ def _token_difference(path: _Path, metric: str) -> Callable[[float], float]:
         if metric == "relative_l2":
             squared = (norms.square() + main_main - 2 * inner).sum().clamp_min(0)
             return 100.0 * math.sqrt(squared.item() / main_main.sum().item())
-        cosine = inner / (norms * main_main.sqrt()).clamp_min(1e-16)
-        return 100.0 * (1.0 - float(cosine[: path.both].mean()))
+        return 100.0 * (1.0 - float((inner / lengths)[: path.both].mean()))
 
     return difference

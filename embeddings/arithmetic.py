@@ -23,8 +23,12 @@ SHORTEST_TOKEN = 1e-12
 
 def unit_tokens(tensor: torch.Tensor) -> torch.Tensor:
     """Each token divided by its L2 norm; tokens without a direction become zero. [tokens, width] -> same."""
+    return tensor * _unit_factors(tensor)
+
+
+def _unit_factors(tensor: torch.Tensor) -> torch.Tensor:
     norms = torch.linalg.vector_norm(tensor, dim=-1, keepdim=True)
-    return tensor * torch.where(norms > SHORTEST_TOKEN, 1 / norms, torch.zeros_like(norms))
+    return torch.where(norms > SHORTEST_TOKEN, 1 / norms, torch.zeros_like(norms))
 
 
 def difference_vector(a: torch.Tensor, b: torch.Tensor, normalize: bool = False, scale: float = 1.0) -> torch.Tensor:
@@ -41,7 +45,7 @@ def difference_vector(a: torch.Tensor, b: torch.Tensor, normalize: bool = False,
     x, y = working(a, b)
     out = x - y
     if normalize:
-        out = unit_tokens(out)
+        out.mul_(_unit_factors(out))
     return returned(out if scale == 1.0 else out.mul_(scale), a, "Vector difference")
 
 
@@ -54,7 +58,7 @@ def weighted_sum(base: torch.Tensor, operands: Sequence[torch.Tensor], weights: 
     """base + sum of weight * operand, divided by the sum of the weights' magnitudes; the base's weight is 1."""
     total = 1.0 + sum(abs(w) for w in weights)
     out = _weighted(base, operands, weights)
-    return returned(out if total == 1.0 else out / total, base, "Weighted sum")
+    return returned(out if total == 1.0 else out.div_(total), base, "Weighted sum")
 
 
 def multiply(base: torch.Tensor, operands: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
@@ -68,7 +72,9 @@ def multiply(base: torch.Tensor, operands: Sequence[torch.Tensor], weights: Sequ
 
 def normalize(base: torch.Tensor, operands: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
     """The sum that `add` gives, with unit L2 norm per token."""
-    return returned(unit_tokens(_weighted(base, operands, weights)), base, "Normalize")
+    out = _weighted(base, operands, weights)
+    factors = _unit_factors(out)
+    return returned(out.mul_(factors) if operands else out * factors, base, "Normalize")
 
 
 def combine(

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 import torch
 
+from .arithmetic import SHORTEST_TOKEN
 from .precision import returned, working
 
 Method = Literal["linear", "spherical", "cubic"]
@@ -52,7 +53,7 @@ def slerp(start: torch.Tensor, end: torch.Tensor, t: float) -> torch.Tensor:
     )
     sine = torch.sin(angle)
     direction = (torch.sin((1 - t) * angle) * unit_a + torch.sin(t * angle) * unit_b) / sine.clamp_min(tiny)
-    curved = (sine > SMALLEST_SINE) & (norm_a > 0) & (norm_b > 0)
+    curved = (sine > SMALLEST_SINE) & (norm_a > SHORTEST_TOKEN) & (norm_b > SHORTEST_TOKEN)
     out = torch.where(curved, direction * torch.lerp(norm_a, norm_b, t), torch.lerp(a, b, t))
     return returned(out, start, "Spherical interpolation")
 
