@@ -1,0 +1,195 @@
+"""Opening the DuckDB file: the lock, damaged files, cursors for threads."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from .errors import LockedError, StoreError
+
+log = logging.getLogger("wanvideo_activation_editor")
+
+MEMORY_LIMIT = "256MB"
+CHECKPOINT_THRESHOLD = "256MB"
+"""Checkpoints are made when a segment is full (segments.py); DuckDB's own come only if those fail."""
+
+_LOCK = re.compile(r"Could not set lock on file.*?(?:\(PID (\d+)\)|$)", re.S)
+_NOT_A_DATABASE = ("not a valid DuckDB database file", "Corrupt database file", "checksum", "Serialization Error")
+_WAL = ("replaying WAL", "Corrupt WAL", "WAL file")
+
+
+class Gate:
+    """Many users at a time, or one alone: readers share, replacing the file excludes them."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._users = 0
+        self._alone: int | None = None
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[None]:
+        me = threading.get_ident()
+        with self._condition:
+            self._condition.wait_for(lambda: self._alone in (None, me))
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._users -= 1
+                self._condition.notify_all()
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Not for a thread that is inside `shared`."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._alone is None)
+            self._alone = threading.get_ident()
+            self._condition.wait_for(lambda: self._users == 0)
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._alone = None
+                self._condition.notify_all()
+
+
+class Database:
+    """One DuckDB file (or memory, for path None), one connection, a cursor for each thread that asks.
+
+    A connection shared by threads returns rows of other threads' queries, so every thread has its own cursor.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.gate = Gate()
+        self._lock = threading.Lock()
+        self._local = threading.local()
+        self._cursors: list[duckdb.DuckDBPyConnection] = []
+        self._generation = 0
+        self._connection: duckdb.DuckDBPyConnection | None = _connect(path)
+
+    @property
+    def is_open(self) -> bool:
+        return self._connection is not None
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """This thread's cursor; use it inside `gate.shared()` and fetch results at once."""
+        with self._lock:
+            if self._connection is None:
+                raise StoreError("The embedding store is closed.")
+            if getattr(self._local, "generation", None) != self._generation:
+                self._local.cursor = self._connection.cursor()
+                self._local.generation = self._generation
+                self._cursors.append(self._local.cursor)
+            return self._local.cursor  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Close every cursor and the file; DuckDB writes its log into the file when the last one closes."""
+        with self._lock:
+            for cursor in self._cursors:
+                with contextlib.suppress(duckdb.Error):
+                    cursor.close()
+            if self._connection is not None:
+                with contextlib.suppress(duckdb.Error):
+                    self._connection.close()
+            self._cursors, self._connection = [], None
+            self._generation += 1
+
+    def reopen(self) -> None:
+        """Open again after `close`, or after DuckDB has declared the connection invalid."""
+        self.close()
+        self._connection = _connect(self.path)
+
+
+def first_row(cursor: duckdb.DuckDBPyConnection, query: str, values: Sequence[Any] = ()) -> tuple[Any, ...] | None:
+    """The first row of a query, or None. Fetches all: a result left half read keeps DuckDB from checkpoints."""
+    rows = cursor.execute(query, list(values)).fetchall()
+    return rows[0] if rows else None
+
+
+@contextlib.contextmanager
+def transaction(cursor: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Commit at the end, roll back on an exception."""
+    cursor.execute("BEGIN")
+    try:
+        yield
+        cursor.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(duckdb.Error):
+            cursor.execute("ROLLBACK")
+        raise
+
+
+def _connect(path: Path | None) -> duckdb.DuckDBPyConnection:
+    """Connect; a damaged write-ahead log or file is renamed, never deleted, and a new one begun.
+
+    Raises:
+        LockedError: another process holds the file.
+        StoreError: it cannot be opened for another reason; it is left as it is.
+    """
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    for _ in range(3):
+        try:
+            return _plain_connect(path)
+        except duckdb.Error as error:
+            message = str(error)
+            if path is None:
+                raise StoreError(f"DuckDB cannot start: {_first_line(message)}") from error
+            _raise_if_locked(path, message, error)
+            if any(part in message for part in _WAL) and _set_aside(path.with_name(path.name + ".wal")):
+                continue
+            if any(part in message for part in _NOT_A_DATABASE) and _set_aside(path):
+                _set_aside(path.with_name(path.name + ".wal"))
+                continue
+            raise StoreError(f"The embedding store {path} cannot be opened: {_first_line(message)}") from error
+    raise StoreError(f"The embedding store {path} cannot be opened, nor a new one in its place.")
+
+
+def _plain_connect(path: Path | None) -> duckdb.DuckDBPyConnection:
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": MEMORY_LIMIT,
+        "threads": "2",
+        "autoinstall_known_extensions": "false",
+        "autoload_known_extensions": "false",
+        "allow_community_extensions": "false",
+        "wal_autocheckpoint": CHECKPOINT_THRESHOLD,
+    }
+    if path is None:
+        config["temp_directory"] = ""
+    return duckdb.connect(":memory:" if path is None else str(path), config=config)
+
+
+def _raise_if_locked(path: Path, message: str, error: Exception) -> None:
+    if "different configuration than existing connections" in message:
+        raise LockedError(f"The embedding store {path} is open in this process already.") from error
+    found = _LOCK.search(message)
+    if found:
+        holder = f"process {found[1]}" if found[1] else "another process"
+        raise LockedError(f"The embedding store {path} is in use by {holder}.") from error
+
+
+def _set_aside(path: Path) -> bool:
+    """Rename a damaged file so that its bytes stay available; False when there is none."""
+    if not path.exists():
+        return False
+    aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
+    while aside.exists():
+        aside = aside.with_name(aside.name + "x")
+    path.rename(aside)
+    log.error("Embedding store: %s is damaged and was set aside as %s.", path, aside.name)
+    return True
+
+
+def _first_line(message: str) -> str:
+    return message.strip().splitlines()[0] if message.strip() else "unknown error"

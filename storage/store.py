@@ -1,0 +1,391 @@
+"""The store: put embeddings, get them back, know what was done with them.
+
+with EmbeddingStore.open(path) as store:
+    store.put(embeds, Description(name="castle", prompt="a castle at dusk", tags=("gothic",)))
+    again = store.get("castle").value
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import duckdb
+import torch
+
+from . import entries, operations, schema
+from .codec import Precision, decode, encode
+from .database import Database, transaction
+from .entries import Index, Prepared
+from .errors import DamagedError, LockedError, StoreError
+from .identity import EmbeddingKey
+from .names import write_names
+from .packing import pack, unpack
+from .records import Description, Entry, Operation, Stored, now
+from .segments import Segments
+from .vectors import VectorCache
+from .writer import Writer
+
+log = logging.getLogger("wanvideo_activation_editor")
+T = TypeVar("T")
+
+LOCK_RETRIES, LOCK_WAIT = 3, 0.1
+NAMES_SECONDS = 1.0
+MEMORY_ONLY_BYTES = 96 << 20
+"""Size to which a store without a file is kept by dropping what was used longest ago."""
+
+
+class EmbeddingStore:
+    """An open store. Methods may be called from any thread; only one thread writes.
+
+    Args:
+        path: the DuckDB file, created when missing. None keeps everything in memory, up to 96 MB.
+
+    Raises:
+        LockedError: another process holds the file.
+        UnsupportedError: it was written by a newer version.
+        StoreError: it cannot be opened for another reason.
+    """
+
+    def __init__(self, path: Path | str | None) -> None:
+        self.path = None if path is None else Path(path)
+        self.database = Database(self.path)
+        self.index = Index()
+        self.segments = Segments()
+        self.vectors = VectorCache(self)
+        self.damaged: set[str] = set()
+        """Content hashes that failed their checksum; a later put of the same content writes them anew."""
+        self._usage: dict[int, tuple[int, datetime]] = {}
+        self._usage_lock = threading.Lock()
+        self._written_names: frozenset[str] | None = None
+        self._names_written_at = 0.0
+        self._writer = Writer(self._after_write, self._when_idle)
+        try:
+            self._load()
+        except BaseException:
+            self.database.close()
+            raise
+        self._publish_names()
+        atexit.register(self.close)
+
+    @classmethod
+    def open(cls, path: Path | str) -> EmbeddingStore:
+        """Open a store; a lock is waited for 0.3 s, in case its holder is just closing."""
+        for _ in range(LOCK_RETRIES - 1):
+            with contextlib.suppress(LockedError):
+                return cls(path)
+            time.sleep(LOCK_WAIT)
+        return cls(path)
+
+    @classmethod
+    def open_or_memory(cls, path: Path | str) -> EmbeddingStore:
+        """Open a store, or one in memory that ends with the process when the file cannot be had; says so once."""
+        try:
+            return cls.open(path)
+        except (StoreError, OSError) as error:
+            log.warning("%s Embeddings are kept in memory only until ComfyUI is started again.", error)
+            return cls(None)
+
+    @property
+    def persistent(self) -> bool:
+        return self.path is not None
+
+    def close(self) -> None:
+        """Write what is waiting and close the file. Calling it again does nothing."""
+        self._writer.close()
+        atexit.unregister(self.close)
+        with self.database.gate.exclusive():
+            self.database.close()
+
+    def __enter__(self) -> EmbeddingStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # putting
+
+    def put(self, value: Any, description: Description | None = None, precision: Precision = "half") -> int:
+        """Store a tensor, or dicts and lists of tensors and plain values; durable when it returns.
+
+        Returns:
+            The embedding's id. The same value stored again has the same id and takes no space.
+
+        Raises:
+            UnsupportedError: a value that cannot be stored.
+            StoreError: it could not be written, for example because the disk is full; nothing was changed.
+        """
+        prepared = entries.prepare(value, precision)
+        return self._writer.submit(lambda: self._put(prepared, description or Description())).result()
+
+    def put_later(
+        self, value: Any, description: Description | None = None, precision: Precision = "half"
+    ) -> Future[int]:
+        """As `put`, but returns once the tensors are copied; encoding and writing happen on the writer's thread.
+
+        Raises:
+            QueueFullError: more than 64 MB are waiting already.
+        """
+        kept = entries.snapshot(value)
+        return self._writer.submit(
+            lambda: self._put(entries.prepare(kept, precision), description or Description()), size_of(kept)
+        )
+
+    def record(self, operation: Operation, precision: Precision = "half") -> int:
+        """Store an operation with its inputs and its result; its id. Errors as `put`."""
+        return self._writer.submit(lambda: self._record(operation, precision)).result()
+
+    def record_later(self, operation: Operation, precision: Precision = "half") -> Future[int]:
+        """As `record`, in the manner of `put_later`."""
+        kept, size = operations.snapshot_operation(operation)
+        return self._writer.submit(lambda: self._record(kept, precision), size)
+
+    # getting
+
+    def get(self, name: str) -> Stored:
+        """The embedding of a name, its tensors on the CPU.
+
+        Raises:
+            KeyError: there is none.
+            DamagedError: its bytes on disk are damaged.
+        """
+        self._writer.flush()
+        if name not in self.index.names:
+            raise KeyError(name)
+        return self.load(self.index.names[name])
+
+    def find(self, key: EmbeddingKey) -> Stored | None:
+        """The embedding that was stored under this cache key, or None. Raises DamagedError as `get`."""
+        self._writer.flush()
+        embedding_id = self.index.keys.get(key.cache_key)
+        return None if embedding_id is None else self.load(embedding_id)
+
+    def load(self, embedding_id: int) -> Stored:
+        """The embedding of an id. Raises KeyError and DamagedError as `get`."""
+        entry = self.entry(embedding_id)
+        tensors = [decode(self._blob(p.content_hash), p.dtype, p.shape) for p in entry.parts]
+        self._touch(embedding_id)
+        return Stored(entry, unpack(entry.structure, tensors))
+
+    def entry(self, embedding_id: int) -> Entry:
+        """What is known of an embedding. Raises KeyError when there is none of that id."""
+        self._writer.flush()
+        found = self.read(lambda cursor: entries.read_entries(cursor, [embedding_id]))
+        if not found:
+            raise KeyError(embedding_id)
+        return found[0]
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        self._writer.flush()
+        return sorted(self.index.names)
+
+    def id_of_value(self, value: Any, precision: Precision = "half") -> int | None:
+        """Id under which exactly this value is stored, or None."""
+        self._writer.flush()
+        return self.index.id_of.get(entries.prepare(value, precision).embedding_hash)
+
+    @staticmethod
+    def hash_of(tensor: torch.Tensor, precision: Precision = "half") -> str:
+        """Content hash that a tensor is stored under."""
+        return encode(tensor, precision).content_hash
+
+    # for the other modules of this package
+
+    def read(self, query: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
+        """Run a query on this thread's cursor; it must fetch its rows.
+
+        Raises:
+            DamagedError: DuckDB found a block of the file damaged.
+            StoreError: any other failure.
+        """
+        try:
+            with self.database.gate.shared():
+                return query(self.database.cursor())
+        except (duckdb.FatalException, duckdb.InternalException):
+            self._writer.submit(self._recover).result()
+        except duckdb.Error as error:
+            raise _as_store_error(error) from error
+        with _store_errors(), self.database.gate.shared():
+            return query(self.database.cursor())
+
+    def write(self, job: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
+        """Run `job` in a transaction on the writer's thread and wait for it. Errors as `put`."""
+        return self._writer.submit(lambda: self.transact(job)).result()
+
+    def run(self, job: Callable[[], T]) -> T:
+        """Run `job` on the writer's thread, where it may use `transact` more than once."""
+        return self._writer.submit(job).result()
+
+    def alone(self, job: Callable[[], T]) -> T:
+        """Run `job` on the writer's thread while nobody else uses the file; it may close and replace it."""
+
+        def excluded() -> T:
+            with self.database.gate.exclusive():
+                return job()
+
+        return self._writer.submit(excluded).result()
+
+    def flush(self) -> None:
+        """Wait until all that was handed over is written."""
+        self._writer.flush()
+
+    def flush_usage(self) -> None:
+        """Write access counts that are still in memory."""
+        with self._usage_lock:
+            usage, self._usage = self._usage, {}
+        if usage:
+            ids, counts, times = list(usage), [c for c, _ in usage.values()], [t for _, t in usage.values()]
+            run = self.transact if self._writer.on_thread else self.write
+            run(lambda cursor: _add_usage(cursor, ids, counts, times))
+
+    def reload(self) -> None:
+        """Read indexes again after the file was replaced or rows were removed. On the writer's thread."""
+        with self.database.gate.shared():
+            self._load()
+
+    # inside
+
+    def _load(self) -> None:
+        cursor = self.database.cursor()
+        with _store_errors():
+            schema.prepare(cursor)
+            self.index = Index.load(cursor)
+            self.segments.load(cursor)
+
+    def _put(self, prepared: Prepared, description: Description) -> int:
+        rewrite = frozenset(self.damaged)
+        result = self.transact(
+            lambda cursor: entries.insert(cursor, self.index, self.segments, prepared, description, rewrite)
+        )
+        self._note_contents(prepared)
+        return result
+
+    def _record(self, operation: Operation, precision: Precision) -> int:
+        ready = operations.prepare_operation(operation, precision)
+        rewrite = frozenset(self.damaged)
+        result = self.transact(
+            lambda cursor: operations.insert_operation(cursor, self.index, self.segments, ready, rewrite)
+        )
+        for prepared in ready.values:
+            self._note_contents(prepared)
+        return result
+
+    def _note_contents(self, prepared: Prepared) -> None:
+        self.damaged.difference_update(e.content_hash for e in prepared.encoded)
+        self.vectors.add(prepared)
+
+    def transact(self, job: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
+        """A transaction on the writer's thread. What is known in memory is read again when it fails."""
+        for attempt in range(2):
+            try:
+                with self.database.gate.shared():
+                    cursor = self.database.cursor()
+                    with transaction(cursor):
+                        return job(cursor)
+            except (duckdb.FatalException, duckdb.InternalException) as error:
+                self._recover()
+                if attempt:
+                    raise _as_store_error(error) from error
+            except duckdb.Error as error:
+                self._load_after_failure()
+                raise _as_store_error(error) from error
+            except BaseException:
+                self._load_after_failure()
+                raise
+        raise AssertionError
+
+    def _load_after_failure(self) -> None:
+        try:
+            with self.database.gate.shared():
+                self._load()
+        except (StoreError, duckdb.Error):
+            self._recover()
+
+    def _recover(self) -> None:
+        """Open the file again; DuckDB refuses everything after some failures, such as a full disk in a checkpoint."""
+        with self.database.gate.exclusive():
+            self.database.reopen()
+            self._load()
+
+    def _blob(self, content_hash: str) -> bytes:
+        segment = self.index.segment_of.get(content_hash)
+        if segment is None:
+            raise DamagedError(f"The blob {content_hash[:12]} is missing from the store.")
+        try:
+            return self.read(lambda cursor: self.segments.fetch(cursor, segment, content_hash))
+        except DamagedError:
+            self.damaged.add(content_hash)
+            raise
+
+    def _touch(self, embedding_id: int) -> None:
+        with self._usage_lock:
+            count, _ = self._usage.get(embedding_id, (0, None))
+            self._usage[embedding_id] = (count + 1, now())
+
+    def _after_write(self) -> None:
+        """Housekeeping that nobody waits for: the names beside the file, the checkpoint of a full segment."""
+        if time.monotonic() - self._names_written_at > NAMES_SECONDS:
+            self._publish_names()
+        if self.segments.filled:
+            self.segments.filled = False
+            with self.database.gate.shared(), contextlib.suppress(duckdb.TransactionException):
+                self.database.cursor().execute("CHECKPOINT")
+        if not self.persistent:
+            from .maintenance import evict_now
+
+            evict_now(self, MEMORY_ONLY_BYTES)
+
+    def _when_idle(self) -> None:
+        self._publish_names()
+        self.flush_usage()
+
+    def _publish_names(self) -> None:
+        names = frozenset(self.index.names)
+        if self.path is not None and names != self._written_names:
+            write_names(self.path, names)
+            self._written_names, self._names_written_at = names, time.monotonic()
+
+
+def size_of(value: Any) -> int:
+    """Bytes of the tensors of a value."""
+    return sum(t.numel() * t.element_size() for t in pack(value).tensors)
+
+
+def _add_usage(cursor: duckdb.DuckDBPyConnection, ids: list[int], counts: list[int], times: list[datetime]) -> None:
+    cursor.execute(
+        "INSERT INTO embedding_usage SELECT * FROM (SELECT unnest(?) AS id, unnest(?) AS n, unnest(?) AS at) "
+        "WHERE id IN (SELECT embedding_id FROM embedding_entries) "
+        "ON CONFLICT (embedding_id) DO UPDATE SET access_count = access_count + excluded.access_count, "
+        "last_access = excluded.last_access",
+        [ids, counts, times],
+    )
+
+
+@contextlib.contextmanager
+def _store_errors() -> Any:
+    try:
+        yield
+    except duckdb.Error as error:
+        raise _as_store_error(error) from error
+
+
+def _as_store_error(error: duckdb.Error) -> StoreError:
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    lowered = text.lower()
+    if "checksum" in lowered or "corrupt" in lowered:
+        return DamagedError(f"A block of the embedding store is damaged: {text}")
+    if "no space left" in lowered or "file too large" in lowered:
+        return StoreError(f"The disk is full, nothing was stored: {text}")
+    return StoreError(f"The embedding store failed: {text}")
