@@ -203,6 +203,7 @@ def remove_here(store: EmbeddingStore, ids: set[int]) -> None:
         freed = list(_freed(cursor, doomed))
         for table in TABLES_OF_EMBEDDING:
             cursor.execute(f"DELETE FROM {table} WHERE embedding_id IN (SELECT unnest(?))", [doomed])  # noqa: S608
+        cursor.execute("DELETE FROM embedding_similarities WHERE other_id IN (SELECT unnest(?))", [doomed])
         _remove_operations(cursor)
         _delete_contents(store, cursor, freed)
         return freed

@@ -12,7 +12,7 @@ import duckdb
 from . import entries
 from .codec import Precision
 from .entries import Index, Prepared
-from .packing import pack
+from .packing import size_of
 from .records import Description, Operation, OperationInput, now
 from .segments import Segments
 
@@ -30,11 +30,16 @@ class PreparedOperation:
         return [p for p in (*(p for _, p in self.inputs), self.result) if p is not None]
 
 
-def snapshot_operation(operation: Operation) -> tuple[Operation, int]:
-    """A copy that no later in-place operation can change, and the bytes that it holds."""
+def snapshot_operation(operation: Operation) -> Operation:
+    """A copy that no later in-place operation can change."""
     inputs = tuple(replace(i, embedding=_snapshot(i.embedding)) for i in operation.inputs)
-    copy = replace(operation, inputs=inputs, result=_snapshot(operation.result), parameters=dict(operation.parameters))
-    return copy, sum(_size(v) for v in (*(i.embedding for i in inputs), copy.result))
+    return replace(operation, inputs=inputs, result=_snapshot(operation.result), parameters=dict(operation.parameters))
+
+
+def size_of_operation(operation: Operation) -> int:
+    """Bytes of the tensors of its values."""
+    values = (*(i.embedding for i in operation.inputs), operation.result)
+    return sum(size_of(v) for v in values if v is not None and not isinstance(v, int))
 
 
 def prepare_operation(operation: Operation, precision: Precision) -> PreparedOperation:
@@ -62,7 +67,7 @@ def insert_operation(
     ids = [embedding_id(i.embedding, prepared, described) for i, prepared in ready.inputs]
     result_id = embedding_id(operation.result, ready.result, operation.result_description)
     cursor.execute(
-        "INSERT INTO vector_operations VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO vector_operations VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         [
             operation_id,
             operation.operation_type,
@@ -70,6 +75,8 @@ def insert_operation(
             operation.duration_ms,
             operation.peak_memory_bytes,
             now(),
+            operation.device,
+            operation.node,
         ],
     )
     for position, ((given, _), input_id) in enumerate(zip(ready.inputs, ids, strict=True)):
@@ -96,9 +103,3 @@ def _snapshot(value: Any) -> Any:
 
 def _prepare(value: Any, precision: Precision) -> Prepared | None:
     return None if value is None or isinstance(value, int) else entries.prepare(value, precision)
-
-
-def _size(value: Any) -> int:
-    if value is None or isinstance(value, int):
-        return 0
-    return sum(t.numel() * t.element_size() for t in pack(value).tensors)

@@ -130,6 +130,8 @@ class Operation:
         duration_ms: time that the operation took.
         peak_memory_bytes: largest memory in use during it, above what was in use before; None if not measured.
         result_description: name, prompt and tags for the result.
+        device: kind of device it ran on, such as cpu or cuda.
+        node: id of the node class that did it.
     """
 
     operation_type: str
@@ -139,3 +141,5 @@ class Operation:
     duration_ms: float | None = None
     peak_memory_bytes: int | None = None
     result_description: Description = field(default_factory=Description)
+    device: str | None = None
+    node: str | None = None

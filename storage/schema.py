@@ -15,7 +15,7 @@ from .errors import UnsupportedError
 from .records import now
 from .views import create_views
 
-VERSION = 1
+VERSION = 2
 
 VERSION_1 = """
 CREATE TABLE meta(key VARCHAR PRIMARY KEY, value VARCHAR NOT NULL);
@@ -64,18 +64,35 @@ CREATE TABLE operation_inputs(
 CREATE TABLE operation_parameters(operation_id BIGINT NOT NULL, name VARCHAR NOT NULL, value VARCHAR);
 """
 
+VERSION_2 = """
+CREATE TABLE embedding_analysis(        -- cached results of analyses, JSON
+    embedding_id BIGINT NOT NULL, analysis_type VARCHAR NOT NULL, result VARCHAR NOT NULL,
+    created TIMESTAMP NOT NULL);
+CREATE TABLE embedding_similarities(    -- scores that were computed
+    embedding_id BIGINT NOT NULL, other_id BIGINT NOT NULL, metric VARCHAR NOT NULL, score DOUBLE NOT NULL,
+    created TIMESTAMP NOT NULL);
+ALTER TABLE vector_operations ADD COLUMN device VARCHAR;   -- where it ran, such as cuda
+ALTER TABLE vector_operations ADD COLUMN node VARCHAR;     -- node id that did it
+"""
+
 TABLES_OF_EMBEDDING = (
     "embedding_entries",
     "embedding_names",
     "embedding_tags",
     "embedding_keys",
     "embedding_usage",
+    "embedding_analysis",
+    "embedding_similarities",
 )
 """Tables whose rows go with an embedding's removal."""
 
 Migration = Callable[[duckdb.DuckDBPyConnection], None]
-MIGRATIONS: Mapping[int, Migration] = {}
+MIGRATIONS: Mapping[int, Migration] = {1: lambda cursor: _run(cursor, VERSION_2)}
 """Version -> step that brings a store of that version to the next. A step only adds."""
+
+
+def _run(cursor: duckdb.DuckDBPyConnection, statements: str) -> None:
+    cursor.execute(statements)
 
 
 def stored_version(cursor: duckdb.DuckDBPyConnection) -> int | None:

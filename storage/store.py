@@ -29,7 +29,7 @@ from .entries import Index, Prepared
 from .errors import DamagedError, LockedError, StoreError
 from .identity import EmbeddingKey
 from .names import write_names
-from .packing import pack, unpack
+from .packing import size_of, unpack
 from .records import Description, Entry, Operation, Stored, now
 from .segments import Segments
 from .vectors import VectorCache
@@ -130,14 +130,21 @@ class EmbeddingStore:
         return self._writer.submit(lambda: self._put(prepared, description or Description())).result()
 
     def put_later(
-        self, value: Any, description: Description | None = None, precision: Precision = "half"
+        self,
+        value: Any,
+        description: Description | None = None,
+        precision: Precision = "half",
+        copied: bool = False,
     ) -> Future[int]:
         """As `put`, but returns once the tensors are copied; encoding and writing happen on the writer's thread.
+
+        Args:
+            copied: nobody else changes these tensors, so they need not be copied.
 
         Raises:
             QueueFullError: more than 64 MB are waiting already.
         """
-        kept = entries.snapshot(value)
+        kept = value if copied else entries.snapshot(value)
         return self._writer.submit(
             lambda: self._put(entries.prepare(kept, precision), description or Description()), size_of(kept)
         )
@@ -146,10 +153,10 @@ class EmbeddingStore:
         """Store an operation with its inputs and its result; its id. Errors as `put`."""
         return self._writer.submit(lambda: self._record(operation, precision)).result()
 
-    def record_later(self, operation: Operation, precision: Precision = "half") -> Future[int]:
+    def record_later(self, operation: Operation, precision: Precision = "half", copied: bool = False) -> Future[int]:
         """As `record`, in the manner of `put_later`."""
-        kept, size = operations.snapshot_operation(operation)
-        return self._writer.submit(lambda: self._record(kept, precision), size)
+        kept = operation if copied else operations.snapshot_operation(operation)
+        return self._writer.submit(lambda: self._record(kept, precision), operations.size_of_operation(kept))
 
     # getting
 
@@ -185,6 +192,11 @@ class EmbeddingStore:
         if not found:
             raise KeyError(embedding_id)
         return found[0]
+
+    def id_of(self, name: str) -> int | None:
+        """Id of the embedding that has a name, or None."""
+        self._writer.flush()
+        return self.index.names.get(name)
 
     def names(self) -> list[str]:
         """All names, sorted."""
@@ -356,11 +368,6 @@ class EmbeddingStore:
         if self.path is not None and names != self._written_names:
             write_names(self.path, names)
             self._written_names, self._names_written_at = names, time.monotonic()
-
-
-def size_of(value: Any) -> int:
-    """Bytes of the tensors of a value."""
-    return sum(t.numel() * t.element_size() for t in pack(value).tensors)
 
 
 def _add_usage(cursor: duckdb.DuckDBPyConnection, ids: list[int], counts: list[int], times: list[datetime]) -> None:
