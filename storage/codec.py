@@ -3,7 +3,7 @@
 A blob is a header, then one zstd frame per byte plane (see planes.py):
 
     magic 4s "WAES" | version u8 | stored dtype u8 | exponent window base u8 | planes u8
-    rows u64 | columns u64 | length of each frame u64 ... | crc32 of all this u32
+    rows u64 | columns u64 | length of each frame u64 ... | crc32 of all this and the frames u32
 
 All little-endian. A tensor is seen as rows of its last dimension; trailing rows whose bits are all zero
 (padding) are left out. A row of -0.0 is not padding. The original dtype and shape are kept beside the blob.
@@ -162,8 +162,10 @@ def decode_bits(blob: bytes, max_bytes: int = MAX_BYTES) -> tuple[str, npt.NDArr
         raise DamagedError("Not an embedding blob, or its header is damaged.")
     _, version, code, base, plane_count, rows, columns = _HEADER.unpack_from(blob)
     start = _HEADER.size + 8 * plane_count
-    if len(blob) < start + 4 or zlib.crc32(blob[:start]) != int.from_bytes(blob[start : start + 4], "little"):
-        raise DamagedError("The header of a blob is damaged.")
+    view = memoryview(blob)
+    checksum = int.from_bytes(blob[start : start + 4], "little")
+    if len(blob) < start + 4 or zlib.crc32(view[start + 4 :], zlib.crc32(view[:start])) != checksum:
+        raise DamagedError("A blob fails its checksum.")
     if version != VERSION or code not in _NAMES:
         raise UnsupportedError(f"A blob of format {version}, dtype code {code}: written by a newer version.")
     stored = _NAMES[code]
@@ -176,7 +178,7 @@ def decode_bits(blob: bytes, max_bytes: int = MAX_BYTES) -> tuple[str, npt.NDArr
         raise DamagedError("A blob is not as long as its header says.")
     if not count:
         return stored, np.empty((rows, columns), bits_type)
-    frames, view, position = [], memoryview(blob), start + 4
+    frames, position = [], start + 4
     for length in lengths:
         frames.append(planes.decompress(view[position : position + length], count))
         position += length
@@ -194,7 +196,10 @@ def _pack(stored: str, bits: npt.NDArray[Any]) -> bytes:
     frames = [planes.compress(p) for p in planes.split(words)] if bits.size else []
     header = _HEADER.pack(MAGIC, VERSION, _DTYPES[stored][0], base, len(frames), *bits.shape)
     header += struct.pack(f"<{len(frames)}Q", *map(len, frames))
-    return b"".join([header, zlib.crc32(header).to_bytes(4, "little"), *frames])
+    checksum = zlib.crc32(header)
+    for frame in frames:
+        checksum = zlib.crc32(frame, checksum)
+    return b"".join([header, checksum.to_bytes(4, "little"), *frames])
 
 
 def _stored_bits(kept: torch.Tensor, precision: Precision) -> tuple[str, npt.NDArray[Any]]:
