@@ -62,7 +62,7 @@ def _replace(store: EmbeddingStore, path: Path) -> Compaction:
     except BaseException:
         _delete(copy)
         raise
-    store.database.close()
+    store.database.disconnect()
     log = path.with_name(path.name + ".wal")
     try:
         if log.exists():

@@ -22,6 +22,9 @@ MEMORY_LIMIT = "256MB"
 CHECKPOINT_THRESHOLD = "256MB"
 """Checkpoints are made when a segment is full (segments.py); DuckDB's own come only if those fail."""
 
+_open_paths: set[Path] = set()
+_open_lock = threading.Lock()
+
 _LOCK = re.compile(r"Could not set lock on file.*?(?:\(PID (\d+)\)|$)", re.S)
 _NOT_A_DATABASE = ("not a valid DuckDB database file", "Corrupt database file", "checksum", "Serialization Error")
 _WAL = ("replaying WAL", "Corrupt WAL", "WAL file")
@@ -76,7 +79,27 @@ class Database:
         self._local = threading.local()
         self._cursors: list[duckdb.DuckDBPyConnection] = []
         self._generation = 0
-        self._connection: duckdb.DuckDBPyConnection | None = _connect(path)
+        self._connection: duckdb.DuckDBPyConnection | None = None
+        self._claim()
+        try:
+            self._connection = _connect(path)
+        except BaseException:
+            self._give_back()
+            raise
+
+    def _claim(self) -> None:
+        """DuckDB would share a file among connections of one process, whose stores would not know of each other."""
+        if self.path is None:
+            return
+        with _open_lock:
+            if self.path.absolute() in _open_paths:
+                raise LockedError(f"The embedding store {self.path} is open in this process already.")
+            _open_paths.add(self.path.absolute())
+
+    def _give_back(self) -> None:
+        if self.path is not None:
+            with _open_lock:
+                _open_paths.discard(self.path.absolute())
 
     @property
     def is_open(self) -> bool:
@@ -95,6 +118,11 @@ class Database:
 
     def close(self) -> None:
         """Close every cursor and the file; DuckDB writes its log into the file when the last one closes."""
+        self.disconnect()
+        self._give_back()
+
+    def disconnect(self) -> None:
+        """As `close`, to open it again soon: the file stays this store's within the process."""
         with self._lock:
             for cursor in self._cursors:
                 with contextlib.suppress(duckdb.Error):
@@ -105,9 +133,16 @@ class Database:
             self._cursors, self._connection = [], None
             self._generation += 1
 
+    def begin_anew(self) -> None:
+        """Set the damaged file aside and open an empty one in its place."""
+        self.disconnect()
+        if self.path is not None:
+            _set_aside_with_log(self.path)
+        self._connection = _connect(self.path)
+
     def reopen(self) -> None:
-        """Open again after `close`, or after DuckDB has declared the connection invalid."""
-        self.close()
+        """Open again, after DuckDB has declared the connection invalid or the file was replaced."""
+        self.disconnect()
         self._connection = _connect(self.path)
 
 
@@ -139,6 +174,8 @@ def _connect(path: Path | None) -> duckdb.DuckDBPyConnection:
     """
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if not _looks_like_duckdb(path):
+            _set_aside_with_log(path)
     for _ in range(3):
         try:
             return _plain_connect(path)
@@ -149,8 +186,7 @@ def _connect(path: Path | None) -> duckdb.DuckDBPyConnection:
             _raise_if_locked(path, message, error)
             if any(part in message for part in _WAL) and _set_aside(path.with_name(path.name + ".wal")):
                 continue
-            if any(part in message for part in _NOT_A_DATABASE) and _set_aside(path):
-                _set_aside(path.with_name(path.name + ".wal"))
+            if any(part in message for part in _NOT_A_DATABASE) and _set_aside_with_log(path):
                 continue
             raise StoreError(f"The embedding store {path} cannot be opened: {_first_line(message)}") from error
     raise StoreError(f"The embedding store {path} cannot be opened, nor a new one in its place.")
@@ -171,12 +207,26 @@ def _plain_connect(path: Path | None) -> duckdb.DuckDBPyConnection:
 
 
 def _raise_if_locked(path: Path, message: str, error: Exception) -> None:
-    if "different configuration than existing connections" in message:
-        raise LockedError(f"The embedding store {path} is open in this process already.") from error
     found = _LOCK.search(message)
     if found:
         holder = f"process {found[1]}" if found[1] else "another process"
         raise LockedError(f"The embedding store {path} is in use by {holder}.") from error
+
+
+def _looks_like_duckdb(path: Path) -> bool:
+    """False for a file of another program, for which DuckDB would look for an extension."""
+    try:
+        with path.open("rb") as file:
+            return file.read(12)[8:] == b"DUCK"
+    except FileNotFoundError:
+        return True
+    except OSError:  # on some systems a locked file cannot be read; opening it says why
+        return True
+
+
+def _set_aside_with_log(path: Path) -> bool:
+    _set_aside(path.with_name(path.name + ".wal"))
+    return _set_aside(path)
 
 
 def _set_aside(path: Path) -> bool:

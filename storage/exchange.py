@@ -130,8 +130,16 @@ def _one(file: Any, keys: set[str], described: dict[str, Any], path: Path) -> tu
     if not all(isinstance(n, str) and n in keys for n in names):
         raise UnsupportedError(f"{path.name}: an embedding names a tensor that is not in the file.")
     value = unpack(structure, [_tensor(file, name, path) for name in names])
-    pack(value)
+    check_packable(value, path)
     return value, description_from(described)
+
+
+def check_packable(value: Any, path: Path) -> None:
+    """Raises UnsupportedError, with the file's name, for a value that the store does not take."""
+    try:
+        pack(value)
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{path.name}: {error}") from error
 
 
 def _foreign(file: Any, keys: Sequence[str], path: Path) -> Iterator[tuple[Any, Description]]:

@@ -26,6 +26,7 @@ from .exchange import (
     MAX_TENSOR_BYTES,
     Imported,
     check_finite,
+    check_packable,
     describe,
     description_from,
     store_all,
@@ -170,7 +171,7 @@ def _embedding(connection: duckdb.DuckDBPyConnection, path: Path, number: int) -
     try:
         plain = json.loads(heads[0][4])
         value = unpack(heads[0][3], tensors)
-        pack(value)
+        check_packable(value, path)
     except (StoreError, ValueError, TypeError) as error:
         raise UnsupportedError(f"{path.name}: an embedding is not described: {error}") from error
     return value, description_from(plain if isinstance(plain, dict) else {})

@@ -70,7 +70,11 @@ class EmbeddingStore:
         self._names_written_at = 0.0
         self._writer = Writer(self._after_write, self._when_idle)
         try:
-            self._load()
+            try:
+                self._load()
+            except DamagedError:
+                self.database.begin_anew()
+                self._load()
         except BaseException:
             self.database.close()
             raise

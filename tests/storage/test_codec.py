@@ -21,7 +21,21 @@ FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 OTHERS = [
     torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, torch.bool,
 ]  # fmt: skip
-SHAPES = [(), (0,), (1,), (7,), (0, 5), (5, 0), (1, 1), (1, 4096), (3, 5), (2, 3, 5), (1, 512, 7), (2, 0, 3), (1, 1, 1, 2)]
+SHAPES = [
+    (),
+    (0,),
+    (1,),
+    (7,),
+    (0, 5),
+    (5, 0),
+    (1, 1),
+    (1, 4096),
+    (3, 5),
+    (2, 3, 5),
+    (1, 512, 7),
+    (2, 0, 3),
+    (1, 1, 1, 2),
+]
 
 
 def round_trip(tensor: torch.Tensor, precision="half") -> torch.Tensor:

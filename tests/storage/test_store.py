@@ -15,10 +15,11 @@ from wanvideo_activation_editor.storage import (
     OperationInput,
     StoreError,
     UnsupportedError,
+    analysis,
+    analytics,
     pack,
     unpack,
 )
-from wanvideo_activation_editor.storage import analysis, analytics
 from wanvideo_activation_editor.storage.names import read_names
 from wanvideo_activation_editor.storage.selection import list_embeddings
 from wanvideo_activation_editor.storage.writer import QueueFullError
