@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -50,10 +51,9 @@ def moved(value: Any, device: torch.device | None, dtype: torch.dtype | None) ->
 
 
 def device_of(choice: str) -> torch.device:
-    """`main` is the device that samples, `offload` where ComfyUI parks models; the CPU outside of ComfyUI."""
-    try:
-        from comfy import model_management
-    except ImportError:
+    """`main` is the device that samples, `offload` where ComfyUI parks models; the CPU outside of a running ComfyUI."""
+    model_management: Any = sys.modules.get("comfy.model_management")
+    if model_management is None:
         return torch.device("cpu")
     found = model_management.get_torch_device() if choice == "main" else model_management.unet_offload_device()
     return torch.device(found)
