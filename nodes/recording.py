@@ -23,7 +23,7 @@ import torch
 from .store_access import STORE, log_failure
 
 if TYPE_CHECKING:
-    from ..storage import EmbeddingKey
+    from ..storage import EmbeddingKey, EmbeddingStore
 
 log = logging.getLogger("wanvideo_activation_editor")
 
@@ -100,7 +100,7 @@ def record_operation(
     """
     with _never_raises(operation_type):
         from ..storage import Description, Operation, OperationInput
-        from ..storage.operations import snapshot_operation
+        from ..storage.snapshots import snapshot_operation
 
         operation = snapshot_operation(
             Operation(
@@ -125,20 +125,25 @@ def record_analysis(embeds: Any, analysis_type: str, result: Mapping[str, Any], 
     """Keep the result of an analysis with the embedding that it is about."""
     with _never_raises(analysis_type):
         from ..storage import Description
-        from ..storage.analysis import save_analysis
-        from ..storage.entries import snapshot
+        from ..storage.snapshots import snapshot
 
         kept, plain, description = snapshot(embeds), dict(result), Description(prompt=prompt, form=form_of(embeds))
-        STORE.later(
-            lambda store: save_analysis(store, store.put(kept, description), analysis_type, plain)
-        ).add_done_callback(log_failure(f"the analysis {analysis_type}"))
+        STORE.later(lambda store: _save_analysis(store, kept, description, analysis_type, plain)).add_done_callback(
+            log_failure(f"the analysis {analysis_type}")
+        )
+
+
+def _save_analysis(store: EmbeddingStore, value: Any, description: Any, analysis_type: str, plain: Any) -> None:
+    from ..storage.analysis import save_analysis
+
+    save_analysis(store, store.put(value, description), analysis_type, plain)
 
 
 def remember(key: EmbeddingKey, value: Any, prompt: str | None = None) -> None:
     """Keep a value under a cache key, for `recall` in this or a later session."""
     with _never_raises("a cached embedding"):
         from ..storage import Description
-        from ..storage.entries import snapshot
+        from ..storage.snapshots import snapshot
 
         kept = snapshot(value)
         description = Description(prompt=prompt or key.prompt or None, kind=key.kind, form=form_of(value), key=key)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import duckdb
-import torch
 
 from .codec import Encoded, Precision, encode
 from .database import first_row
@@ -197,14 +196,3 @@ def read_entries(cursor: duckdb.DuckDBPyConnection, ids: Sequence[int] | None = 
     else:
         rows = cursor.execute(f"{query} WHERE embedding_id IN (SELECT unnest(?))", [list(ids)]).fetchall()
     return [Entry(*[*row[:3], tuple(map(Part.from_row, row[3])), *row[4:]]) for row in rows]
-
-
-def snapshot(value: Any) -> Any:
-    """A copy of a value whose tensors no later in-place operation can change; on the CPU."""
-    if torch.is_tensor(value):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {key: snapshot(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(map(snapshot, value)) if type(value) in (list, tuple) else list(map(snapshot, value))
-    return value

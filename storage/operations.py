@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import duckdb
@@ -12,7 +12,6 @@ import duckdb
 from . import entries
 from .codec import Precision
 from .entries import Index, Prepared
-from .packing import size_of
 from .records import Description, Operation, OperationInput, now
 from .segments import Segments
 
@@ -28,18 +27,6 @@ class PreparedOperation:
     @property
     def values(self) -> list[Prepared]:
         return [p for p in (*(p for _, p in self.inputs), self.result) if p is not None]
-
-
-def snapshot_operation(operation: Operation) -> Operation:
-    """A copy that no later in-place operation can change."""
-    inputs = tuple(replace(i, embedding=_snapshot(i.embedding)) for i in operation.inputs)
-    return replace(operation, inputs=inputs, result=_snapshot(operation.result), parameters=dict(operation.parameters))
-
-
-def size_of_operation(operation: Operation) -> int:
-    """Bytes of the tensors of its values."""
-    values = (*(i.embedding for i in operation.inputs), operation.result)
-    return sum(size_of(v) for v in values if v is not None and not isinstance(v, int))
 
 
 def prepare_operation(operation: Operation, precision: Precision) -> PreparedOperation:
@@ -95,10 +82,6 @@ def plain_parameters(parameters: Mapping[str, Any]) -> dict[str, str]:
     return {
         name: value if isinstance(value, str) else json.dumps(value, default=repr) for name, value in parameters.items()
     }
-
-
-def _snapshot(value: Any) -> Any:
-    return value if value is None or isinstance(value, int) else entries.snapshot(value)
 
 
 def _prepare(value: Any, precision: Precision) -> Prepared | None:

@@ -32,6 +32,7 @@ from .names import write_names
 from .packing import size_of, unpack
 from .records import Description, Entry, Operation, Stored, now
 from .segments import Segments
+from .snapshots import size_of_operation, snapshot, snapshot_operation
 from .vectors import VectorCache
 from .writer import Writer
 
@@ -148,7 +149,7 @@ class EmbeddingStore:
         Raises:
             QueueFullError: more than 64 MB are waiting already.
         """
-        kept = value if copied else entries.snapshot(value)
+        kept = value if copied else snapshot(value)
         return self._writer.submit(
             lambda: self._put(entries.prepare(kept, precision), description or Description()), size_of(kept)
         )
@@ -159,8 +160,8 @@ class EmbeddingStore:
 
     def record_later(self, operation: Operation, precision: Precision = "half", copied: bool = False) -> Future[int]:
         """As `record`, in the manner of `put_later`."""
-        kept = operation if copied else operations.snapshot_operation(operation)
-        return self._writer.submit(lambda: self._record(kept, precision), operations.size_of_operation(kept))
+        kept = operation if copied else snapshot_operation(operation)
+        return self._writer.submit(lambda: self._record(kept, precision), size_of_operation(kept))
 
     # getting
 
