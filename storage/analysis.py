@@ -6,8 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import duckdb
-
+from .database import Cursor
 from .records import now
 
 if TYPE_CHECKING:
@@ -18,13 +17,13 @@ def save_analysis(store: EmbeddingStore, embedding_id: int, analysis_type: str, 
     """Keep the result of an analysis, plain values only; an earlier one of the same type is replaced."""
     text = json.dumps(dict(result), default=repr)
 
-    def job(cursor: duckdb.DuckDBPyConnection) -> None:
+    def job(cursor: Cursor) -> None:
         insert_analysis(cursor, embedding_id, analysis_type, text)
 
     store.write(job)
 
 
-def insert_analysis(cursor: duckdb.DuckDBPyConnection, embedding_id: int, analysis_type: str, text: str) -> None:
+def insert_analysis(cursor: Cursor, embedding_id: int, analysis_type: str, text: str) -> None:
     """As `save_analysis`, inside the caller's transaction."""
     cursor.execute(
         "DELETE FROM embedding_analysis WHERE embedding_id = ? AND analysis_type = ?", [embedding_id, analysis_type]
@@ -46,7 +45,7 @@ def save_similarities(
     """Keep scores of an embedding against others: (other id, score)."""
     others, values = [o for o, _ in scores], [float(v) for _, v in scores]
 
-    def job(cursor: duckdb.DuckDBPyConnection) -> None:
+    def job(cursor: Cursor) -> None:
         cursor.execute(
             "DELETE FROM embedding_similarities WHERE embedding_id = ? AND metric = ? "
             "AND other_id IN (SELECT unnest(?::BIGINT[]))",

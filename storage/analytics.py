@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-import duckdb
-
-from .database import first_row
+from .database import Cursor, first_row
 from .segments import Segments
 
 if TYPE_CHECKING:
@@ -96,7 +94,7 @@ def stats(store: EmbeddingStore) -> Stats:
     store.flush()
     store.flush_usage()
 
-    def query(cursor: duckdb.DuckDBPyConnection) -> Stats:
+    def query(cursor: Cursor) -> Stats:
         def one(text: str) -> Any:
             row = first_row(cursor, text)
             return row[0] if row else None

@@ -182,18 +182,14 @@ def decode_bits(blob: bytes, max_bytes: int = MAX_BYTES) -> tuple[str, npt.NDArr
     for length in lengths:
         frames.append(planes.decompress(view[position : position + length], count))
         position += length
-    bits = planes.merge(frames, bits_type)
-    if stored == "bfloat16":
-        bits = planes.from_window(bits, base)  # type: ignore[arg-type]
+    bits = planes.merge_window(frames, base) if stored == "bfloat16" else planes.merge(frames, bits_type)
     return stored, bits.reshape(rows, columns)
 
 
 def _pack(stored: str, bits: npt.NDArray[Any]) -> bytes:
-    base, words = 0, bits
-    if stored == "bfloat16":
-        base = planes.window_base(bits)
-        words = planes.to_window(bits, base)
-    frames = [planes.compress(p) for p in planes.split(words)] if bits.size else []
+    base = planes.window_base(bits) if stored == "bfloat16" else 0
+    separate = planes.split_window(bits, base) if stored == "bfloat16" else planes.split(bits)
+    frames = [planes.compress(p) for p in separate] if bits.size else []
     header = _HEADER.pack(MAGIC, VERSION, _DTYPES[stored][0], base, len(frames), *bits.shape)
     header += struct.pack(f"<{len(frames)}Q", *map(len, frames))
     checksum = zlib.crc32(header)

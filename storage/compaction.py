@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
-from .database import first_row
+from .database import Cursor, first_row
 from .errors import StoreError
 from .views import create_views
 
@@ -77,7 +77,7 @@ def _replace(store: EmbeddingStore, path: Path) -> Compaction:
     return Compaction(before, path.stat().st_size)
 
 
-def _copy(cursor: duckdb.DuckDBPyConnection, path: Path, copy: Path) -> None:
+def _copy(cursor: Cursor, path: Path, copy: Path) -> None:
     (source,) = first_row(cursor, "SELECT current_database()") or ("store",)
     name = str(copy).replace("'", "''")
     cursor.execute(f"ATTACH '{name}' AS compacted")
@@ -96,7 +96,7 @@ def _copy(cursor: duckdb.DuckDBPyConnection, path: Path, copy: Path) -> None:
         cursor.execute("DETACH compacted")
     check = duckdb.connect(str(copy))
     try:
-        create_views(check)
+        create_views(Cursor(check))
         check.execute("CHECKPOINT")
     finally:
         check.close()

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import duckdb
-
 from .codec import Encoded, Precision, encode
-from .database import first_row
+from .database import Cursor, first_row
 from .identity import embedding_hash
 from .packing import Packed, pack
 from .records import Description, Entry, Part, now
@@ -30,7 +28,7 @@ class Index:
     next_operation: int = 1
 
     @classmethod
-    def load(cls, cursor: duckdb.DuckDBPyConnection) -> Index:
+    def load(cls, cursor: Cursor) -> Index:
         def pairs(query: str) -> dict[str, int]:
             return dict(cursor.execute(query).fetchall())
 
@@ -79,7 +77,7 @@ def prepare(value: Any, precision: Precision) -> Prepared:
 
 
 def insert(
-    cursor: duckdb.DuckDBPyConnection,
+    cursor: Cursor,
     index: Index,
     segments: Segments,
     prepared: Prepared,
@@ -126,7 +124,7 @@ def insert(
 
 
 def _insert_content(
-    cursor: duckdb.DuckDBPyConnection,
+    cursor: Cursor,
     index: Index,
     segments: Segments,
     encoded: Encoded,
@@ -150,9 +148,7 @@ def _insert_content(
     index.segment_of[key] = segment
 
 
-def _describe(
-    cursor: duckdb.DuckDBPyConnection, index: Index, embedding_id: int, new: bool, description: Description
-) -> None:
+def _describe(cursor: Cursor, index: Index, embedding_id: int, new: bool, description: Description) -> None:
     if description.name in index.names:
         cursor.execute(
             "UPDATE embedding_names SET embedding_id = ?, note = ?, created = ? WHERE name = ?",
@@ -186,7 +182,7 @@ _COLUMNS = (
 )
 
 
-def read_entries(cursor: duckdb.DuckDBPyConnection, ids: Sequence[int] | None = None) -> list[Entry]:
+def read_entries(cursor: Cursor, ids: Sequence[int] | None = None) -> list[Entry]:
     """Entries by id, in no particular order; all of them for None. Ids that do not exist are left out."""
     query = f"SELECT {_COLUMNS} FROM embedding_entries"  # noqa: S608
     if ids is None:

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-import duckdb
-
 from .codec import decode_bits
-from .database import first_row
+from .database import Cursor, first_row
 from .errors import StoreError, UnsupportedError
 from .identity import content_hash
 from .records import Listing, now
@@ -73,7 +71,7 @@ def evict(store: EmbeddingStore, max_bytes: int, dry_run: bool = True, keep_name
 
 
 def evict_now(store: EmbeddingStore, max_bytes: int) -> None:
-    """Keep a store in memory small, named embeddings last. On the writer's thread."""
+    """Keep a store in memory small, named embeddings last. In a job of the writer."""
     size = "SELECT coalesce(sum(stored_bytes), 0) FROM contents"
     if store.read(lambda cursor: first_row(cursor, size) or (0,))[0] <= max_bytes:
         return
@@ -92,7 +90,7 @@ def forget_name(store: EmbeddingStore, name: str) -> None:
     if name not in store.names():
         raise KeyError(name)
 
-    def job(cursor: duckdb.DuckDBPyConnection) -> None:
+    def job(cursor: Cursor) -> None:
         cursor.execute("DELETE FROM embedding_names WHERE name = ?", [name])
         store.index.names.pop(name, None)
 
@@ -151,9 +149,7 @@ def _users(store: EmbeddingStore, hashes: Sequence[str]) -> dict[str, list[str]]
     return users
 
 
-def _eviction(
-    store: EmbeddingStore, cursor: duckdb.DuckDBPyConnection, max_bytes: int, keep_named: bool
-) -> list[Listing]:
+def _eviction(store: EmbeddingStore, cursor: Cursor, max_bytes: int, keep_named: bool) -> list[Listing]:
     """Embeddings to drop, those without a name first, longest unused first."""
     contents = dict(cursor.execute("SELECT content_hash, stored_bytes FROM contents").fetchall())
     parts: dict[int, list[str]] = {}
@@ -189,17 +185,17 @@ _UNSHARED = """
 """
 
 
-def _freed(cursor: duckdb.DuckDBPyConnection, ids: Iterable[int]) -> dict[str, int]:
+def _freed(cursor: Cursor, ids: Iterable[int]) -> dict[str, int]:
     """Tensors that only these embeddings use, with their stored bytes."""
     doomed = list(ids)
     return dict(cursor.execute(_UNSHARED, [doomed]).fetchall()) if doomed else {}
 
 
 def remove_here(store: EmbeddingStore, ids: set[int]) -> None:
-    """Remove embeddings, then give up segments of which at most half is used. On the writer's thread."""
+    """Remove embeddings, then give up segments of which at most half is used. In a job of the writer."""
     doomed = list(ids)
 
-    def rows(cursor: duckdb.DuckDBPyConnection) -> list[str]:
+    def rows(cursor: Cursor) -> list[str]:
         freed = list(_freed(cursor, doomed))
         for table in TABLES_OF_EMBEDDING:
             cursor.execute(f"DELETE FROM {table} WHERE embedding_id IN (SELECT unnest(?))", [doomed])  # noqa: S608
@@ -216,7 +212,7 @@ def remove_here(store: EmbeddingStore, ids: set[int]) -> None:
     store.reload()
 
 
-def _delete_contents(store: EmbeddingStore, cursor: duckdb.DuckDBPyConnection, hashes: Sequence[str]) -> None:
+def _delete_contents(store: EmbeddingStore, cursor: Cursor, hashes: Sequence[str]) -> None:
     by_segment: dict[int, list[str]] = {}
     for key in hashes:
         by_segment.setdefault(store.index.segment_of[key], []).append(key)
@@ -225,7 +221,7 @@ def _delete_contents(store: EmbeddingStore, cursor: duckdb.DuckDBPyConnection, h
     cursor.execute("DELETE FROM contents WHERE content_hash IN (SELECT unnest(?))", [list(hashes)])
 
 
-def _remove_operations(cursor: duckdb.DuckDBPyConnection) -> None:
+def _remove_operations(cursor: Cursor) -> None:
     """Operations whose result and inputs are all gone; the others stay, so that lineage shows what was removed."""
     there = "(SELECT embedding_id FROM embedding_entries)"
     cursor.execute(
@@ -238,7 +234,7 @@ def _remove_operations(cursor: duckdb.DuckDBPyConnection) -> None:
     cursor.execute("DROP TABLE gone")
 
 
-def _give_up(store: EmbeddingStore, cursor: duckdb.DuckDBPyConnection, segment: int) -> None:
+def _give_up(store: EmbeddingStore, cursor: Cursor, segment: int) -> None:
     """Move what is still used of a segment to the open one and drop it."""
     used = cursor.execute("SELECT content_hash FROM contents WHERE segment = ?", [segment]).fetchall()
     moved = store.segments.move_out(cursor, segment, [key for (key,) in used])

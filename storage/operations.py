@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import duckdb
-
 from . import entries
 from .codec import Precision
+from .database import Cursor
 from .entries import Index, Prepared
 from .records import Description, Operation, OperationInput, now
 from .segments import Segments
@@ -36,7 +35,7 @@ def prepare_operation(operation: Operation, precision: Precision) -> PreparedOpe
 
 
 def insert_operation(
-    cursor: duckdb.DuckDBPyConnection,
+    cursor: Cursor,
     index: Index,
     segments: Segments,
     ready: PreparedOperation,

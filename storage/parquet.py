@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from .codec import converted, dtype_name, torch_dtype
+from .database import Cursor
 from .errors import StoreError, UnsupportedError
 from .exchange import (
     MAX_EMBEDDINGS,
@@ -72,7 +73,7 @@ def export_parquet(store: EmbeddingStore, embeddings: Sequence[Listing], path: P
             for i, (role, tensor) in enumerate(zip(packed.roles, packed.tensors, strict=True)):
                 fixed = [number, described, listing.name, listing.prompt, packed.structure, i, role]
                 _insert_rows(connection, fixed, tensor)
-        _copy(connection, "SELECT * FROM rows ORDER BY embedding, tensor, token", path)
+        _copy(Cursor(connection), "SELECT * FROM rows ORDER BY embedding, tensor, token", path)
     finally:
         connection.close()
     return path
@@ -188,6 +189,6 @@ def _connection() -> duckdb.DuckDBPyConnection:
     return duckdb.connect(":memory:", config=config)
 
 
-def _copy(cursor: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:
+def _copy(cursor: Cursor, query: str, path: Path) -> None:
     name = str(path).replace("'", "''")
     cursor.execute(f"COPY ({query}) TO '{name}' (FORMAT parquet, COMPRESSION zstd)")

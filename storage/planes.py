@@ -23,6 +23,9 @@ Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint16]
 
 LEVEL = 1
+RUN = 1 << 15
+"""Values that are rearranged at a time: few enough to stay in the processor's cache."""
+
 _UNUSED_DESCRIPTOR_BIT = 0x10
 _INFINITE_EXPONENT = 255
 
@@ -87,6 +90,28 @@ def merge(planes: list[Bytes], dtype: np.dtype[np.generic]) -> npt.NDArray[np.ge
     for i, plane in enumerate(planes):
         columns[:, i] = plane
     return columns.reshape(-1).view(dtype)
+
+
+def split_window(bits: Words, base: int) -> list[Bytes]:
+    """The two byte planes of bfloat16 `bits` in the window layout, least significant first."""
+    flat = bits.reshape(-1)
+    planes = np.empty((2, flat.size), np.uint8)
+    for i in range(0, flat.size, RUN):
+        words = to_window(flat[i : i + RUN], base)
+        planes[0, i : i + RUN] = words & 0xFF
+        planes[1, i : i + RUN] = words >> 8
+    return [planes[0], planes[1]]
+
+
+def merge_window(planes: list[Bytes], base: int) -> Words:
+    """Inverse of `split_window`."""
+    bits = np.empty(planes[0].size, np.uint16)
+    for i in range(0, bits.size, RUN):
+        words = planes[1][i : i + RUN].astype(np.uint16)
+        words <<= 8
+        words |= planes[0][i : i + RUN]
+        bits[i : i + RUN] = from_window(words, base)
+    return bits
 
 
 def window_base(bits: Words) -> int:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import duckdb
-
-from .database import first_row, transaction
+from .database import Cursor, first_row, transaction
 from .errors import UnsupportedError
 from .records import now
 from .views import create_views
@@ -86,16 +84,16 @@ TABLES_OF_EMBEDDING = (
 )
 """Tables whose rows go with an embedding's removal."""
 
-Migration = Callable[[duckdb.DuckDBPyConnection], None]
+Migration = Callable[[Cursor], None]
 MIGRATIONS: Mapping[int, Migration] = {1: lambda cursor: _run(cursor, VERSION_2)}
 """Version -> step that brings a store of that version to the next. A step only adds."""
 
 
-def _run(cursor: duckdb.DuckDBPyConnection, statements: str) -> None:
+def _run(cursor: Cursor, statements: str) -> None:
     cursor.execute(statements)
 
 
-def stored_version(cursor: duckdb.DuckDBPyConnection) -> int | None:
+def stored_version(cursor: Cursor) -> int | None:
     """Schema version of the open store; None for an empty one."""
     tables = first_row(cursor, "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'meta'")
     if not tables or not tables[0]:
@@ -104,7 +102,7 @@ def stored_version(cursor: duckdb.DuckDBPyConnection) -> int | None:
     return int(row[0]) if row else None
 
 
-def prepare(cursor: duckdb.DuckDBPyConnection) -> None:
+def prepare(cursor: Cursor) -> None:
     """Create the schema, or migrate it, in one transaction.
 
     Raises:

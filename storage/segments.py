@@ -12,9 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import duckdb
-
-from .database import first_row
+from .database import Cursor, first_row
 from .errors import DamagedError
 
 MAX_BLOBS = 256
@@ -43,7 +41,7 @@ class Segments:
         self._bytes = 0
         self.filled = False
 
-    def load(self, cursor: duckdb.DuckDBPyConnection) -> None:
+    def load(self, cursor: Cursor) -> None:
         """Take the state from the store: after opening and after a write that failed."""
         numbers = self.numbers(cursor)
         self._current = numbers[-1] if numbers else -1
@@ -53,7 +51,7 @@ class Segments:
         self._blobs, self._bytes = (int(row[0]), int(row[1])) if row else (0, 0)
 
     @staticmethod
-    def numbers(cursor: duckdb.DuckDBPyConnection) -> list[int]:
+    def numbers(cursor: Cursor) -> list[int]:
         rows = cursor.execute("SELECT table_name FROM duckdb_tables() WHERE table_name LIKE 'blobs\\_%' ESCAPE '\\'")
         return sorted(int(name.removeprefix("blobs_")) for (name,) in rows.fetchall())
 
@@ -62,7 +60,7 @@ class Segments:
         """Number of the segment that takes the next blob, -1 when there is none yet."""
         return self._current
 
-    def insert(self, cursor: duckdb.DuckDBPyConnection, blob: Blob) -> int:
+    def insert(self, cursor: Cursor, blob: Blob) -> int:
         """Insert into the open segment, inside the caller's transaction; its number."""
         full = self._blobs >= MAX_BLOBS or (self._blobs and self._bytes + len(blob.data) > MAX_BYTES)
         if self._current < 0 or full:
@@ -81,7 +79,7 @@ class Segments:
         return self._current
 
     @staticmethod
-    def fetch(cursor: duckdb.DuckDBPyConnection, segment: int, content_hash: str) -> bytes:
+    def fetch(cursor: Cursor, segment: int, content_hash: str) -> bytes:
         """Raises DamagedError when the blob is not where it should be."""
         row = first_row(
             cursor,
@@ -93,7 +91,7 @@ class Segments:
         return bytes(row[0])
 
     @staticmethod
-    def pooled(cursor: duckdb.DuckDBPyConnection, segment: int) -> Iterator[tuple[str, bytes]]:
+    def pooled(cursor: Cursor, segment: int) -> Iterator[tuple[str, bytes]]:
         """Content hash and pooled vector of each blob of a segment that has one."""
         rows = cursor.execute(
             f"SELECT content_hash, pooled FROM {table(segment)} WHERE pooled IS NOT NULL"  # noqa: S608
@@ -101,11 +99,11 @@ class Segments:
         yield from ((content_hash, bytes(vector)) for content_hash, vector in rows)
 
     @staticmethod
-    def delete(cursor: duckdb.DuckDBPyConnection, segment: int, hashes: Sequence[str]) -> None:
+    def delete(cursor: Cursor, segment: int, hashes: Sequence[str]) -> None:
         """Remove blobs; their space comes back when the segment is dropped or the store is compacted."""
         cursor.execute(f"DELETE FROM {table(segment)} WHERE content_hash IN (SELECT unnest(?))", [list(hashes)])  # noqa: S608
 
-    def sparse(self, cursor: duckdb.DuckDBPyConnection) -> list[int]:
+    def sparse(self, cursor: Cursor) -> list[int]:
         """Full segments of which at most half is still in use."""
         rows = cursor.execute("SELECT segment, count(*), sum(stored_bytes) FROM contents GROUP BY segment").fetchall()
         used = {int(segment): (int(count), int(size)) for segment, count, size in rows}
@@ -114,7 +112,7 @@ class Segments:
             n for n in numbers if used.get(n, (0, 0))[0] <= MAX_BLOBS // 2 and used.get(n, (0, 0))[1] <= MAX_BYTES // 2
         ]
 
-    def move_out(self, cursor: duckdb.DuckDBPyConnection, segment: int, hashes: Iterable[str]) -> dict[str, int]:
+    def move_out(self, cursor: Cursor, segment: int, hashes: Iterable[str]) -> dict[str, int]:
         """Copy the blobs in use to the open segment and drop this one, inside the caller's transaction."""
         moved = {}
         for content_hash in hashes:

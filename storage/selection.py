@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import duckdb
-
+from .database import Cursor
 from .packing import pack
 from .records import Listing
 from .search import pooled
@@ -40,7 +39,7 @@ def list_embeddings(
     ids: Sequence[int] | None = None,
     order: str = "id",
     limit: int | None = None,
-    cursor: duckdb.DuckDBPyConnection | None = None,
+    cursor: Cursor | None = None,
 ) -> list[Listing]:
     """Embeddings that fit every condition given; one with two names is listed twice.
 

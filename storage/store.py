@@ -24,7 +24,7 @@ import torch
 
 from . import entries, operations, schema
 from .codec import Precision, decode, encode
-from .database import Database, transaction
+from .database import Cursor, Database, transaction
 from .entries import Index, Prepared
 from .errors import DamagedError, LockedError, StoreError
 from .identity import EmbeddingKey
@@ -40,7 +40,7 @@ log = logging.getLogger("wanvideo_activation_editor")
 T = TypeVar("T")
 
 LOCK_RETRIES, LOCK_WAIT = 3, 0.1
-NAMES_SECONDS = 1.0
+NAMES_SECONDS, USAGE_SECONDS = 1.0, 5.0
 MEMORY_ONLY_BYTES = 96 << 20
 """Size to which a store without a file is kept by dropping what was used longest ago."""
 
@@ -68,8 +68,8 @@ class EmbeddingStore:
         self._usage: dict[int, tuple[int, datetime]] = {}
         self._usage_lock = threading.Lock()
         self._written_names: frozenset[str] | None = None
-        self._names_written_at = 0.0
-        self._writer = Writer(self._after_write, self._when_idle)
+        self._names_written_at = self._usage_written_at = 0.0
+        self._writer = Writer(self._housekeeping_due, self._keep_house)
         try:
             try:
                 self._load()
@@ -132,7 +132,7 @@ class EmbeddingStore:
             StoreError: it could not be written, for example because the disk is full; nothing was changed.
         """
         prepared = entries.prepare(value, precision)
-        return self._writer.submit(lambda: self._put(prepared, description or Description())).result()
+        return self._writer.run(lambda: self._put(prepared, description or Description()))
 
     def put_later(
         self,
@@ -156,7 +156,7 @@ class EmbeddingStore:
 
     def record(self, operation: Operation, precision: Precision = "half") -> int:
         """Store an operation with its inputs and its result; its id. Errors as `put`."""
-        return self._writer.submit(lambda: self._record(operation, precision)).result()
+        return self._writer.run(lambda: self._record(operation, precision))
 
     def record_later(self, operation: Operation, precision: Precision = "half", copied: bool = False) -> Future[int]:
         """As `record`, in the manner of `put_later`."""
@@ -220,7 +220,7 @@ class EmbeddingStore:
 
     # for the other modules of this package
 
-    def read(self, query: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
+    def read(self, query: Callable[[Cursor], T]) -> T:
         """Run a query on this thread's cursor; it must fetch its rows.
 
         Raises:
@@ -231,28 +231,28 @@ class EmbeddingStore:
             with self.database.gate.shared():
                 return query(self.database.cursor())
         except (duckdb.FatalException, duckdb.InternalException):
-            self._writer.submit(self._recover).result()
+            self._writer.run(self._recover)
         except duckdb.Error as error:
             raise _as_store_error(error) from error
         with _store_errors(), self.database.gate.shared():
             return query(self.database.cursor())
 
-    def write(self, job: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
-        """Run `job` in a transaction on the writer's thread and wait for it. Errors as `put`."""
-        return self._writer.submit(lambda: self.transact(job)).result()
+    def write(self, job: Callable[[Cursor], T]) -> T:
+        """Run `job` in a transaction, while nobody else writes. Errors as `put`."""
+        return self._writer.run(lambda: self.transact(job))
 
     def run(self, job: Callable[[], T]) -> T:
-        """Run `job` on the writer's thread, where it may use `transact` more than once."""
-        return self._writer.submit(job).result()
+        """Run `job` while nobody else writes; it may use `transact` more than once."""
+        return self._writer.run(job)
 
     def alone(self, job: Callable[[], T]) -> T:
-        """Run `job` on the writer's thread while nobody else uses the file; it may close and replace it."""
+        """Run `job` while nobody else uses the file; it may close and replace it."""
 
         def excluded() -> T:
             with self.database.gate.exclusive():
                 return job()
 
-        return self._writer.submit(excluded).result()
+        return self._writer.run(excluded)
 
     def flush(self) -> None:
         """Wait until all that was handed over is written."""
@@ -262,13 +262,13 @@ class EmbeddingStore:
         """Write access counts that are still in memory."""
         with self._usage_lock:
             usage, self._usage = self._usage, {}
+            self._usage_written_at = time.monotonic()
         if usage:
             ids, counts, times = list(usage), [c for c, _ in usage.values()], [t for _, t in usage.values()]
-            run = self.transact if self._writer.on_thread else self.write
-            run(lambda cursor: _add_usage(cursor, ids, counts, times))
+            self.write(lambda cursor: _add_usage(cursor, ids, counts, times))
 
     def reload(self) -> None:
-        """Read indexes again after the file was replaced or rows were removed. On the writer's thread."""
+        """Read indexes again after the file was replaced or rows were removed. In a job."""
         with self.database.gate.shared():
             self._load()
 
@@ -303,8 +303,8 @@ class EmbeddingStore:
         self.damaged.difference_update(e.content_hash for e in prepared.encoded)
         self.vectors.add(prepared)
 
-    def transact(self, job: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
-        """A transaction on the writer's thread. What is known in memory is read again when it fails."""
+    def transact(self, job: Callable[[Cursor], T]) -> T:
+        """A transaction, in a job of the writer. What is known in memory is read again when it fails."""
         for attempt in range(2):
             try:
                 with self.database.gate.shared():
@@ -351,10 +351,12 @@ class EmbeddingStore:
             count, _ = self._usage.get(embedding_id, (0, None))
             self._usage[embedding_id] = (count + 1, now())
 
-    def _after_write(self) -> None:
-        """Housekeeping that nobody waits for: the names beside the file, the checkpoint of a full segment."""
-        if time.monotonic() - self._names_written_at > NAMES_SECONDS:
-            self._publish_names()
+    def _housekeeping_due(self) -> bool:
+        stale = self.persistent and time.monotonic() - self._names_written_at > NAMES_SECONDS
+        return self.segments.filled or not self.persistent or (stale and self._names_changed())
+
+    def _keep_house(self) -> None:
+        """What nobody waits for: the checkpoint of a full segment, the names beside the file, access counts."""
         if self.segments.filled:
             self.segments.filled = False
             with self.database.gate.shared(), contextlib.suppress(duckdb.TransactionException):
@@ -363,19 +365,21 @@ class EmbeddingStore:
             from .maintenance import evict_now
 
             evict_now(self, MEMORY_ONLY_BYTES)
-
-    def _when_idle(self) -> None:
         self._publish_names()
-        self.flush_usage()
+        if time.monotonic() - self._usage_written_at > USAGE_SECONDS or self._writer.closing:
+            self.flush_usage()
+
+    def _names_changed(self) -> bool:
+        return frozenset(self.index.names) != self._written_names
 
     def _publish_names(self) -> None:
-        names = frozenset(self.index.names)
-        if self.path is not None and names != self._written_names:
-            write_names(self.path, names)
-            self._written_names, self._names_written_at = names, time.monotonic()
+        if self.path is not None and self._names_changed():
+            self._written_names = frozenset(self.index.names)
+            write_names(self.path, self._written_names)
+        self._names_written_at = time.monotonic()
 
 
-def _add_usage(cursor: duckdb.DuckDBPyConnection, ids: list[int], counts: list[int], times: list[datetime]) -> None:
+def _add_usage(cursor: Cursor, ids: list[int], counts: list[int], times: list[datetime]) -> None:
     cursor.execute(
         "INSERT INTO embedding_usage SELECT * FROM (SELECT unnest(?) AS id, unnest(?) AS n, unnest(?) AS at) "
         "WHERE id IN (SELECT embedding_id FROM embedding_entries) "

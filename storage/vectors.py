@@ -6,8 +6,7 @@ import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-import duckdb
-
+from .database import Cursor
 from .entries import Prepared
 from .search import Match, Vector, VectorIndex
 from .segments import Segments
@@ -49,7 +48,7 @@ class VectorCache:
             self._by_width = self._store.read(self._read)
         return self._by_width
 
-    def _read(self, cursor: duckdb.DuckDBPyConnection) -> dict[int, VectorIndex]:
+    def _read(self, cursor: Cursor) -> dict[int, VectorIndex]:
         found: dict[int, VectorIndex] = {}
         widths = dict(cursor.execute("SELECT column_count, count(*) FROM contents GROUP BY ALL").fetchall())
         for segment in Segments.numbers(cursor):

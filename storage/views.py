@@ -9,7 +9,7 @@ SELECT * FROM storage_metrics;
 
 from __future__ import annotations
 
-import duckdb
+from .database import Cursor
 
 VIEWS: dict[str, tuple[str, str]] = {
     "embedding_parts": (
@@ -102,7 +102,7 @@ VIEWS: dict[str, tuple[str, str]] = {
 }
 
 
-def create_views(cursor: duckdb.DuckDBPyConnection) -> None:
+def create_views(cursor: Cursor) -> None:
     """Create or replace every view, with its description as a comment."""
     for name, (comment, query) in VIEWS.items():
         cursor.execute(f"CREATE OR REPLACE VIEW {name} AS {query}")

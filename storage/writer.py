@@ -1,11 +1,12 @@
-"""The one thread that writes."""
+"""Writing one at a time: at once on the caller's thread, or later on a thread of its own."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from .errors import StoreError
 log = logging.getLogger("wanvideo_activation_editor")
 T = TypeVar("T")
 
-IDLE_SECONDS = 5.0
+IDLE_SECONDS = 2.0
 MAX_WAITING_BYTES = 64 << 20
 
 
@@ -23,53 +24,74 @@ class QueueFullError(StoreError):
 
 
 class Writer:
-    """Runs jobs one after another on a thread of its own, begun at the first job.
+    """Lets one thread write at a time, in the order of the calls.
 
     Args:
-        after: called on the thread after each job, when its result has been handed out.
-        idle: called on the thread when nothing came for some seconds, and at the end.
+        due: called after each job; True when housekeeping should follow soon.
+        housekeeping: called on the background thread when it is due, when nothing came for some seconds, and
+            at the end. Nobody waits for it but other writers.
     """
 
-    def __init__(self, after: Callable[[], None], idle: Callable[[], None]) -> None:
-        self._after, self._idle = after, idle
+    def __init__(self, due: Callable[[], bool], housekeeping: Callable[[], None]) -> None:
+        self._due, self._housekeeping = due, housekeeping
+        self._writing = threading.Lock()
+        self._owner: int | None = None
         self._condition = threading.Condition()
         self._jobs: deque[tuple[Callable[[], Any], Future[Any], int]] = deque()
         self._waiting_bytes = 0
-        self._busy = False
-        self._closed = False
+        self._busy = self._woken = self._closed = False
         self._thread: threading.Thread | None = None
 
-    def submit(self, job: Callable[[], T], size: int = 0) -> Future[T]:
-        """Queue a job that holds `size` bytes of memory until it has run.
+    @property
+    def inside(self) -> bool:
+        """True in a job."""
+        return self._owner == threading.get_ident()
+
+    @property
+    def closing(self) -> bool:
+        return self._closed
+
+    def run(self, job: Callable[[], T]) -> T:
+        """Run a job on this thread, after those that were submitted before.
 
         Raises:
             StoreError: the writer is closed.
-            QueueFullError: `size` is not 0 and the queue holds too many bytes already.
+        """
+        if self.inside:
+            return job()
+        with self._condition:
+            self._start()
+        self.flush()
+        with self._alone():
+            result = job()
+        if self._due():
+            with self._condition:
+                self._woken = True
+                self._condition.notify_all()
+        return result
+
+    def submit(self, job: Callable[[], T], size: int = 0) -> Future[T]:
+        """Queue a job, which holds `size` bytes of memory until it has run, for the background thread.
+
+        Raises:
+            StoreError: the writer is closed.
+            QueueFullError: the queue holds too many bytes already.
         """
         future: Future[T] = Future()
         with self._condition:
-            if self._closed:
-                raise StoreError("The embedding store is closed.")
-            if size and self._waiting_bytes and self._waiting_bytes + size > MAX_WAITING_BYTES:
+            self._start()
+            if self._waiting_bytes and self._waiting_bytes + size > MAX_WAITING_BYTES:
                 raise QueueFullError(f"{self._waiting_bytes >> 20} MB are waiting to be written already.")
             self._jobs.append((job, future, size))
             self._waiting_bytes += size
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="embedding-store-writer", daemon=True)
-                self._thread.start()
             self._condition.notify_all()
         return future
 
-    @property
-    def on_thread(self) -> bool:
-        return threading.current_thread() is self._thread
-
-    def flush(self, timeout: float | None = None) -> bool:
-        """Wait until all that was queued is written; False after `timeout` seconds."""
-        if self.on_thread:
-            return True
-        with self._condition:
-            return self._condition.wait_for(lambda: not self._jobs and not self._busy, timeout)
+    def flush(self) -> None:
+        """Wait until all that was submitted is written."""
+        if not self.inside and (self._jobs or self._busy):
+            with self._condition:
+                self._condition.wait_for(lambda: not self._jobs and not self._busy)
 
     def close(self) -> None:
         """Write what is queued and end the thread."""
@@ -77,27 +99,52 @@ class Writer:
             self._closed = True
             self._condition.notify_all()
             thread = self._thread
-        if thread is not None and not self.on_thread:
+        if thread is not None and thread is not threading.current_thread():
             thread.join()
 
-    def _run(self) -> None:
+    def _start(self) -> None:
+        if self._closed:
+            raise StoreError("The embedding store is closed.")
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._loop, name="embedding-store-writer", daemon=True)
+            self._thread.start()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        with self._writing:
+            self._owner = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._owner = None
+
+    def _loop(self) -> None:
         while True:
             with self._condition:
-                came = self._condition.wait_for(lambda: self._jobs or self._closed, IDLE_SECONDS)
-                if came and not self._jobs:
-                    break
+                self._condition.wait_for(lambda: self._jobs or self._woken or self._closed, IDLE_SECONDS)
                 job, future, size = self._jobs.popleft() if self._jobs else (None, None, 0)
-                self._busy = True
-            ran = job is not None
+                ending = self._closed and job is None
+                self._woken, self._busy = False, job is not None
             if job is not None and future is not None:
-                _settle(job, future)
+                with self._alone():
+                    _settle(job, future)
+            idle = job is None
             job = future = None  # lets go of the tensors
             with self._condition:
                 self._waiting_bytes -= size
                 self._busy = False
                 self._condition.notify_all()
-            _quietly(self._after if ran else self._idle)
-        _quietly(self._idle)
+            if idle or self._due():
+                self._keep_house()
+            if ending:
+                return
+
+    def _keep_house(self) -> None:
+        try:
+            with self._alone():
+                self._housekeeping()
+        except Exception as error:
+            log.warning("Embedding store: housekeeping failed: %s", error)
 
 
 def _settle(job: Callable[[], Any], future: Future[Any]) -> None:
@@ -107,10 +154,3 @@ def _settle(job: Callable[[], Any], future: Future[Any]) -> None:
         future.set_exception(error)
     else:
         future.set_result(result)
-
-
-def _quietly(task: Callable[[], None]) -> None:
-    try:
-        task()
-    except Exception as error:
-        log.warning("Embedding store: housekeeping failed: %s", error)
