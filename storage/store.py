@@ -12,40 +12,37 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
-from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import duckdb
 import torch
 
-from . import entries, operations, schema
+from . import entries, operations
 from .codec import Precision, decode, encode
-from .database import Cursor, Database, transaction
-from .entries import Index, Prepared
+from .entries import Prepared
 from .errors import DamagedError, LockedError, StoreError
 from .identity import EmbeddingKey
 from .names import write_names
 from .packing import size_of, unpack
-from .records import Description, Entry, Operation, Stored, now
-from .segments import Segments
+from .records import Description, Entry, Operation, Stored
+from .session import Session
 from .snapshots import size_of_operation, snapshot, snapshot_operation
+from .usage import Usage, add_usage
 from .vectors import VectorCache
-from .writer import Writer
 
 log = logging.getLogger("wanvideo_activation_editor")
-T = TypeVar("T")
 
 LOCK_RETRIES, LOCK_WAIT = 3, 0.1
 NAMES_SECONDS, USAGE_SECONDS = 1.0, 5.0
+MAX_KNOWN = 16384
 MEMORY_ONLY_BYTES = 96 << 20
 """Size to which a store without a file is kept by dropping what was used longest ago."""
 
 
-class EmbeddingStore:
+class EmbeddingStore(Session):
     """An open store. Methods may be called from any thread; only one thread writes.
 
     Args:
@@ -58,27 +55,13 @@ class EmbeddingStore:
     """
 
     def __init__(self, path: Path | str | None) -> None:
-        self.path = None if path is None else Path(path)
-        self.database = Database(self.path)
-        self.index = Index()
-        self.segments = Segments()
         self.vectors = VectorCache(self)
-        self.damaged: set[str] = set()
-        """Content hashes that failed their checksum; a later put of the same content writes them anew."""
-        self._usage: dict[int, tuple[int, datetime]] = {}
-        self._usage_lock = threading.Lock()
+        self._usage = Usage()
+        self._known: dict[int, Entry] = {}
+        self._known_lock = threading.Lock()
         self._written_names: frozenset[str] | None = None
-        self._names_written_at = self._usage_written_at = 0.0
-        self._writer = Writer(self._housekeeping_due, self._keep_house)
-        try:
-            try:
-                self._load()
-            except DamagedError:
-                self.database.begin_anew()
-                self._load()
-        except BaseException:
-            self.database.close()
-            raise
+        self._names_written_at = 0.0
+        super().__init__(None if path is None else Path(path), self._housekeeping_due, self._keep_house)
         self._publish_names()
         atexit.register(self.close)
 
@@ -99,10 +82,6 @@ class EmbeddingStore:
         except (StoreError, OSError) as error:
             log.warning("%s Embeddings are kept in memory only until ComfyUI is started again.", error)
             return cls(None)
-
-    @property
-    def persistent(self) -> bool:
-        return self.path is not None
 
     def close(self) -> None:
         """Write what is waiting and close the file. Calling it again does nothing."""
@@ -187,15 +166,22 @@ class EmbeddingStore:
         """The embedding of an id. Raises KeyError and DamagedError as `get`."""
         entry = self.entry(embedding_id)
         tensors = [decode(self._blob(p.content_hash), p.dtype, p.shape) for p in entry.parts]
-        self._touch(embedding_id)
+        self._usage.touch(embedding_id)
         return Stored(entry, unpack(entry.structure, tensors))
 
     def entry(self, embedding_id: int) -> Entry:
         """What is known of an embedding. Raises KeyError when there is none of that id."""
         self._writer.flush()
+        known = self._known.get(embedding_id)
+        if known is not None:
+            return known
+        generation = self.generation
         found = self.read(lambda cursor: entries.read_entries(cursor, [embedding_id]))
         if not found:
             raise KeyError(embedding_id)
+        with self._known_lock:
+            if generation == self.generation and len(self._known) < MAX_KNOWN:
+                self._known[embedding_id] = found[0]
         return found[0]
 
     def id_of(self, name: str) -> int | None:
@@ -218,68 +204,18 @@ class EmbeddingStore:
         """Content hash that a tensor is stored under."""
         return encode(tensor, precision).content_hash
 
-    # for the other modules of this package
-
-    def read(self, query: Callable[[Cursor], T]) -> T:
-        """Run a query on this thread's cursor; it must fetch its rows.
-
-        Raises:
-            DamagedError: DuckDB found a block of the file damaged.
-            StoreError: any other failure.
-        """
-        try:
-            with self.database.gate.shared():
-                return query(self.database.cursor())
-        except (duckdb.FatalException, duckdb.InternalException):
-            self._writer.run(self._recover)
-        except duckdb.Error as error:
-            raise _as_store_error(error) from error
-        with _store_errors(), self.database.gate.shared():
-            return query(self.database.cursor())
-
-    def write(self, job: Callable[[Cursor], T]) -> T:
-        """Run `job` in a transaction, while nobody else writes. Errors as `put`."""
-        return self._writer.run(lambda: self.transact(job))
-
-    def run(self, job: Callable[[], T]) -> T:
-        """Run `job` while nobody else writes; it may use `transact` more than once."""
-        return self._writer.run(job)
-
-    def alone(self, job: Callable[[], T]) -> T:
-        """Run `job` while nobody else uses the file; it may close and replace it."""
-
-        def excluded() -> T:
-            with self.database.gate.exclusive():
-                return job()
-
-        return self._writer.run(excluded)
-
-    def flush(self) -> None:
-        """Wait until all that was handed over is written."""
-        self._writer.flush()
-
     def flush_usage(self) -> None:
         """Write access counts that are still in memory."""
-        with self._usage_lock:
-            usage, self._usage = self._usage, {}
-            self._usage_written_at = time.monotonic()
-        if usage:
-            ids, counts, times = list(usage), [c for c, _ in usage.values()], [t for _, t in usage.values()]
-            self.write(lambda cursor: _add_usage(cursor, ids, counts, times))
-
-    def reload(self) -> None:
-        """Read indexes again after the file was replaced or rows were removed. In a job."""
-        with self.database.gate.shared():
-            self._load()
+        reads = self._usage.take()
+        if reads:
+            self.write(lambda cursor: add_usage(cursor, reads))
 
     # inside
 
     def _load(self) -> None:
-        cursor = self.database.cursor()
-        with _store_errors():
-            schema.prepare(cursor)
-            self.index = Index.load(cursor)
-            self.segments.load(cursor)
+        super()._load()
+        with self._known_lock:
+            self._known.clear()
 
     def _put(self, prepared: Prepared, description: Description) -> int:
         rewrite = frozenset(self.damaged)
@@ -287,6 +223,8 @@ class EmbeddingStore:
             lambda cursor: entries.insert(cursor, self.index, self.segments, prepared, description, rewrite)
         )
         self._note_contents(prepared)
+        with self._known_lock:
+            self._known.pop(result, None)
         return result
 
     def _record(self, operation: Operation, precision: Precision) -> int:
@@ -297,44 +235,13 @@ class EmbeddingStore:
         )
         for prepared in ready.values:
             self._note_contents(prepared)
+        with self._known_lock:
+            self._known.clear()
         return result
 
     def _note_contents(self, prepared: Prepared) -> None:
         self.damaged.difference_update(e.content_hash for e in prepared.encoded)
         self.vectors.add(prepared)
-
-    def transact(self, job: Callable[[Cursor], T]) -> T:
-        """A transaction, in a job of the writer. What is known in memory is read again when it fails."""
-        for attempt in range(2):
-            try:
-                with self.database.gate.shared():
-                    cursor = self.database.cursor()
-                    with transaction(cursor):
-                        return job(cursor)
-            except (duckdb.FatalException, duckdb.InternalException) as error:
-                self._recover()
-                if attempt:
-                    raise _as_store_error(error) from error
-            except duckdb.Error as error:
-                self._load_after_failure()
-                raise _as_store_error(error) from error
-            except BaseException:
-                self._load_after_failure()
-                raise
-        raise AssertionError
-
-    def _load_after_failure(self) -> None:
-        try:
-            with self.database.gate.shared():
-                self._load()
-        except (StoreError, duckdb.Error):
-            self._recover()
-
-    def _recover(self) -> None:
-        """Open the file again; DuckDB refuses everything after some failures, such as a full disk in a checkpoint."""
-        with self.database.gate.exclusive():
-            self.database.reopen()
-            self._load()
 
     def _blob(self, content_hash: str) -> bytes:
         segment = self.index.segment_of.get(content_hash)
@@ -345,11 +252,6 @@ class EmbeddingStore:
         except DamagedError:
             self.damaged.add(content_hash)
             raise
-
-    def _touch(self, embedding_id: int) -> None:
-        with self._usage_lock:
-            count, _ = self._usage.get(embedding_id, (0, None))
-            self._usage[embedding_id] = (count + 1, now())
 
     def _housekeeping_due(self) -> bool:
         stale = self.persistent and time.monotonic() - self._names_written_at > NAMES_SECONDS
@@ -366,7 +268,7 @@ class EmbeddingStore:
 
             evict_now(self, MEMORY_ONLY_BYTES)
         self._publish_names()
-        if time.monotonic() - self._usage_written_at > USAGE_SECONDS or self._writer.closing:
+        if self._usage.age > USAGE_SECONDS or self._writer.closing:
             self.flush_usage()
 
     def _names_changed(self) -> bool:
@@ -377,31 +279,3 @@ class EmbeddingStore:
             self._written_names = frozenset(self.index.names)
             write_names(self.path, self._written_names)
         self._names_written_at = time.monotonic()
-
-
-def _add_usage(cursor: Cursor, ids: list[int], counts: list[int], times: list[datetime]) -> None:
-    cursor.execute(
-        "INSERT INTO embedding_usage SELECT * FROM (SELECT unnest(?) AS id, unnest(?) AS n, unnest(?) AS at) "
-        "WHERE id IN (SELECT embedding_id FROM embedding_entries) "
-        "ON CONFLICT (embedding_id) DO UPDATE SET access_count = access_count + excluded.access_count, "
-        "last_access = excluded.last_access",
-        [ids, counts, times],
-    )
-
-
-@contextlib.contextmanager
-def _store_errors() -> Any:
-    try:
-        yield
-    except duckdb.Error as error:
-        raise _as_store_error(error) from error
-
-
-def _as_store_error(error: duckdb.Error) -> StoreError:
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    lowered = text.lower()
-    if "checksum" in lowered or "corrupt" in lowered:
-        return DamagedError(f"A block of the embedding store is damaged: {text}")
-    if "no space left" in lowered or "file too large" in lowered:
-        return StoreError(f"The disk is full, nothing was stored: {text}")
-    return StoreError(f"The embedding store failed: {text}")
