@@ -101,7 +101,7 @@ class StoreHandle:
 
     def names(self) -> list[str]:
         """Names for a menu; reads a small file when the store is not open, and opens nothing."""
-        if self._store is not None and self._store.persistent:
+        if self._store is not None:
             return self._store.names()
         from ..storage.names import read_names
 
