@@ -1,7 +1,9 @@
 """Tables, and how a store of an earlier version becomes one of this version.
 
 Tables that hold blobs are made by segments.py. Rules that keep writes small (measured): blobs stand apart from
-everything that changes; no foreign key, no index on a counter, no list column that is ever updated.
+everything that changes; no foreign key, no index on a counter, no list column that is ever updated. Hashes, names
+and cache keys are unique by the one writer's own index (entries.py): an index of DuckDB on each would take a tenth
+of the time of a put.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ VERSION_1 = """
 CREATE TABLE meta(key VARCHAR PRIMARY KEY, value VARCHAR NOT NULL);
 
 CREATE TABLE contents(                  -- one row for each distinct tensor
-    content_hash VARCHAR PRIMARY KEY,
+    content_hash VARCHAR NOT NULL,
     segment INTEGER NOT NULL,           -- its blob is in blobs_<segment>
     stored VARCHAR NOT NULL,            -- dtype in the blob
     row_count BIGINT NOT NULL,          -- rows kept, without padding
@@ -29,7 +31,7 @@ CREATE TABLE contents(                  -- one row for each distinct tensor
 
 CREATE TABLE embedding_entries(
     embedding_id BIGINT PRIMARY KEY,
-    embedding_hash VARCHAR UNIQUE NOT NULL,
+    embedding_hash VARCHAR NOT NULL,    -- identity of the whole value
     structure VARCHAR NOT NULL,         -- JSON of the value, tensors as {"$tensor": i}
     parts STRUCT(role VARCHAR, content_hash VARCHAR, dtype VARCHAR, shape BIGINT[], device VARCHAR)[] NOT NULL,
     main_part INTEGER NOT NULL,         -- the part that searches compare, counted from 0
@@ -41,10 +43,10 @@ CREATE TABLE embedding_entries(
     created TIMESTAMP NOT NULL);
 
 CREATE TABLE embedding_names(
-    name VARCHAR PRIMARY KEY, embedding_id BIGINT NOT NULL, note VARCHAR NOT NULL, created TIMESTAMP NOT NULL);
+    name VARCHAR NOT NULL, embedding_id BIGINT NOT NULL, note VARCHAR NOT NULL, created TIMESTAMP NOT NULL);
 CREATE TABLE embedding_tags(embedding_id BIGINT NOT NULL, tag VARCHAR NOT NULL);
 CREATE TABLE embedding_keys(            -- cache keys, with what they were made from as JSON
-    cache_key VARCHAR PRIMARY KEY, embedding_id BIGINT NOT NULL, identity VARCHAR NOT NULL,
+    cache_key VARCHAR NOT NULL, embedding_id BIGINT NOT NULL, identity VARCHAR NOT NULL,
     created TIMESTAMP NOT NULL);
 CREATE TABLE embedding_usage(
     embedding_id BIGINT PRIMARY KEY, access_count BIGINT NOT NULL, last_access TIMESTAMP NOT NULL);
