@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -182,13 +181,8 @@ _COLUMNS = (
 )
 
 
-def read_entries(cursor: Cursor, ids: Sequence[int] | None = None) -> list[Entry]:
-    """Entries by id, in no particular order; all of them for None. Ids that do not exist are left out."""
-    query = f"SELECT {_COLUMNS} FROM embedding_entries"  # noqa: S608
-    if ids is None:
-        rows = cursor.execute(query).fetchall()
-    elif len(ids) == 1:
-        rows = cursor.execute(f"{query} WHERE embedding_id = ?", [ids[0]]).fetchall()
-    else:
-        rows = cursor.execute(f"{query} WHERE embedding_id IN (SELECT unnest(?))", [list(ids)]).fetchall()
+def read_entries(cursor: Cursor, first: int, last: int) -> list[Entry]:
+    """Entries with ids from `first` to `last`, those that exist."""
+    query = f"SELECT {_COLUMNS} FROM embedding_entries WHERE embedding_id BETWEEN ? AND ?"  # noqa: S608
+    rows = cursor.execute(query, [first, last]).fetchall()
     return [Entry(*[*row[:3], tuple(map(Part.from_row, row[3])), *row[4:]]) for row in rows]

@@ -38,6 +38,9 @@ log = logging.getLogger("wanvideo_activation_editor")
 LOCK_RETRIES, LOCK_WAIT = 3, 0.1
 NAMES_SECONDS, USAGE_SECONDS = 1.0, 5.0
 MAX_KNOWN = 16384
+NEIGHBOURS = 32
+"""Entries that are read together: one query for 32 takes little longer than one for 1."""
+
 MEMORY_ONLY_BYTES = 96 << 20
 """Size to which a store without a file is kept by dropping what was used longest ago."""
 
@@ -175,14 +178,13 @@ class EmbeddingStore(Session):
         known = self._known.get(embedding_id)
         if known is not None:
             return known
-        generation = self.generation
-        found = self.read(lambda cursor: entries.read_entries(cursor, [embedding_id]))
-        if not found:
-            raise KeyError(embedding_id)
+        generation, first = self.generation, embedding_id - embedding_id % NEIGHBOURS
+        read = self.read(lambda cursor: entries.read_entries(cursor, first, first + NEIGHBOURS - 1))
+        found = {entry.embedding_id: entry for entry in read}
         with self._known_lock:
             if generation == self.generation and len(self._known) < MAX_KNOWN:
-                self._known[embedding_id] = found[0]
-        return found[0]
+                self._known.update(found)
+        return found[embedding_id]
 
     def id_of(self, name: str) -> int | None:
         """Id of the embedding that has a name, or None."""
