@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import amplification, analysis, blocks, editor, forcing, inspection, vectors
+from . import amplification, analysis, blocks, editor, forcing, inspection, store, store_exchange, vectors
 
 NODES: list[type[io.ComfyNode]] = [
     *editor.NODES,
@@ -14,6 +14,8 @@ NODES: list[type[io.ComfyNode]] = [
     *amplification.NODES,
     *forcing.NODES,
     *analysis.NODES,
+    *store.NODES,
+    *store_exchange.NODES,
 ]
 
 

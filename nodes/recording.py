@@ -1,0 +1,186 @@
+"""What nodes call to record what they did.
+
+    with recorded("difference", node="WanVideoVectorDifference", enabled=store_in_db, scale=scale) as record:
+        result = ...
+        record.input("a", text_embeds_a)
+        record.input("b", text_embeds_b, weight=-1.0)
+        record.result(result)
+
+Recording copies the tensors and returns; encoding and writing happen on another thread. Nothing here raises: a
+failure is one warning in the log. An exception of the node itself passes through, and nothing is recorded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .store_access import STORE, log_failure
+
+if TYPE_CHECKING:
+    from ..storage import EmbeddingKey, EmbeddingStore
+
+log = logging.getLogger("wanvideo_activation_editor")
+
+Input = tuple[str, Any] | tuple[str, Any, float | None]
+
+
+class Record:
+    """Collects inputs and the result of an operation. Values may be host values, tensors, or lists of them."""
+
+    def __init__(self) -> None:
+        self.inputs: list[Input] = []
+        self.made: Any = None
+        self.prompt: str | None = None
+        self.parameters: dict[str, Any] = {}
+
+    def input(self, role: str, embeds: Any, weight: float | None = None) -> None:
+        self.inputs.append((role, embeds, weight))
+
+    def result(self, embeds: Any, prompt: str | None = None) -> None:
+        self.made, self.prompt = embeds, prompt
+
+
+@contextlib.contextmanager
+def recorded(operation_type: str, node: str | None = None, enabled: bool = True, **parameters: Any) -> Iterator[Record]:
+    """Record the operation done inside, with its time and, on CUDA, its peak memory.
+
+    Args:
+        operation_type: such as `difference`.
+        node: id of the node class.
+        enabled: False measures and records nothing.
+        parameters: plain values.
+    """
+    record = Record()
+    if not enabled:
+        yield record
+        return
+    on_cuda = torch.cuda.is_available()
+    before = 0
+    if on_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    started = time.perf_counter()
+    yield record
+    if on_cuda:
+        torch.cuda.synchronize()
+    duration = (time.perf_counter() - started) * 1000
+    record_operation(
+        operation_type,
+        record.inputs,
+        record.made,
+        {**parameters, **record.parameters},
+        duration_ms=duration,
+        peak_memory_bytes=torch.cuda.max_memory_allocated() - before if on_cuda else None,
+        node=node,
+        prompt=record.prompt,
+    )
+
+
+def record_operation(
+    operation_type: str,
+    inputs: Sequence[Input],
+    result: Any = None,
+    parameters: Mapping[str, Any] | None = None,
+    duration_ms: float | None = None,
+    peak_memory_bytes: int | None = None,
+    node: str | None = None,
+    prompt: str | None = None,
+) -> None:
+    """Record an operation that was measured elsewhere.
+
+    Args:
+        inputs: (role, embeds) or (role, embeds, weight).
+        prompt: readable description of the result.
+    """
+    with _never_raises(operation_type):
+        from ..storage import Description, Operation, OperationInput
+        from ..storage.snapshots import snapshot_operation
+
+        operation = snapshot_operation(
+            Operation(
+                operation_type,
+                tuple(OperationInput(role, embeds, *weight) for role, embeds, *weight in inputs),
+                result,
+                dict(parameters or {}),
+                duration_ms,
+                peak_memory_bytes,
+                Description(prompt=prompt, form=form_of(result)),
+                device=_device(result if result is not None else [i[1] for i in inputs]),
+                node=node,
+            )
+        )
+        failed = log_failure(operation_type)
+        STORE.later(
+            lambda store: store.record_later(operation, copied=True).add_done_callback(failed)
+        ).add_done_callback(failed)
+
+
+def record_analysis(embeds: Any, analysis_type: str, result: Mapping[str, Any], prompt: str | None = None) -> None:
+    """Keep the result of an analysis with the embedding that it is about."""
+    with _never_raises(analysis_type):
+        from ..storage import Description
+        from ..storage.snapshots import snapshot
+
+        kept, plain, description = snapshot(embeds), dict(result), Description(prompt=prompt, form=form_of(embeds))
+        STORE.later(lambda store: _save_analysis(store, kept, description, analysis_type, plain)).add_done_callback(
+            log_failure(f"the analysis {analysis_type}")
+        )
+
+
+def _save_analysis(store: EmbeddingStore, value: Any, description: Any, analysis_type: str, plain: Any) -> None:
+    from ..storage.analysis import save_analysis
+
+    save_analysis(store, store.put(value, description), analysis_type, plain)
+
+
+def remember(key: EmbeddingKey, value: Any, prompt: str | None = None) -> None:
+    """Keep a value under a cache key, for `recall` in this or a later session."""
+    with _never_raises("a cached embedding"):
+        from ..storage import Description
+        from ..storage.snapshots import snapshot
+
+        kept = snapshot(value)
+        description = Description(prompt=prompt or key.prompt or None, kind=key.kind, form=form_of(value), key=key)
+        failed = log_failure("a cached embedding")
+        STORE.later(
+            lambda store: store.put_later(kept, description, copied=True).add_done_callback(failed)
+        ).add_done_callback(failed)
+
+
+def recall(key: EmbeddingKey) -> Any | None:
+    """The value kept under a cache key, tensors on the CPU; None when there is none or it cannot be read."""
+    with _never_raises("reading a cached embedding"):
+        found = STORE.open().find(key)
+        return None if found is None else found.value
+    return None
+
+
+def form_of(value: Any) -> str:
+    """Host type of a value, as the store lists it."""
+    from ..embeddings import is_conditioning, is_wrapper_embeds
+
+    if is_wrapper_embeds(value):
+        return "WANVIDEOTEXTEMBEDS"
+    if is_conditioning(value) and value:
+        return "CONDITIONING"
+    return "tensor" if torch.is_tensor(value) else type(value).__name__
+
+
+def _device(value: Any) -> str | None:
+    from ..storage import pack
+
+    return pack(value).tensors[0].device.type
+
+
+@contextlib.contextmanager
+def _never_raises(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        log.warning("Embedding store: %s: %s", what, error)

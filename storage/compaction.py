@@ -1,0 +1,121 @@
+"""Giving space back to the disk: the live rows are copied to a new file that replaces the old one.
+
+DuckDB's DELETE and VACUUM free nothing (measured); a copy does.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import duckdb
+
+from .database import Cursor, first_row
+from .errors import StoreError
+from .views import create_views
+
+if TYPE_CHECKING:
+    from .store import EmbeddingStore
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """File sizes in bytes."""
+
+    before: int
+    after: int
+
+
+def compact(store: EmbeddingStore) -> Compaction:
+    """Rewrite the file with what is live. Readers wait; the old file stays in place until the new one is whole.
+
+    Raises:
+        StoreError: the store is in memory only, the disk has no room for the copy, or a row cannot be read
+            (verify says which embedding is damaged). The store is unchanged then.
+    """
+    if store.path is None:
+        raise StoreError("A store that is kept in memory cannot be compacted.")
+    store.flush_usage()
+    path = store.path
+    return store.alone(lambda: _replace(store, path))
+
+
+def _replace(store: EmbeddingStore, path: Path) -> Compaction:
+    copy = path.with_name(f"{path.name}.compact")
+    _delete(copy)
+    cursor = store.database.cursor()
+    try:
+        cursor.execute("CHECKPOINT")
+        before = path.stat().st_size
+        if shutil.disk_usage(path.parent).free < before:
+            raise StoreError(f"Compacting needs {before >> 20} MB of free disk space beside {path}.")
+        _copy(cursor, path, copy)
+    except duckdb.Error as error:
+        _delete(copy)
+        raise StoreError(
+            f"The store could not be copied and was left as it is: {str(error).splitlines()[0]} "
+            "Verify it to see what is damaged."
+        ) from error
+    except BaseException:
+        _delete(copy)
+        raise
+    store.database.disconnect()
+    log = path.with_name(path.name + ".wal")
+    try:
+        if log.exists():
+            raise StoreError(f"The log {log.name} could not be written into the store; compacting was given up.")
+        _sync(copy)
+        os.replace(copy, path)
+        _sync(path.parent)
+    finally:
+        _delete(copy)
+        store.database.reopen()
+        store.reload()
+    return Compaction(before, path.stat().st_size)
+
+
+def _copy(cursor: Cursor, path: Path, copy: Path) -> None:
+    (source,) = first_row(cursor, "SELECT current_database()") or ("store",)
+    name = str(copy).replace("'", "''")
+    cursor.execute(f"ATTACH '{name}' AS compacted")
+    try:
+        cursor.execute(f'COPY FROM DATABASE "{source}" TO compacted')
+        for (table,) in cursor.execute(
+            "SELECT table_name FROM duckdb_tables() WHERE database_name = ? AND NOT temporary", [source]
+        ).fetchall():
+            counts = [
+                first_row(cursor, f'SELECT count(*) FROM "{database}".main."{table}"')  # noqa: S608
+                for database in (source, "compacted")
+            ]
+            if counts[0] != counts[1]:
+                raise StoreError(f"The copy of {table} has {counts[1]} rows instead of {counts[0]}.")
+    finally:
+        cursor.execute("DETACH compacted")
+    check = duckdb.connect(str(copy))
+    try:
+        create_views(Cursor(check))
+        check.execute("CHECKPOINT")
+    finally:
+        check.close()
+
+
+def _delete(path: Path) -> None:
+    for file in (path, path.with_name(path.name + ".wal")):
+        file.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """fsync a file or folder, where the system can."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except (OSError, PermissionError):
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)

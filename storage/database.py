@@ -1,0 +1,270 @@
+"""Opening the DuckDB file: the lock, damaged files, cursors for threads."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from .errors import LockedError, StoreError
+
+log = logging.getLogger("wanvideo_activation_editor")
+
+MEMORY_LIMIT = "256MB"
+MAX_STATEMENTS = 512
+CHECKPOINT_THRESHOLD = "256MB"
+"""Checkpoints are made when a segment is full (segments.py); DuckDB's own come only if those fail."""
+
+_open_paths: set[Path] = set()
+_open_lock = threading.Lock()
+
+_LOCK = re.compile(r"Could not set lock on file.*?(?:\(PID (\d+)\)|$)", re.S)
+_NOT_A_DATABASE = ("not a valid DuckDB database file", "Corrupt database file", "checksum", "Serialization Error")
+_WAL = ("replaying WAL", "Corrupt WAL", "WAL file")
+
+
+class Gate:
+    """Many users at a time, or one alone: readers share, replacing the file excludes them."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._users = 0
+        self._alone: int | None = None
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[None]:
+        me = threading.get_ident()
+        with self._condition:
+            self._condition.wait_for(lambda: self._alone in (None, me))
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._users -= 1
+                self._condition.notify_all()
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Not for a thread that is inside `shared`."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._alone is None)
+            self._alone = threading.get_ident()
+            self._condition.wait_for(lambda: self._users == 0)
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._alone = None
+                self._condition.notify_all()
+
+
+class Cursor:
+    """A DuckDB cursor that parses each query once; parsing is a third of the time of a small query."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection = connection
+        self._statements: dict[str, duckdb.Statement] = {}
+
+    def execute(self, query: str, values: Sequence[Any] | None = None) -> duckdb.DuckDBPyConnection:
+        """Run a query; one without values may hold several statements."""
+        if values is None:
+            return self._connection.execute(query)
+        statement = self._statements.get(query)
+        if statement is None:
+            if len(self._statements) >= MAX_STATEMENTS:
+                self._statements.clear()
+            (statement,) = self._connection.extract_statements(query)
+            self._statements[query] = statement
+        return self._connection.execute(statement, values)
+
+    def close(self) -> None:
+        self._statements.clear()
+        self._connection.close()
+
+
+class Database:
+    """One DuckDB file (or memory, for path None), one connection, a cursor for each thread that asks.
+
+    A connection shared by threads returns rows of other threads' queries, so every thread has its own cursor.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.gate = Gate()
+        self._lock = threading.Lock()
+        self._local = threading.local()
+        self._cursors: list[Cursor] = []
+        self._generation = 0
+        self._connection: duckdb.DuckDBPyConnection | None = None
+        self._claim()
+        try:
+            self._connection = _connect(path)
+        except BaseException:
+            self._give_back()
+            raise
+
+    def _claim(self) -> None:
+        """DuckDB would share a file among connections of one process, whose stores would not know of each other."""
+        if self.path is None:
+            return
+        with _open_lock:
+            if self.path.absolute() in _open_paths:
+                raise LockedError(f"The embedding store {self.path} is open in this process already.")
+            _open_paths.add(self.path.absolute())
+
+    def _give_back(self) -> None:
+        if self.path is not None:
+            with _open_lock:
+                _open_paths.discard(self.path.absolute())
+
+    @property
+    def is_open(self) -> bool:
+        return self._connection is not None
+
+    def cursor(self) -> Cursor:
+        """This thread's cursor; use it inside `gate.shared()` and fetch results at once."""
+        with self._lock:
+            if self._connection is None:
+                raise StoreError("The embedding store is closed.")
+            if getattr(self._local, "generation", None) != self._generation:
+                self._local.cursor = Cursor(self._connection.cursor())
+                self._local.generation = self._generation
+                self._cursors.append(self._local.cursor)
+            return self._local.cursor  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Close every cursor and the file; DuckDB writes its log into the file when the last one closes."""
+        self.disconnect()
+        self._give_back()
+
+    def disconnect(self) -> None:
+        """As `close`, to open it again soon: the file stays this store's within the process."""
+        with self._lock:
+            for cursor in self._cursors:
+                with contextlib.suppress(duckdb.Error):
+                    cursor.close()
+            if self._connection is not None:
+                with contextlib.suppress(duckdb.Error):
+                    self._connection.close()
+            self._cursors, self._connection = [], None
+            self._generation += 1
+
+    def begin_anew(self) -> None:
+        """Set the damaged file aside and open an empty one in its place."""
+        self.disconnect()
+        if self.path is not None:
+            _set_aside_with_log(self.path)
+        self._connection = _connect(self.path)
+
+    def reopen(self) -> None:
+        """Open again, after DuckDB has declared the connection invalid or the file was replaced."""
+        self.disconnect()
+        self._connection = _connect(self.path)
+
+
+def first_row(cursor: Cursor, query: str, values: Sequence[Any] | None = None) -> tuple[Any, ...] | None:
+    """The first row of a query, or None. Fetches all: a result left half read keeps DuckDB from checkpoints."""
+    rows = cursor.execute(query, values).fetchall()
+    return rows[0] if rows else None
+
+
+@contextlib.contextmanager
+def transaction(cursor: Cursor) -> Iterator[None]:
+    """Commit at the end, roll back on an exception."""
+    cursor.execute("BEGIN", ())
+    try:
+        yield
+        cursor.execute("COMMIT", ())
+    except BaseException:
+        with contextlib.suppress(duckdb.Error):
+            cursor.execute("ROLLBACK")
+        raise
+
+
+def _connect(path: Path | None) -> duckdb.DuckDBPyConnection:
+    """Connect; a damaged write-ahead log or file is renamed, never deleted, and a new one begun.
+
+    Raises:
+        LockedError: another process holds the file.
+        StoreError: it cannot be opened for another reason; it is left as it is.
+    """
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not _looks_like_duckdb(path):
+            _set_aside_with_log(path)
+    for _ in range(3):
+        try:
+            return _plain_connect(path)
+        except duckdb.Error as error:
+            message = str(error)
+            if path is None:
+                raise StoreError(f"DuckDB cannot start: {_first_line(message)}") from error
+            _raise_if_locked(path, message, error)
+            if any(part in message for part in _WAL) and _set_aside(path.with_name(path.name + ".wal")):
+                continue
+            if any(part in message for part in _NOT_A_DATABASE) and _set_aside_with_log(path):
+                continue
+            raise StoreError(f"The embedding store {path} cannot be opened: {_first_line(message)}") from error
+    raise StoreError(f"The embedding store {path} cannot be opened, nor a new one in its place.")
+
+
+def _plain_connect(path: Path | None) -> duckdb.DuckDBPyConnection:
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": MEMORY_LIMIT,
+        "threads": "1",  # every query is small: a second thread costs more in waiting than it works
+        "autoinstall_known_extensions": "false",
+        "autoload_known_extensions": "false",
+        "allow_community_extensions": "false",
+        "wal_autocheckpoint": CHECKPOINT_THRESHOLD,
+    }
+    if path is None:
+        config["temp_directory"] = ""
+    return duckdb.connect(":memory:" if path is None else str(path), config=config)
+
+
+def _raise_if_locked(path: Path, message: str, error: Exception) -> None:
+    found = _LOCK.search(message)
+    if found:
+        holder = f"process {found[1]}" if found[1] else "another process"
+        raise LockedError(f"The embedding store {path} is in use by {holder}.") from error
+
+
+def _looks_like_duckdb(path: Path) -> bool:
+    """False for a file of another program, for which DuckDB would look for an extension."""
+    try:
+        with path.open("rb") as file:
+            return file.read(12)[8:] == b"DUCK"
+    except FileNotFoundError:
+        return True
+    except OSError:  # on some systems a locked file cannot be read; opening it says why
+        return True
+
+
+def _set_aside_with_log(path: Path) -> bool:
+    _set_aside(path.with_name(path.name + ".wal"))
+    return _set_aside(path)
+
+
+def _set_aside(path: Path) -> bool:
+    """Rename a damaged file so that its bytes stay available; False when there is none."""
+    if not path.exists():
+        return False
+    aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
+    while aside.exists():
+        aside = aside.with_name(aside.name + "x")
+    path.rename(aside)
+    log.error("Embedding store: %s is damaged and was set aside as %s.", path, aside.name)
+    return True
+
+
+def _first_line(message: str) -> str:
+    return message.strip().splitlines()[0] if message.strip() else "unknown error"

@@ -1,0 +1,188 @@
+"""Rows of embeddings: what is known in memory while the store is open, inserting and reading them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from .codec import Encoded, Precision, encode
+from .database import Cursor, first_row
+from .identity import embedding_hash
+from .packing import Packed, pack
+from .records import Description, Entry, Part, now
+from .search import pooled_vector
+from .segments import Blob, Segments
+
+
+@dataclass
+class Index:
+    """What the writer must know before each put. Only one process has the store open, so this is the truth."""
+
+    segment_of: dict[str, int] = field(default_factory=dict)
+    id_of: dict[str, int] = field(default_factory=dict)
+    names: dict[str, int] = field(default_factory=dict)
+    keys: dict[str, int] = field(default_factory=dict)
+    next_embedding: int = 1
+    next_operation: int = 1
+
+    @classmethod
+    def load(cls, cursor: Cursor) -> Index:
+        def pairs(query: str) -> dict[str, int]:
+            return dict(cursor.execute(query).fetchall())
+
+        def following(query: str) -> int:
+            row = first_row(cursor, query)
+            return int(row[0]) + 1 if row else 1
+
+        return cls(
+            pairs("SELECT content_hash, segment FROM contents"),
+            pairs("SELECT embedding_hash, embedding_id FROM embedding_entries"),
+            pairs("SELECT name, embedding_id FROM embedding_names"),
+            pairs("SELECT cache_key, embedding_id FROM embedding_keys"),
+            following("SELECT coalesce(max(embedding_id), 0) FROM embedding_entries"),
+            following("SELECT coalesce(max(operation_id), 0) FROM vector_operations"),
+        )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A value encoded and hashed, ready to be inserted."""
+
+    packed: Packed
+    encoded: tuple[Encoded, ...]
+    pooled: tuple[bytes | None, ...]
+    parts: tuple[Part, ...]
+    embedding_hash: str
+
+    @property
+    def raw_bytes(self) -> int:
+        return sum(e.raw_bytes for e in self.encoded)
+
+
+def prepare(value: Any, precision: Precision) -> Prepared:
+    """Take a value apart and encode its tensors; the expensive half of a put, free of the store.
+
+    Raises:
+        UnsupportedError: a value or tensor that cannot be stored.
+    """
+    packed = pack(value)
+    encoded = tuple(encode(tensor, precision) for tensor in packed.tensors)
+    parts = tuple(
+        Part(role, e.content_hash, e.dtype, e.shape, e.device) for role, e in zip(packed.roles, encoded, strict=True)
+    )
+    identity = embedding_hash(packed.structure, [(p.role, p.content_hash, p.dtype, p.shape) for p in parts])
+    return Prepared(packed, encoded, tuple(map(pooled_vector, packed.tensors)), parts, identity)
+
+
+def insert(
+    cursor: Cursor,
+    index: Index,
+    segments: Segments,
+    prepared: Prepared,
+    description: Description,
+    rewrite: frozenset[str] = frozenset(),
+) -> int:
+    """Insert what is not there yet, inside the caller's transaction; the embedding's id.
+
+    Args:
+        rewrite: content hashes whose stored blobs are known to be damaged.
+    """
+    for encoded, pooled in zip(prepared.encoded, prepared.pooled, strict=True):
+        _insert_content(cursor, index, segments, encoded, pooled, rewrite)
+    embedding_id = index.id_of.get(prepared.embedding_hash)
+    new = embedding_id is None
+    if embedding_id is None:
+        embedding_id = index.next_embedding
+        cursor.execute(
+            "INSERT INTO embedding_entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                embedding_id,
+                prepared.embedding_hash,
+                prepared.packed.structure,
+                [p.as_row() for p in prepared.parts],
+                prepared.packed.main,
+                description.prompt,
+                description.negative_prompt,
+                description.kind,
+                description.form,
+                prepared.raw_bytes,
+                now(),
+            ],
+        )
+        index.next_embedding += 1
+        index.id_of[prepared.embedding_hash] = embedding_id
+    elif description.prompt is not None or description.negative_prompt is not None:
+        cursor.execute(
+            "UPDATE embedding_entries SET prompt = coalesce(?, prompt), negative_prompt = coalesce(?, negative_prompt) "
+            "WHERE embedding_id = ?",
+            [description.prompt, description.negative_prompt, embedding_id],
+        )
+    _describe(cursor, index, embedding_id, new, description)
+    return embedding_id
+
+
+def _insert_content(
+    cursor: Cursor,
+    index: Index,
+    segments: Segments,
+    encoded: Encoded,
+    pooled: bytes | None,
+    rewrite: frozenset[str],
+) -> None:
+    key = encoded.content_hash
+    known = key in index.segment_of
+    if known and key not in rewrite:
+        return
+    if known and index.segment_of[key] == segments.current:
+        segments.delete(cursor, segments.current, [key])
+    segment = segments.insert(cursor, Blob(key, encoded.blob, pooled))
+    if known:
+        cursor.execute("UPDATE contents SET segment = ? WHERE content_hash = ?", [segment, key])
+    else:
+        cursor.execute(
+            "INSERT INTO contents VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [key, segment, encoded.stored, encoded.rows, encoded.columns, len(encoded.blob), now()],
+        )
+    index.segment_of[key] = segment
+
+
+def _describe(cursor: Cursor, index: Index, embedding_id: int, new: bool, description: Description) -> None:
+    if description.name in index.names:
+        cursor.execute(
+            "UPDATE embedding_names SET embedding_id = ?, note = ?, created = ? WHERE name = ?",
+            [embedding_id, description.note, now(), description.name],
+        )
+    elif description.name is not None:
+        cursor.execute(
+            "INSERT INTO embedding_names VALUES (?, ?, ?, ?)",
+            [description.name, embedding_id, description.note, now()],
+        )
+    if description.name is not None:
+        index.names[description.name] = embedding_id
+    if description.tags:
+        query = "SELECT tag FROM embedding_tags WHERE embedding_id = ?"
+        there = set() if new else {tag for (tag,) in cursor.execute(query, [embedding_id]).fetchall()}
+        for tag in dict.fromkeys(t for t in description.tags if t not in there):
+            cursor.execute("INSERT INTO embedding_tags VALUES (?, ?)", [embedding_id, tag])
+    if description.key is not None:
+        key = description.key.cache_key
+        if key in index.keys:
+            cursor.execute("DELETE FROM embedding_keys WHERE cache_key = ?", [key])
+        cursor.execute(
+            "INSERT INTO embedding_keys VALUES (?, ?, ?, ?)",
+            [key, embedding_id, json.dumps(description.key.identity(), sort_keys=True), now()],
+        )
+        index.keys[key] = embedding_id
+
+
+_COLUMNS = (
+    "embedding_id, embedding_hash, structure, parts, main_part, prompt, negative_prompt, kind, form, raw_bytes, created"
+)
+
+
+def read_entries(cursor: Cursor, first: int, last: int) -> list[Entry]:
+    """Entries with ids from `first` to `last`, those that exist."""
+    query = f"SELECT {_COLUMNS} FROM embedding_entries WHERE embedding_id BETWEEN ? AND ?"  # noqa: S608
+    rows = cursor.execute(query, [first, last]).fetchall()
+    return [Entry(*[*row[:3], tuple(map(Part.from_row, row[3])), *row[4:]]) for row in rows]

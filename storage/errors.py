@@ -1,0 +1,19 @@
+"""What can go wrong in the store. Every message says what is wrong and what to do."""
+
+from __future__ import annotations
+
+
+class StoreError(RuntimeError):
+    """The store cannot do what was asked."""
+
+
+class DamagedError(StoreError):
+    """Stored bytes fail their checksum or contradict their description; they are never returned as data."""
+
+
+class LockedError(StoreError):
+    """Another process holds the store."""
+
+
+class UnsupportedError(StoreError):
+    """A value, a file or a schema version that this version cannot store or read."""

@@ -1,0 +1,156 @@
+"""An open file, what is known of it in memory, and transactions on it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import duckdb
+
+from . import schema
+from .database import Cursor, Database, transaction
+from .entries import Index
+from .errors import DamagedError, StoreError
+from .segments import Segments
+from .writer import Writer
+
+T = TypeVar("T")
+
+
+class Session:
+    """What the modules of this package work on. `EmbeddingStore` adds what users call.
+
+    Args:
+        path: the DuckDB file, or None for memory.
+        due, housekeeping: see Writer.
+    """
+
+    def __init__(self, path: Path | None, due: Callable[[], bool], housekeeping: Callable[[], None]) -> None:
+        self.path = path
+        self.database = Database(path)
+        self.index = Index()
+        self.segments = Segments()
+        self.damaged: set[str] = set()
+        """Content hashes that failed their checksum; a later put of the same content writes them anew."""
+        self.generation = 0
+        """Counts writes, so that what was read before one is not kept after it."""
+        self._writer = Writer(due, housekeeping)
+        try:
+            try:
+                self._load()
+            except DamagedError:
+                self.database.begin_anew()
+                self._load()
+        except BaseException:
+            self.database.close()
+            raise
+
+    @property
+    def persistent(self) -> bool:
+        return self.path is not None
+
+    def read(self, query: Callable[[Cursor], T]) -> T:
+        """Run a query on this thread's cursor; it must fetch its rows.
+
+        Raises:
+            DamagedError: DuckDB found a block of the file damaged.
+            StoreError: any other failure.
+        """
+        try:
+            with self.database.gate.shared():
+                return query(self.database.cursor())
+        except (duckdb.FatalException, duckdb.InternalException):
+            self._writer.run(self._recover)
+        except duckdb.Error as error:
+            raise _as_store_error(error) from error
+        with _store_errors(), self.database.gate.shared():
+            return query(self.database.cursor())
+
+    def write(self, job: Callable[[Cursor], T]) -> T:
+        """Run `job` in a transaction, while nobody else writes. Errors as `put`."""
+        return self._writer.run(lambda: self.transact(job))
+
+    def run(self, job: Callable[[], T]) -> T:
+        """Run `job` while nobody else writes; it may use `transact` more than once."""
+        return self._writer.run(job)
+
+    def alone(self, job: Callable[[], T]) -> T:
+        """Run `job` while nobody else uses the file; it may close and replace it."""
+
+        def excluded() -> T:
+            with self.database.gate.exclusive():
+                return job()
+
+        return self._writer.run(excluded)
+
+    def flush(self) -> None:
+        """Wait until all that was handed over is written."""
+        self._writer.flush()
+
+    def reload(self) -> None:
+        """Read indexes again after the file was replaced or rows were removed. In a job."""
+        with self.database.gate.shared():
+            self._load()
+
+    def _load(self) -> None:
+        cursor = self.database.cursor()
+        with _store_errors():
+            schema.prepare(cursor)
+            self.generation += 1
+            self.index = Index.load(cursor)
+            self.segments.load(cursor)
+
+    def transact(self, job: Callable[[Cursor], T]) -> T:
+        """A transaction, in a job of the writer. What is known in memory is read again when it fails."""
+        for attempt in range(2):
+            try:
+                with self.database.gate.shared():
+                    cursor = self.database.cursor()
+                    with transaction(cursor):
+                        result = job(cursor)
+                self.generation += 1
+                return result
+            except (duckdb.FatalException, duckdb.InternalException) as error:
+                self._recover()
+                if attempt:
+                    raise _as_store_error(error) from error
+            except duckdb.Error as error:
+                self._load_after_failure()
+                raise _as_store_error(error) from error
+            except BaseException:
+                self._load_after_failure()
+                raise
+        raise AssertionError
+
+    def _load_after_failure(self) -> None:
+        try:
+            with self.database.gate.shared():
+                self._load()
+        except (StoreError, duckdb.Error):
+            self._recover()
+
+    def _recover(self) -> None:
+        """Open the file again; DuckDB refuses everything after some failures, such as a full disk in a checkpoint."""
+        with self.database.gate.exclusive():
+            self.database.reopen()
+            self._load()
+
+
+@contextlib.contextmanager
+def _store_errors() -> Iterator[None]:
+    try:
+        yield
+    except duckdb.Error as error:
+        raise _as_store_error(error) from error
+
+
+def _as_store_error(error: duckdb.Error) -> StoreError:
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    lowered = text.lower()
+    if "checksum" in lowered or "corrupt" in lowered:
+        return DamagedError(f"A block of the embedding store is damaged: {text}")
+    if "no space left" in lowered or "file too large" in lowered:
+        return StoreError(f"The disk is full, nothing was stored: {text}")
+    return StoreError(f"The embedding store failed: {text}")

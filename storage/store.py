@@ -1,0 +1,283 @@
+"""The store: put embeddings, get them back, know what was done with them.
+
+with EmbeddingStore.open(path) as store:
+    store.put(embeds, Description(name="castle", prompt="a castle at dusk", tags=("gothic",)))
+    again = store.get("castle").value
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import threading
+import time
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import duckdb
+import torch
+
+from . import entries, operations
+from .codec import Precision, decode, encode
+from .entries import Prepared
+from .errors import DamagedError, LockedError, StoreError
+from .identity import EmbeddingKey
+from .names import write_names
+from .packing import size_of, unpack
+from .records import Description, Entry, Operation, Stored
+from .session import Session
+from .snapshots import size_of_operation, snapshot, snapshot_operation
+from .usage import Usage, add_usage
+from .vectors import VectorCache
+
+log = logging.getLogger("wanvideo_activation_editor")
+
+LOCK_RETRIES, LOCK_WAIT = 3, 0.1
+NAMES_SECONDS, USAGE_SECONDS = 1.0, 5.0
+MAX_KNOWN = 16384
+NEIGHBOURS = 32
+"""Entries that are read together: one query for 32 takes little longer than one for 1."""
+
+MEMORY_ONLY_BYTES = 96 << 20
+"""Size to which a store without a file is kept by dropping what was used longest ago."""
+
+
+class EmbeddingStore(Session):
+    """An open store. Methods may be called from any thread; only one thread writes.
+
+    Args:
+        path: the DuckDB file, created when missing. None keeps everything in memory, up to 96 MB.
+
+    Raises:
+        LockedError: another process holds the file.
+        UnsupportedError: it was written by a newer version.
+        StoreError: it cannot be opened for another reason.
+    """
+
+    def __init__(self, path: Path | str | None) -> None:
+        self.vectors = VectorCache(self)
+        self._usage = Usage()
+        self._known: dict[int, Entry] = {}
+        self._known_lock = threading.Lock()
+        self._written_names: frozenset[str] | None = None
+        self._names_written_at = 0.0
+        super().__init__(None if path is None else Path(path), self._housekeeping_due, self._keep_house)
+        self._publish_names()
+        atexit.register(self.close)
+
+    @classmethod
+    def open(cls, path: Path | str) -> EmbeddingStore:
+        """Open a store; a lock is waited for 0.3 s, in case its holder is just closing."""
+        for _ in range(LOCK_RETRIES - 1):
+            with contextlib.suppress(LockedError):
+                return cls(path)
+            time.sleep(LOCK_WAIT)
+        return cls(path)
+
+    @classmethod
+    def open_or_memory(cls, path: Path | str) -> EmbeddingStore:
+        """Open a store, or one in memory that ends with the process when the file cannot be had; says so once."""
+        try:
+            return cls.open(path)
+        except (StoreError, OSError) as error:
+            log.warning("%s Embeddings are kept in memory only until ComfyUI is started again.", error)
+            return cls(None)
+
+    def close(self) -> None:
+        """Write what is waiting and close the file. Calling it again does nothing."""
+        self._writer.close()
+        atexit.unregister(self.close)
+        with self.database.gate.exclusive():
+            self.database.close()
+
+    def __enter__(self) -> EmbeddingStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # putting
+
+    def put(self, value: Any, description: Description | None = None, precision: Precision = "half") -> int:
+        """Store a tensor, or dicts and lists of tensors and plain values; durable when it returns.
+
+        Returns:
+            The embedding's id. The same value stored again has the same id and takes no space.
+
+        Raises:
+            UnsupportedError: a value that cannot be stored.
+            StoreError: it could not be written, for example because the disk is full; nothing was changed.
+        """
+        prepared = entries.prepare(value, precision)
+        return self._writer.run(lambda: self._put(prepared, description or Description()))
+
+    def put_later(
+        self,
+        value: Any,
+        description: Description | None = None,
+        precision: Precision = "half",
+        copied: bool = False,
+    ) -> Future[int]:
+        """As `put`, but returns once the tensors are copied; encoding and writing happen on the writer's thread.
+
+        Args:
+            copied: nobody else changes these tensors, so they need not be copied.
+
+        Raises:
+            QueueFullError: more than 64 MB are waiting already.
+        """
+        kept = value if copied else snapshot(value)
+        return self._writer.submit(
+            lambda: self._put(entries.prepare(kept, precision), description or Description()), size_of(kept)
+        )
+
+    def record(self, operation: Operation, precision: Precision = "half") -> int:
+        """Store an operation with its inputs and its result; its id. Errors as `put`."""
+        return self._writer.run(lambda: self._record(operation, precision))
+
+    def record_later(self, operation: Operation, precision: Precision = "half", copied: bool = False) -> Future[int]:
+        """As `record`, in the manner of `put_later`."""
+        kept = operation if copied else snapshot_operation(operation)
+        return self._writer.submit(lambda: self._record(kept, precision), size_of_operation(kept))
+
+    # getting
+
+    def get(self, name: str) -> Stored:
+        """The embedding of a name, its tensors on the CPU.
+
+        Raises:
+            KeyError: there is none.
+            DamagedError: its bytes on disk are damaged.
+        """
+        self._writer.flush()
+        if name not in self.index.names:
+            raise KeyError(name)
+        return self.load(self.index.names[name])
+
+    def find(self, key: EmbeddingKey) -> Stored | None:
+        """The embedding that was stored under this cache key, or None. Raises DamagedError as `get`."""
+        self._writer.flush()
+        embedding_id = self.index.keys.get(key.cache_key)
+        return None if embedding_id is None else self.load(embedding_id)
+
+    def load(self, embedding_id: int) -> Stored:
+        """The embedding of an id. Raises KeyError and DamagedError as `get`."""
+        entry = self.entry(embedding_id)
+        tensors = [decode(self._blob(p.content_hash), p.dtype, p.shape) for p in entry.parts]
+        self._usage.touch(embedding_id)
+        return Stored(entry, unpack(entry.structure, tensors))
+
+    def entry(self, embedding_id: int) -> Entry:
+        """What is known of an embedding. Raises KeyError when there is none of that id."""
+        self._writer.flush()
+        known = self._known.get(embedding_id)
+        if known is not None:
+            return known
+        generation, first = self.generation, embedding_id - embedding_id % NEIGHBOURS
+        read = self.read(lambda cursor: entries.read_entries(cursor, first, first + NEIGHBOURS - 1))
+        found = {entry.embedding_id: entry for entry in read}
+        with self._known_lock:
+            if generation == self.generation and len(self._known) < MAX_KNOWN:
+                self._known.update(found)
+        return found[embedding_id]
+
+    def id_of(self, name: str) -> int | None:
+        """Id of the embedding that has a name, or None."""
+        self._writer.flush()
+        return self.index.names.get(name)
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        self._writer.flush()
+        return sorted(self.index.names)
+
+    def id_of_value(self, value: Any, precision: Precision = "half") -> int | None:
+        """Id under which exactly this value is stored, or None."""
+        self._writer.flush()
+        return self.index.id_of.get(entries.prepare(value, precision).embedding_hash)
+
+    @staticmethod
+    def hash_of(tensor: torch.Tensor, precision: Precision = "half") -> str:
+        """Content hash that a tensor is stored under."""
+        return encode(tensor, precision).content_hash
+
+    def flush_usage(self) -> None:
+        """Write access counts that are still in memory."""
+        reads = self._usage.take()
+        if reads:
+            self.write(lambda cursor: add_usage(cursor, reads))
+
+    # inside
+
+    def _load(self) -> None:
+        super()._load()
+        with self._known_lock:
+            self._known.clear()
+
+    def _put(self, prepared: Prepared, description: Description) -> int:
+        rewrite = frozenset(self.damaged)
+        result = self.transact(
+            lambda cursor: entries.insert(cursor, self.index, self.segments, prepared, description, rewrite)
+        )
+        self._note_contents(prepared)
+        with self._known_lock:
+            self._known.pop(result, None)
+        return result
+
+    def _record(self, operation: Operation, precision: Precision) -> int:
+        ready = operations.prepare_operation(operation, precision)
+        rewrite = frozenset(self.damaged)
+        result = self.transact(
+            lambda cursor: operations.insert_operation(cursor, self.index, self.segments, ready, rewrite)
+        )
+        for prepared in ready.values:
+            self._note_contents(prepared)
+        with self._known_lock:
+            self._known.clear()
+        return result
+
+    def _note_contents(self, prepared: Prepared) -> None:
+        self.damaged.difference_update(e.content_hash for e in prepared.encoded)
+        self.vectors.add(prepared)
+
+    def _blob(self, content_hash: str) -> bytes:
+        segment = self.index.segment_of.get(content_hash)
+        if segment is None:
+            raise DamagedError(f"The blob {content_hash[:12]} is missing from the store.")
+        try:
+            return self.read(lambda cursor: self.segments.fetch(cursor, segment, content_hash))
+        except DamagedError:
+            self.damaged.add(content_hash)
+            raise
+
+    def _housekeeping_due(self) -> bool:
+        stale = self.persistent and time.monotonic() - self._names_written_at > NAMES_SECONDS
+        return self.segments.filled or not self.persistent or (stale and self._names_changed())
+
+    def _keep_house(self) -> None:
+        """What nobody waits for: the checkpoint of a full segment, the names beside the file, access counts."""
+        if self.segments.filled:
+            self.segments.filled = False
+            with self.database.gate.shared(), contextlib.suppress(duckdb.TransactionException):
+                self.database.cursor().execute("CHECKPOINT")
+        if not self.persistent:
+            from .maintenance import evict_now
+
+            evict_now(self, MEMORY_ONLY_BYTES)
+        self._publish_names()
+        if self._usage.age > USAGE_SECONDS or self._writer.closing:
+            self.flush_usage()
+
+    def _names_changed(self) -> bool:
+        return frozenset(self.index.names) != self._written_names
+
+    def _publish_names(self) -> None:
+        if self.path is not None and self._names_changed():
+            self._written_names = frozenset(self.index.names)
+            write_names(self.path, self._written_names)
+        self._names_written_at = time.monotonic()

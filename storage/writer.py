@@ -1,0 +1,156 @@
+"""Writing one at a time: at once on the caller's thread, or later on a thread of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from .errors import StoreError
+
+log = logging.getLogger("wanvideo_activation_editor")
+T = TypeVar("T")
+
+IDLE_SECONDS = 2.0
+MAX_WAITING_BYTES = 64 << 20
+
+
+class QueueFullError(StoreError):
+    """More is waiting to be written than may be held in memory."""
+
+
+class Writer:
+    """Lets one thread write at a time, in the order of the calls.
+
+    Args:
+        due: called after each job; True when housekeeping should follow soon.
+        housekeeping: called on the background thread when it is due, when nothing came for some seconds, and
+            at the end. Nobody waits for it but other writers.
+    """
+
+    def __init__(self, due: Callable[[], bool], housekeeping: Callable[[], None]) -> None:
+        self._due, self._housekeeping = due, housekeeping
+        self._writing = threading.Lock()
+        self._owner: int | None = None
+        self._condition = threading.Condition()
+        self._jobs: deque[tuple[Callable[[], Any], Future[Any], int]] = deque()
+        self._waiting_bytes = 0
+        self._busy = self._woken = self._closed = False
+        self._thread: threading.Thread | None = None
+
+    @property
+    def inside(self) -> bool:
+        """True in a job."""
+        return self._owner == threading.get_ident()
+
+    @property
+    def closing(self) -> bool:
+        return self._closed
+
+    def run(self, job: Callable[[], T]) -> T:
+        """Run a job on this thread, after those that were submitted before.
+
+        Raises:
+            StoreError: the writer is closed.
+        """
+        if self.inside:
+            return job()
+        with self._condition:
+            self._start()
+        self.flush()
+        with self._alone():
+            result = job()
+        if self._due():
+            with self._condition:
+                self._woken = True
+                self._condition.notify_all()
+        return result
+
+    def submit(self, job: Callable[[], T], size: int = 0) -> Future[T]:
+        """Queue a job, which holds `size` bytes of memory until it has run, for the background thread.
+
+        Raises:
+            StoreError: the writer is closed.
+            QueueFullError: the queue holds too many bytes already.
+        """
+        future: Future[T] = Future()
+        with self._condition:
+            self._start()
+            if self._waiting_bytes and self._waiting_bytes + size > MAX_WAITING_BYTES:
+                raise QueueFullError(f"{self._waiting_bytes >> 20} MB are waiting to be written already.")
+            self._jobs.append((job, future, size))
+            self._waiting_bytes += size
+            self._condition.notify_all()
+        return future
+
+    def flush(self) -> None:
+        """Wait until all that was submitted is written."""
+        if not self.inside and (self._jobs or self._busy):
+            with self._condition:
+                self._condition.wait_for(lambda: not self._jobs and not self._busy)
+
+    def close(self) -> None:
+        """Write what is queued and end the thread."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _start(self) -> None:
+        if self._closed:
+            raise StoreError("The embedding store is closed.")
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._loop, name="embedding-store-writer", daemon=True)
+            self._thread.start()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        with self._writing:
+            self._owner = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._owner = None
+
+    def _loop(self) -> None:
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._jobs or self._woken or self._closed, IDLE_SECONDS)
+                job, future, size = self._jobs.popleft() if self._jobs else (None, None, 0)
+                ending = self._closed and job is None
+                self._woken, self._busy = False, job is not None
+            if job is not None and future is not None:
+                with self._alone():
+                    _settle(job, future)
+            idle = job is None
+            job = future = None  # lets go of the tensors
+            with self._condition:
+                self._waiting_bytes -= size
+                self._busy = False
+                self._condition.notify_all()
+            if idle or self._due():
+                self._keep_house()
+            if ending:
+                return
+
+    def _keep_house(self) -> None:
+        try:
+            with self._alone():
+                self._housekeeping()
+        except Exception as error:
+            log.warning("Embedding store: housekeeping failed: %s", error)
+
+
+def _settle(job: Callable[[], Any], future: Future[Any]) -> None:
+    try:
+        result = job()
+    except BaseException as error:
+        future.set_exception(error)
+    else:
+        future.set_result(result)

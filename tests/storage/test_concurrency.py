@@ -1,0 +1,135 @@
+"""Two processes, many threads, a full disk."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from wanvideo_activation_editor.storage import Description, EmbeddingStore, LockedError
+from wanvideo_activation_editor.storage.compaction import compact
+from wanvideo_activation_editor.storage.maintenance import verify
+
+from .helpers import finish, python, randn, same_bits
+
+HOLD = """
+import sys, torch
+from wanvideo_activation_editor.storage import Description, EmbeddingStore
+store = EmbeddingStore.open(sys.argv[1])
+store.put(torch.ones(3, 8), Description("held"))
+print("open", flush=True)
+sys.stdin.readline()
+store.close()
+"""
+
+
+def test_a_second_process_says_once_who_holds_the_store_and_goes_on_in_memory(path: Path, caplog):
+    import subprocess
+
+    holder = python(HOLD, str(path), stdin=subprocess.PIPE)
+    assert holder.stdout is not None and holder.stdout.readline() == "open\n"
+    with pytest.raises(LockedError, match=f"in use by process {holder.pid}"):
+        EmbeddingStore.open(path)
+    caplog.set_level(logging.WARNING)
+    with EmbeddingStore.open_or_memory(path) as store:
+        assert not store.persistent
+        for i in range(5):
+            store.put(randn(5, seed=i), Description(f"n{i}"))
+        assert same_bits(store.get("n3").value, randn(5, seed=3))
+    assert len([r for r in caplog.records if str(holder.pid) in r.message]) == 1
+    finish(holder)
+    with EmbeddingStore.open(path) as store:
+        assert store.names() == ["held"]
+
+
+def test_the_same_store_opened_twice_in_one_process_is_refused(path: Path):
+    with EmbeddingStore.open(path) as first:
+        first.put(randn(3), Description("a"))
+        with pytest.raises(LockedError, match="already"):
+            EmbeddingStore.open(path)
+    EmbeddingStore.open(path).close()
+
+
+def test_eight_threads_get_their_own_embeddings_while_others_put_and_the_store_is_compacted(store: EmbeddingStore):
+    for i in range(40):
+        store.put(randn(30, 256, seed=i), Description(f"n{i}"))
+    stop = threading.Event()
+
+    def read(seed: int) -> int:
+        order = torch.randperm(40, generator=torch.Generator().manual_seed(seed)).tolist()
+        for i in order * 3:
+            assert same_bits(store.get(f"n{i}").value, randn(30, 256, seed=i))
+        return len(order) * 3
+
+    def put(start: int) -> int:
+        done = 0
+        while not stop.is_set() and done < 60:
+            seed = 1000 + (start * 7 + done) % 50
+            store.put(randn(30, 256, seed=seed), Description(f"n{seed}"))
+            done += 1
+        return done
+
+    with ThreadPoolExecutor(8) as pool:
+        writers = [pool.submit(put, i) for i in range(3)]
+        readers = [pool.submit(read, i) for i in range(5)]
+        compact(store)
+        assert [r.result() for r in readers] == [120] * 5
+        stop.set()
+        assert all(w.result() for w in writers)
+    assert not verify(store).damaged
+    for name in store.names():
+        assert same_bits(store.get(name).value, randn(30, 256, seed=int(name[1:])))
+
+
+def test_threads_that_store_the_same_values_make_one_of_each(store: EmbeddingStore):
+    with ThreadPoolExecutor(8) as pool:
+        ids = list(pool.map(lambda n: store.put(randn(10, seed=n % 10)), range(160)))
+    assert len(set(ids)) == 10
+    assert not verify(store).damaged
+
+
+FULL_DISK = """
+import os, resource, signal, sys, torch
+from wanvideo_activation_editor.storage import Description, EmbeddingStore, StoreError
+from wanvideo_activation_editor.storage.maintenance import verify
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+def value(i): return (torch.randn(200, 1024, generator=torch.Generator().manual_seed(i)) * 0.1).bfloat16()
+path = sys.argv[1]
+store = EmbeddingStore.open(path)
+for i in range(5): store.put(value(i), Description(f"n{i}"))
+soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (6 << 20, hard))
+acknowledged, failures = list(range(5)), []
+for i in range(5, 40):
+    try:
+        store.put(value(i), Description(f"n{i}"))
+        acknowledged.append(i)
+    except StoreError as error:
+        failures.append(str(error))
+print("failed", len(failures), failures[0] if failures else "")
+for i in acknowledged: assert torch.equal(store.get(f"n{i}").value, value(i)), i
+resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+for i in range(100, 110):
+    store.put(value(i), Description(f"n{i}")); acknowledged.append(i)
+store.close()
+store = EmbeddingStore.open(path)
+assert set(store.names()) >= {f"n{i}" for i in acknowledged}, (acknowledged, store.names())
+for i in acknowledged: assert torch.equal(store.get(f"n{i}").value, value(i)), i
+assert not verify(store).damaged
+store.close()
+print("recovered", len(acknowledged))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs RLIMIT_FSIZE")
+def test_a_full_disk_fails_the_put_keeps_what_was_stored_and_is_recovered_from(path: Path):
+    out = finish(python(FULL_DISK, str(path)), 120)
+    lines = dict(line.split(" ", 1) for line in out.splitlines())
+    count, message = lines["failed"].split(" ", 1)
+    assert int(count) > 10
+    assert "disk is full" in message
+    assert int(lines["recovered"]) >= 15

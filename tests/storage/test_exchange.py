@@ -1,0 +1,190 @@
+"""Export and import: the same values again, readable by others, and files that are not what they seem."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import duckdb
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from wanvideo_activation_editor.storage import (
+    Description,
+    EmbeddingStore,
+    Operation,
+    OperationInput,
+    UnsupportedError,
+    analytics,
+)
+from wanvideo_activation_editor.storage.exchange import KEY, export_safetensors, import_safetensors
+from wanvideo_activation_editor.storage.parquet import export_operations, export_parquet, import_parquet
+from wanvideo_activation_editor.storage.selection import list_embeddings
+
+from .helpers import randn, same_value
+
+VALUES = {
+    "wrapper": {"prompt_embeds": [randn(5), randn(7, seed=2)], "negative_prompt_embeds": [randn(2)], "echoshot": False},
+    "conditioning": [[torch.nn.functional.pad(randn(4)[None], (0, 0, 0, 9)), {"pooled_output": None}]],
+    "half": randn(3, dtype=torch.float16),
+    "negative zero": -torch.zeros(2, 3),
+    "one": torch.tensor(1.5),
+    "empty": torch.zeros(0, 4),
+}
+
+
+@pytest.fixture
+def filled(store: EmbeddingStore) -> EmbeddingStore:
+    for name, value in VALUES.items():
+        store.put(value, Description(name, f"prompt of {name}", "blurry", tags=("t", "ü"), note="a note"))
+    return store
+
+
+EXCHANGES = {"safetensors": (export_safetensors, import_safetensors), "parquet": (export_parquet, import_parquet)}
+
+
+@pytest.mark.parametrize("kind", EXCHANGES)
+def test_what_is_exported_is_imported_bit_for_bit_with_its_description(filled: EmbeddingStore, tmp_path: Path, kind):
+    export, load = EXCHANGES[kind]
+    file = export(filled, list_embeddings(filled), tmp_path / f"shared.{kind}")
+    with EmbeddingStore.open(tmp_path / "other.duckdb") as other:
+        assert set(load(other, file).names) == set(VALUES)
+        for name, value in VALUES.items():
+            assert same_value(other.get(name).value, value)
+        there, here = (list_embeddings(s, order="name") for s in (other, filled))
+        for listing, original in zip(there, here, strict=True):
+            for field in ("name", "prompt", "tags", "note", "kind", "form", "tokens", "dtype"):
+                assert getattr(listing, field) == getattr(original, field)
+
+
+def test_importing_again_numbers_the_names_or_moves_them(filled: EmbeddingStore, tmp_path: Path):
+    file = export_safetensors(filled, list_embeddings(filled, names=["half"]), tmp_path / "a.safetensors")
+    filled.put(randn(9), Description("half"))
+    assert import_safetensors(filled, file).names == ("half (2)",)
+    assert import_safetensors(filled, file).names == ("half (3)",)
+    assert import_safetensors(filled, file, replace=True).names == ("half",)
+    assert same_value(filled.get("half").value, VALUES["half"])
+    assert analytics.stats(filled).embeddings == len(VALUES) + 1
+
+
+def test_safetensors_files_are_plain_for_other_programs(filled: EmbeddingStore, tmp_path: Path):
+    tensors = load_file(
+        export_safetensors(filled, list_embeddings(filled, names=["wrapper"]), tmp_path / "a.safetensors")
+    )
+    assert [list(t.shape) for t in tensors.values()] == [[2, 64], [5, 64], [7, 64]] or len(tensors) == 3
+
+
+def test_parquet_files_are_plain_for_other_engines(filled: EmbeddingStore, tmp_path: Path):
+    file = export_parquet(filled, list_embeddings(filled, names=["wrapper"]), tmp_path / "a.parquet")
+    rows = duckdb.read_parquet(str(file)).project('role, token, "values"').order("role, token").fetchall()
+    assert len(rows) == 14 and len(rows[0][2]) == 64
+    first = next(r for r in rows if r[0] == "prompt_embeds/0" and r[1] == 3)
+    assert first[2] == randn(5)[3].float().tolist()
+
+
+def test_operations_are_exported_with_what_went_in(filled: EmbeddingStore, tmp_path: Path):
+    filled.record(Operation("difference", (OperationInput("a", 1, 0.5),), randn(3, seed=8), {"scale": 2.0}))
+    file = export_operations(filled, tmp_path / "it's operations.parquet")
+    with duckdb.connect() as connection:
+        row = connection.read_parquet(str(file)).project("operation_type, role, weight, input, parameters").fetchall()
+    assert row == [("difference", "a", 0.5, "wrapper", "scale=2.0")]
+
+
+def test_wide_floats_are_refused_by_parquet_with_the_way_out(store: EmbeddingStore, tmp_path: Path):
+    store.put(torch.full((2, 2), 1e300, dtype=torch.float64), Description("wide"), "exact")
+    with pytest.raises(UnsupportedError, match="safetensors"):
+        export_parquet(store, list_embeddings(store), tmp_path / "a.parquet")
+
+
+def test_files_of_other_programs_give_their_floating_point_matrices(store: EmbeddingStore, tmp_path: Path):
+    save_file(
+        {"a": randn(4), "b": randn(5)[None], "ids": torch.arange(4), "bias": torch.ones(3)},
+        tmp_path / "their.safetensors",
+    )
+    save_file({"x": randn(6)}, tmp_path / "single.safetensors")
+    assert set(import_safetensors(store, tmp_path / "their.safetensors").names) == {"their/a", "their/b"}
+    assert import_safetensors(store, tmp_path / "single.safetensors").names == ("single",)
+    assert same_value(store.get("their/b").value, randn(5)[None])
+
+
+def described(*embeddings: object, **extra: object) -> dict[str, str]:
+    return {KEY: json.dumps({"format": 1, "embeddings": list(embeddings), **extra})}
+
+
+GOOD = {"structure": '{"prompt_embeds":[{"$tensor":0}]}', "tensors": ["t"], "name": "ok"}
+BAD_METADATA = {
+    "not json": {KEY: "{"},
+    "a list": {KEY: "[]"},
+    "newer format": {KEY: json.dumps({"format": 99, "embeddings": [GOOD]})},
+    "no embeddings": described(),
+    "no tensors": described({**GOOD, "tensors": None}),
+    "absent tensor": described({**GOOD, "tensors": ["other"]}),
+    "index beyond": described({**GOOD, "structure": '{"a":{"$tensor":7}}'}),
+    "index text": described({**GOOD, "structure": '{"a":{"$tensor":"0"}}'}),
+    "structure not json": described({**GOOD, "structure": "import os"}),
+    "structure without tensor": described({**GOOD, "structure": "{}"}),
+    "deep": described({**GOOD, "structure": "[" * 400 + '{"$tensor":0}' + "]" * 400}),
+    "second is bad": described(GOOD, {"name": "x"}),
+    "an embedding is text": described("x"),
+}
+
+
+@pytest.mark.parametrize("metadata", BAD_METADATA.values(), ids=BAD_METADATA)
+def test_metadata_that_is_not_right_is_refused_and_nothing_is_stored(store: EmbeddingStore, tmp_path: Path, metadata):
+    save_file({"t": randn(4)}, tmp_path / "bad.safetensors", metadata=metadata)
+    with pytest.raises(UnsupportedError, match=r"bad\.safetensors"):
+        import_safetensors(store, tmp_path / "bad.safetensors")
+    assert analytics.stats(store).embeddings == 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("metadata", [None, described(GOOD)], ids=["foreign", "own"])
+def test_values_that_are_not_finite_are_refused(store: EmbeddingStore, tmp_path: Path, value, metadata):
+    tensor = randn(4)
+    tensor[1, 1] = value
+    save_file({"t": tensor}, tmp_path / "bad.safetensors", metadata=metadata)
+    with pytest.raises(UnsupportedError, match="NaN or infinite"):
+        import_safetensors(store, tmp_path / "bad.safetensors")
+
+
+def test_files_that_are_no_safetensors_are_refused(store: EmbeddingStore, tmp_path: Path):
+    huge_header = (2**40).to_bytes(8, "little") + b"{}"
+    for i, content in enumerate((b"", b"\0" * 100, pickle.dumps([1]), b"PK\x03\x04" + b"x" * 99, huge_header)):
+        file = tmp_path / f"f{i}.safetensors"
+        file.write_bytes(content)
+        with pytest.raises(UnsupportedError, match="cannot be read"):
+            import_safetensors(store, file)
+
+
+def test_tensors_beyond_the_limit_are_refused_before_they_are_read(store: EmbeddingStore, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("wanvideo_activation_editor.storage.exchange.MAX_TENSOR_BYTES", 1000)
+    save_file({"t": randn(40)}, tmp_path / "big.safetensors")
+    with pytest.raises(UnsupportedError, match="beyond"):
+        import_safetensors(store, tmp_path / "big.safetensors")
+
+
+def test_parquet_files_that_are_not_right_are_refused(filled: EmbeddingStore, store, tmp_path: Path):
+    good = export_parquet(filled, list_embeddings(filled, names=["wrapper"]), tmp_path / "good.parquet")
+    count = analytics.stats(filled).embeddings
+    changes = {
+        "fewer columns": "SELECT embedding FROM g",
+        "a row missing": "SELECT * FROM g WHERE NOT (tensor = 0 AND token = 2)",
+        "a tensor missing": "SELECT * FROM g WHERE tensor <> 1",
+        "ragged": 'SELECT * REPLACE (CASE WHEN token = 1 THEN "values"[:3] ELSE "values" END AS "values") FROM g',
+        "other shape": "SELECT * REPLACE ([9::BIGINT, 64] AS shape) FROM g",
+        "other dtype": "SELECT * REPLACE ('int64' AS dtype) FROM g",
+        "not finite": 'SELECT * REPLACE (list_transform("values", lambda v: \'nan\'::FLOAT) AS "values") FROM g',
+        "structure": "SELECT * REPLACE ('{}' AS structure) FROM g",
+    }
+    for name, query in changes.items():
+        bad = tmp_path / f"{name}.parquet"
+        with duckdb.connect() as connection:
+            connection.read_parquet(str(good)).create_view("g")
+            connection.sql(query).write_parquet(str(bad))
+        with pytest.raises(UnsupportedError):
+            import_parquet(store, bad)
+    (tmp_path / "text.parquet").write_text("PAR1 no")
+    with pytest.raises(UnsupportedError, match="cannot be read"):
+        import_parquet(store, tmp_path / "text.parquet")
+    assert analytics.stats(filled).embeddings == count

