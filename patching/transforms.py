@@ -136,6 +136,7 @@ class ForceDifference:
     def name(self) -> str:
         return f"force {100 * self.target:g}% ({self.mode})"
 
+    @torch.no_grad()
     def __call__(self, main: torch.Tensor, injection: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         a = main.float()
         direction = injection.float() - a

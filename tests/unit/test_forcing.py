@@ -46,3 +46,11 @@ def test_each_failure_has_a_message_of_its_own():
         force.check(main, main, main, real)
     with pytest.raises(ValueError, match=r"the nearest share is 0\.0%, by the resolution of torch\.float16"):
         force.check(main, injection, main, real)
+
+
+@pytest.mark.parametrize("mode", FORCE_MODES)
+def test_prompts_with_gradients_are_forced_alike(mode):
+    main, injection, real = pair(1.0, 1.0, torch.float32)
+    force = ForceDifference(mode, 0.5)
+    result = force(main.clone().requires_grad_(), injection.clone().requires_grad_(), real)
+    assert torch.equal(result, force(main, injection, real))
