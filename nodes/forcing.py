@@ -139,6 +139,17 @@ def _repeated(prompts: tuple[torch.Tensor, ...], count: int) -> list[torch.Tenso
     return [prompts[i * len(prompts) // count] for i in range(count)]
 
 
+def _check_different(main: tuple[torch.Tensor, ...], injection: tuple[torch.Tensor, ...], branch: str) -> None:
+    """Raise ValueError where a prompt of this branch is the one that is injected into it."""
+    for number, (prompt, injected) in enumerate(zip(main, _repeated(injection, len(main)), strict=True), 1):
+        if mean_difference([prompt], [injected]).relative_l2 == 0:
+            which = ", negative prompt" if branch == "uncond" else f", prompt {number}" if len(main) > 1 else ""
+            raise ValueError(
+                f"text_embeds and injection_embeds are identical{which}: there is no direction to move in. "
+                "Inject a prompt that differs."
+            )
+
+
 class WanVideoDirectInjector(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -222,9 +233,8 @@ class WanVideoDirectInjector(io.ComfyNode):
                     "store yet."
                 )
             main, injection = _read_pair(model, text_embeds, injection_embeds)
-            compared = compared_prompts(main, branch)
-            if compared and mean_difference(compared, _repeated(injection.prompts, len(compared))).relative_l2 == 0:
-                raise ValueError("text_embeds and injection_embeds are identical. Inject a prompt that differs.")
+            for site in ("cond", "uncond") if branch == "both" else (branch,):
+                _check_different(compared_prompts(main, site), injection.prompts, site)
             edited = add_edit(
                 node_label(cls, name),
                 model,

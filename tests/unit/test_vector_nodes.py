@@ -414,6 +414,11 @@ def test_direct_injector_errors(nodes, model, changes, message):
         force(nodes, model, **changes)
 
 
+def test_the_direct_injector_compares_every_prompt(nodes, model):
+    with pytest.raises(ValueError, match="identical, prompt 2"):
+        force(nodes, model, text_embeds=OTHER + MAIN, injection_embeds=conditioning(3) + MAIN)
+
+
 def test_malformed_selections_fail_validation(nodes):
     assert nodes["WanVideoDirectInjector"].validate_inputs("3-") == nodes["WanVideoActivationEditor"].validate_inputs(
         "3-"
