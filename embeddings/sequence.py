@@ -12,11 +12,9 @@ from typing import Any
 
 import torch
 
-from .promptwise import write_text_embeds
+from .promptwise import LAYOUT_KEY, SEQUENCE_KEY, write_text_embeds
 from .text_embeds import EmbedsError, is_conditioning, is_wrapper_embeds
 
-SEQUENCE_KEY = "interpolated_sequence"
-LAYOUT_KEY = "interpolation"
 _WINDOW = ("start_percent", "end_percent")
 
 
