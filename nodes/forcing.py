@@ -40,7 +40,7 @@ class WanVideoProjectionBooster(io.ComfyNode):
             node_id="WanVideoProjectionBooster",
             display_name="WanVideo Projection Booster",
             category=FAMILY,
-            description="Amplifies what every edit of this model injects, after the model's text projection: "
+            description="Amplifies what every context edit of this model injects, after the model's text projection: "
             "main + boost_factor * (injection - main). Works before or after the editors.",
             inputs=[
                 io.MatchType.Input(
@@ -80,9 +80,10 @@ class WanVideoProjectionBooster(io.ComfyNode):
             if boost_factor == 1.0:
                 return io.NodeOutput(model, text_embeds, "A boost of 1 changes nothing: the model is passed on.")
             stack = stack_of(transformer_options(model)).transform(boost)
+            count = sum(edit.site == "context" for edit in stack)
             lines = [
-                f"{boost.name[0].upper()}{boost.name[1:]}: applies to every text edit of this model, "
-                f"{len(stack)} so far" + ("" if len(stack) else "; an editor has to follow"),
+                f"{boost.name[0].upper()}{boost.name[1:]}: applies to every context edit of this model, "
+                f"{count} so far" + ("" if count else "; an editor has to follow"),
                 *_before_and_after(main, injection, boost, host.projection_weights(model)),
             ]
             return io.NodeOutput(host.with_stack(model, stack), with_description(text_embeds, stack), "\n".join(lines))

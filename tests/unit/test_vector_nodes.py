@@ -338,6 +338,13 @@ def test_booster_info_measures_with_the_models_own_projection(nodes, model):
         (found,) = [x for x in info.splitlines() if f"After projection{', boosted' * (line == 'boosted')}:" in x]
         share = float(re.search(r"0.01: ([\d.]+)%", found).group(1))
         assert share == pytest.approx(100 * expected.changed_share, abs=0.1)
+def test_hidden_edits_are_not_counted_or_reported_as_boosted(nodes, model):
+    edited, passed = edit(nodes, model, injection_mode="hidden_states")
+    boosted, _, info = run(nodes, "WanVideoProjectionBooster", SamplingPatcher(edited), passed, OTHER, 10.0, True)
+    assert "0 so far; an editor has to follow" in info
+    assert "after projection" not in run(nodes, "WanVideoBlockActivationViewer", boosted, False)[0]
+
+
         assert float(re.search(r"relative L2 ([\d.]+)", found).group(1)) == pytest.approx(
             expected.relative_l2, rel=1e-2
         )
