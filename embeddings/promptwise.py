@@ -111,7 +111,10 @@ def write_text_embeds(base: Any, prompts: tuple[torch.Tensor, ...], prompt: str)
     """
     if is_wrapper_embeds(base):
         base = {key: value for key, value in base.items() if key not in (SEQUENCE_KEY, LAYOUT_KEY)}
-        return {**base, "prompt_embeds": _like(base["prompt_embeds"], prompts), "prompt": prompt}
+        form = base["prompt_embeds"]
+        if torch.is_tensor(form):
+            form = form[..., :MAX_TOKENS, :]  # the wrapper reads no more
+        return {**base, "prompt_embeds": _like(form, prompts), "prompt": prompt}
     if is_conditioning(base):
         rest = iter(prompts)
         return [

@@ -204,6 +204,12 @@ def test_more_than_512_tokens_are_cut_with_a_warning(nodes, caplog):
 
 def test_interpolation_plays_in_the_wrapper_and_a_step_can_be_selected(nodes):
     a, b = embeds(1, prompts=2, prompt="dusk", **NAG), embeds(2, prompts=2, prompt="day")
+def test_a_cut_prompt_is_not_padded_beyond_what_the_wrapper_reads(nodes):
+    padded = {"prompt_embeds": embeds(1, 600)["prompt_embeds"][0][None]}
+    (result,) = run(nodes, "WanVideoVectorDifference", padded, embeds(2, 4), False, 1.0)
+    assert result["prompt_embeds"].shape == (1, 512, 4096)
+
+
     (sequence,) = run(nodes, "WanVideoVectorInterpolation", a, b, 4, "spherical", True)
     assert len(sequence["prompt_embeds"]) == 8
     assert len(sequence["interpolated_sequence"]) == 8
