@@ -236,6 +236,13 @@ def test_interpolated_conditioning_divides_sampling(nodes):
 
 def test_selecting_beyond_the_sequence_or_from_none_is_an_error(nodes):
     (sequence,) = run(nodes, "WanVideoVectorInterpolation", MAIN, OTHER, 2, "linear", True)
+def test_combined_sequences_are_refused(nodes):
+    sequences = [run(nodes, "WanVideoVectorInterpolation", MAIN, OTHER, n, "linear", True)[0] for n in (3, 5)]
+    for combined in (sequences[0] + sequences[1], sequences[1] + sequences[0]):
+        with pytest.raises(ValueError, match=r"^WanVideo Sequence Select: sequence: holds several sequences"):
+            run(nodes, "WanVideoSequenceSelect", combined, 0)
+
+
     with pytest.raises(ValueError, match=r"^WanVideo Sequence Select: step is 2, but .* 2 steps \(0 to 1\)"):
         run(nodes, "WanVideoSequenceSelect", sequence, 2)
     with pytest.raises(ValueError, match="Connect the output of WanVideo Vector Interpolation"):
