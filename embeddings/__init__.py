@@ -20,8 +20,8 @@ from .arithmetic import ARITHMETIC_OPERATIONS, combine, difference_vector, unit_
 from .difference import Difference, changed_share, difference, mean_difference
 from .interpolation import METHODS, interpolate
 from .precision import align
-from .promptwise import check_matching, promptwise, read_truncated, title, write_text_embeds
-from .sequence import SEQUENCE_KEY, read_sequence, write_sequence
+from .promptwise import SEQUENCE_KEY, check_matching, promptwise, read_truncated, title, write_text_embeds
+from .sequence import read_sequence, write_sequence
 from .text_embeds import (
     MAX_TOKENS,
     RAW_WIDTH,

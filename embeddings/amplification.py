@@ -122,13 +122,22 @@ def amplify(
         return Amplified(injection, before, before, None)
     path = _Path(main, injection, mode)
     estimate = _sampled_share(path) if metric == "changed_share" else _token_difference(path, metric)
+
+    def exact(phi: float) -> float:
+        return measure(main, path.at(phi), metric)
+
     search = TargetSearch(estimate, path.identity, _LIMIT, tolerance=_CLOSE / 10)
     best: tuple[float, float] | None = None
     offset = 0.0  # what the search's estimate lacks, corrected by measuring
     for _ in range(_CORRECTIONS):
+<<<<<<< HEAD
         tried, reached = search.solve(target - offset)
         candidate = path.at(tried)
         after = measure(main, candidate, metric)
+=======
+        phi, reached = search.solve(target - offset)
+        after = exact(phi)
+>>>>>>> fix3
         if best is None or abs(after - target) < abs(best[1] - target):
             best = tried, after
         if abs(after - target) <= _CLOSE or abs(after - reached - offset) < 1e-6:
@@ -136,7 +145,15 @@ def amplify(
         offset = after - reached
     phi, after = best  # type: ignore[misc]
     if abs(after - target) > TOLERANCE:
-        lowest, highest = (measure(main, path.at(end), metric) for end in search.extremes())
+        search = TargetSearch(exact, path.identity, _LIMIT, tolerance=_CLOSE)
+        phi, after = search.solve(target)
+    if abs(after - target) > TOLERANCE:
+        lowest, highest = map(exact, search.extremes())
+        if lowest <= target <= highest:
+            raise UnreachableTargetError(
+                f"the target of {target:g}% ({metric}) is skipped by {mode}: the difference jumps past it, and the "
+                f"nearest is {after:.1f}%. Set target_difference to that, or choose another mode or metric."
+            )
         word = "above" if target > after else "below"
         raise UnreachableTargetError(
             f"the target of {target:g}% ({metric}) is {word} what {mode} can reach with token norms kept: "
@@ -251,6 +268,7 @@ def _inner(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def _sampled_share(path: _Path) -> Callable[[float], float]:
+<<<<<<< HEAD
     """The share of changed elements by angle, in percent, estimated on a fixed sample of each token's elements."""
     tokens, width = path.main.shape
     sample = path.start, path.direction, path.main
@@ -264,6 +282,22 @@ def _sampled_share(path: _Path) -> Callable[[float], float]:
         a, b = path.weights(phi)
         factor = path.norm_factor(phi).to(start.dtype).unsqueeze(-1)
         return _changed(torch.mul(start, a).add_(direction, alpha=b).mul_(factor), main)
+=======
+    """The share of changed elements by angle, in percent, estimated on a fixed sample of them."""
+    size, width = path.main.numel(), path.main.shape[-1]
+    if size > _SAMPLE:
+        index = torch.randint(size, (_SAMPLE,), generator=torch.Generator().manual_seed(0)).to(path.main.device)
+    else:
+        index = torch.arange(size, device=path.main.device)
+    token, dtype = index // width, path.injection.dtype
+    start, direction, main = (x.reshape(-1)[index] for x in (path.start, path.direction, path.main))
+
+    def share(phi: float) -> float:
+        a, b = path.weights(phi)
+        factor = path.norm_factor(phi).to(start.dtype)[token]
+        values = torch.mul(start, a).add_(direction, alpha=b).mul_(factor)
+        return _changed(values.to(dtype).to(main.dtype), main)
+>>>>>>> fix3
 
     return share
 

@@ -20,6 +20,10 @@ from .text_embeds import (
     read_text_embeds,
 )
 
+SEQUENCE_KEY = "interpolated_sequence"
+LAYOUT_KEY = "interpolation"
+"""Where a sequence of prompts and its division into steps stand in a host's value, see sequence.py."""
+
 log = logging.getLogger("wanvideo_activation_editor")
 
 
@@ -98,13 +102,19 @@ def title(embeds: TextEmbeds, name: str) -> str:
 def write_text_embeds(base: Any, prompts: tuple[torch.Tensor, ...], prompt: str) -> Any:
     """The host's value with other prompts in it; every other key is kept, and the value itself is not changed.
 
+    A sequence in the wrapper's dict is dropped, for its steps hold the prompts before the change.
+
     Args:
         base: WANVIDEOTEXTEMBEDS, CONDITIONING, a tensor or a list of tensors.
         prompts: tensors [tokens, width], as many as the base has.
         prompt: text that describes them, kept under `prompt` where the form has room for it.
     """
     if is_wrapper_embeds(base):
-        return {**base, "prompt_embeds": _like(base["prompt_embeds"], prompts), "prompt": prompt}
+        base = {key: value for key, value in base.items() if key not in (SEQUENCE_KEY, LAYOUT_KEY)}
+        form = base["prompt_embeds"]
+        if torch.is_tensor(form):
+            form = form[..., :MAX_TOKENS, :]  # the wrapper reads no more
+        return {**base, "prompt_embeds": _like(form, prompts), "prompt": prompt}
     if is_conditioning(base):
         rest = iter(prompts)
         return [

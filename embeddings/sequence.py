@@ -12,11 +12,9 @@ from typing import Any
 
 import torch
 
-from .promptwise import write_text_embeds
+from .promptwise import LAYOUT_KEY, SEQUENCE_KEY, write_text_embeds
 from .text_embeds import EmbedsError, is_conditioning, is_wrapper_embeds
 
-SEQUENCE_KEY = "interpolated_sequence"
-LAYOUT_KEY = "interpolation"
 _WINDOW = ("start_percent", "end_percent")
 
 
@@ -74,6 +72,8 @@ def read_sequence(value: Any, name: str = "sequence") -> list[Any]:
             for k, text in enumerate(layout["texts"])
         ]
     if is_conditioning(value) and value and all(LAYOUT_KEY in extra for _, extra in value):
+        if len({(e[LAYOUT_KEY]["steps"], e[LAYOUT_KEY]["prompts"], *e[LAYOUT_KEY]["texts"]) for _, e in value}) > 1:
+            raise EmbedsError(f"{name}: holds several sequences. Select from each before they are combined.")
         steps: list[Any] = [[] for _ in range(value[0][1][LAYOUT_KEY]["steps"])]
         for tensor, extra in value:
             rest = {key: v for key, v in extra.items() if key not in (LAYOUT_KEY, *_WINDOW)}

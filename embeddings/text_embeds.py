@@ -154,6 +154,10 @@ def _prompts(value: Any, name: str, max_tokens: int | None) -> tuple[tuple[torch
 def _checked(tensor: torch.Tensor, name: str, max_tokens: int | None) -> torch.Tensor:
     if not tensor.is_floating_point():
         raise EmbedsError(f"{name}: expected floating point values, got {tensor.dtype}.")
+    if not tensor.numel():
+        raise EmbedsError(f"{name}: holds no token. Encode the prompt again.")
+    if tensor.itemsize == 1:
+        raise EmbedsError(f"{name}: is {tensor.dtype}, which cannot be computed with. Convert it to bfloat16.")
     if not torch.isfinite(tensor).all():
         raise EmbedsError(f"{name}: holds NaN or infinite values. Encode the prompt again.")
     tensor = trim_padding(tensor)

@@ -40,7 +40,7 @@ class WanVideoProjectionBooster(io.ComfyNode):
             node_id="WanVideoProjectionBooster",
             display_name="WanVideo Projection Booster",
             category=FAMILY,
-            description="Amplifies what every edit of this model injects, after the model's text projection: "
+            description="Amplifies what every context edit of this model injects, after the model's text projection: "
             "main + boost_factor * (injection - main). Works before or after the editors.",
             inputs=[
                 io.MatchType.Input(
@@ -80,9 +80,10 @@ class WanVideoProjectionBooster(io.ComfyNode):
             if boost_factor == 1.0:
                 return io.NodeOutput(model, text_embeds, "A boost of 1 changes nothing: the model is passed on.")
             stack = stack_of(transformer_options(model)).transform(boost)
+            count = sum(edit.site == "context" for edit in stack)
             lines = [
-                f"{boost.name[0].upper()}{boost.name[1:]}: applies to every text edit of this model, "
-                f"{len(stack)} so far" + ("" if len(stack) else "; an editor has to follow"),
+                f"{boost.name[0].upper()}{boost.name[1:]}: applies to every context edit of this model, "
+                f"{count} so far" + ("" if count else "; an editor has to follow"),
                 *_before_and_after(main, injection, boost, host.projection_weights(model)),
             ]
             return io.NodeOutput(host.with_stack(model, stack), with_description(text_embeds, stack), "\n".join(lines))
@@ -137,6 +138,17 @@ def _before_and_after(
 def _repeated(prompts: tuple[torch.Tensor, ...], count: int) -> list[torch.Tensor]:
     """As many prompts as the main input has, each in the place where the runtime injects it."""
     return [prompts[i * len(prompts) // count] for i in range(count)]
+
+
+def _check_different(main: tuple[torch.Tensor, ...], injection: tuple[torch.Tensor, ...], branch: str) -> None:
+    """Raise ValueError where a prompt of this branch is the one that is injected into it."""
+    for number, (prompt, injected) in enumerate(zip(main, _repeated(injection, len(main)), strict=True), 1):
+        if mean_difference([prompt], [injected]).relative_l2 == 0:
+            which = ", negative prompt" if branch == "uncond" else f", prompt {number}" if len(main) > 1 else ""
+            raise ValueError(
+                f"text_embeds and injection_embeds are identical{which}: there is no direction to move in. "
+                "Inject a prompt that differs."
+            )
 
 
 class WanVideoDirectInjector(io.ComfyNode):
@@ -222,9 +234,8 @@ class WanVideoDirectInjector(io.ComfyNode):
                     "store yet."
                 )
             main, injection = _read_pair(model, text_embeds, injection_embeds)
-            compared = compared_prompts(main, branch)
-            if compared and mean_difference(compared, _repeated(injection.prompts, len(compared))).relative_l2 == 0:
-                raise ValueError("text_embeds and injection_embeds are identical. Inject a prompt that differs.")
+            for site in ("cond", "uncond") if branch == "both" else (branch,):
+                _check_different(compared_prompts(main, site), injection.prompts, site)
             edited = add_edit(
                 node_label(cls, name),
                 model,

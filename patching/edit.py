@@ -106,7 +106,8 @@ class Edit:
 class EditStack:
     """The edits of one model clone, applied in order: each works on what the one before left.
 
-    `transforms` change the injected prompt of every edit, before the edit's own transforms, whenever they were added.
+    `transforms` change the injected prompt of every context edit, before the edit's own transforms, whenever they were
+    added.
 
     Hosts deep-copy a model's options at every clone and every run. The stack is immutable, so a copy
     of it is itself: its tensors are shared, never duplicated.
@@ -119,7 +120,7 @@ class EditStack:
         return replace(self, edits=(*self.edits, edit))
 
     def transform(self, transform: ContextTransform) -> EditStack:
-        """The stack with one more transform of every edit's injected prompt."""
+        """The stack with one more transform of every context edit's injected prompt."""
         return replace(self, transforms=(*self.transforms, transform))
 
     def describe(self) -> dict[str, Any]:

@@ -82,10 +82,11 @@ class Run:
         self._announced = False
         measured = any(level in ("verbose", "trace") for level in self._log_levels)
         self._statistics = StepStatistics(trace="trace" in self._log_levels) if measured else None
-        self._checked: set[int] = set()  # edits whose transforms were verified in this run
+        self._checked: set[tuple[int, str, int]] = set()  # edit, branch, prompt: transforms verified in this run
         # The model call in progress
         self._plan: tuple[BlockPlan, ...] | None = None
         self._targets: dict[int, list[tuple[int, int]]] = {}
+        self._branch_of: dict[int, str] = {}  # per row of the text batch
         self._main: torch.Tensor | None = None  # the host's context
         self._projected: dict[int, torch.Tensor] = {}  # per edit: injected text, as the host projects it
         self._aligned: dict[int, torch.Tensor] = {}  # per edit: the same in the layout of the host's context
@@ -156,6 +157,7 @@ class Run:
         self._end_call()
         self.calls += 1
         self._prompt_count = prompt_count
+        self._branch_of = {row: branch for branch, numbered in rows.items() for row, _ in numbered}
         if self._statistics is not None:
             self._statistics.begin(label)
         targets: dict[int, list[tuple[int, int]]] = {}
@@ -317,11 +319,12 @@ class Run:
         for row, prompt in rows:
             real = (raw[row, first:] != 0).any(dim=-1, keepdim=True)
             real[: self._prompt(k, prompt, raw).shape[0]] = True
-            a, b, check = main[row, first:], injected[row, first:], k not in self._checked
+            key = k, self._branch_of[row], prompt
+            a, b, check = main[row, first:], injected[row, first:], key not in self._checked
             out[row, first:] = result = apply_transforms(transforms, a, b, real, check)
             if check:
-                self._log_transforms(k, transforms, a, b, result, real)
-        self._checked.add(k)
+                self._log_transforms(key, transforms, a, b, result, real)
+                self._checked.add(key)
         return out
 
     def _prompt(self, k: int, prompt: int, like: torch.Tensor) -> torch.Tensor:
@@ -417,12 +420,21 @@ class Run:
             )
 
     def _log_transforms(
-        self, k: int, transforms: Sequence[ContextTransform], main: Any, injected: Any, result: Any, real: Any
+        self,
+        key: tuple[int, str, int],
+        transforms: Sequence[ContextTransform],
+        main: Any,
+        injected: Any,
+        result: Any,
+        real: Any,
     ) -> None:
+        k, branch, prompt = key
         before, after = (100 * real_share(main, x, real).item() for x in (injected, result))
         log.info(
-            "%s: %s: %.2f%% of elements of real tokens differ by more than 0.01 before, %.2f%% after.",
+            "%s (%s, prompt %d): %s: %.2f%% of elements of real tokens differ by more than 0.01 before, %.2f%% after.",
             self.stack.edits[k].label or "Edit",
+            branch,
+            prompt + 1,
             "; ".join(t.name for t in transforms),
             before,
             after,

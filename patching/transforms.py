@@ -115,7 +115,8 @@ class ForceDifference:
     - blend: c = s d, the lerp weight; above 1 it goes beyond the injection.
 
     s is solved by bisection on the device, with the rounding of the context's dtype in the measured share, which
-    rises with s in each mode.
+    rises with s in each mode. Of the elements that cross the threshold in the last interval, the first ones do, as
+    many as are wanted.
 
     Args:
         mode: additive, replace or blend.
@@ -135,6 +136,7 @@ class ForceDifference:
     def name(self) -> str:
         return f"force {100 * self.target:g}% ({self.mode})"
 
+    @torch.no_grad()
     def __call__(self, main: torch.Tensor, injection: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         a = main.float()
         direction = injection.float() - a
@@ -144,19 +146,26 @@ class ForceDifference:
         moved = (real & (length > 0)).float()
         unit = (length * moved).sum() / moved.sum().clamp_min(1)
 
-        wanted = self.target * main.shape[-1] * real.sum()
-        work, rounded, changed = torch.empty_like(a), torch.empty_like(main), torch.empty_like(a, dtype=torch.bool)
+        wanted = (self.target * main.shape[-1] * real.sum()).round()
+        work, below, above = torch.empty_like(a), torch.empty_like(main), torch.empty_like(main)
+
+        def move(y: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+            """Write the candidate at y to `out`; where it differs from main."""
+            out.copy_(torch.addcmul(a, direction, self._steps(y, length, unit), out=work))
+            # Outside of real tokens the direction is zero, so nothing counts there.
+            return work.copy_(out).sub_(a).abs_() > CHANGED_THRESHOLD
+
         low = torch.full((), -_RANGE, device=main.device)
         high = torch.full((), _RANGE, device=main.device)
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            rounded.copy_(torch.addcmul(a, direction, self._steps(middle, length, unit), out=work))
-            # Outside of real tokens the direction is zero, so nothing counts there.
-            torch.gt(work.copy_(rounded).sub_(a).abs_(), CHANGED_THRESHOLD, out=changed)
-            enough = torch.count_nonzero(changed) >= wanted
+            enough = torch.count_nonzero(move(middle, above)) >= wanted
             low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
-        rounded.copy_(torch.addcmul(a, direction, self._steps(high, length, unit), out=work))
-        return torch.where(real, rounded, injection)
+        # Many elements may cross the threshold within the last interval: only as many as wanted do.
+        fewer, more = move(low, below), move(high, above)
+        crossing = (more & ~fewer).flatten().cumsum(0).view_as(fewer)
+        taken = fewer | (crossing <= wanted - torch.count_nonzero(fewer))
+        return torch.where(real, torch.where(taken, above, below), injection)
 
     def _steps(self, y: torch.Tensor, length: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
         """Length of the step per token [tokens, 1] for a position y of the search; rises with y."""
@@ -167,11 +176,19 @@ class ForceDifference:
         return length * y.exp()
 
     def check(self, main: torch.Tensor, injection: torch.Tensor, result: torch.Tensor, real: torch.Tensor) -> None:
+        head = f"difference_target {100 * self.target:g}% cannot be reached with injection_mode {self.mode}: "
+        if not torch.isfinite(result).all():
+            raise ValueError(f"{head}the result leaves the range of {result.dtype}. Set a smaller difference_target.")
         reached = real_share(main, result, real).item()
-        if abs(reached - self.target) > TOLERANCE or not torch.isfinite(result).all():
-            most = ((main != injection) & real).sum().item() / max(real.sum().item() * main.shape[-1], 1)
+        if abs(reached - self.target) <= TOLERANCE:
+            return
+        most = ((main != injection) & real).sum().item() / max(real.sum().item() * main.shape[-1], 1)
+        if self.target > most:
             raise ValueError(
-                f"difference_target {100 * self.target:g}% cannot be reached with injection_mode {self.mode}: at most "
-                f"{100 * most:.1f}% of the values of the two prompts differ at all after projection. Set "
+                f"{head}at most {100 * most:.1f}% of the values of the two prompts differ at all after projection. Set "
                 "difference_target below that, or inject a prompt that differs more."
             )
+        raise ValueError(
+            f"{head}the nearest share is {100 * reached:.1f}%, by the resolution of {main.dtype} and "
+            f"{main.shape[-1]} values per token. Choose that difference_target, or inject a prompt that differs more."
+        )

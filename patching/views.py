@@ -101,7 +101,8 @@ def stack_report(stack: EditStack, block_count: int, visual: bool = True) -> str
             f"sampling {edit.window.start:.0%} to {edit.window.end:.0%}\n"
             f"  injects {source['prompts']} prompt(s), {source['tokens']} tokens, {source['dtype']}"
         )
-        transforms = [t.name for t in (*stack.transforms, *edit.transforms)]
+        shared = stack.transforms if edit.site == "context" else ()
+        transforms = [t.name for t in (*shared, *edit.transforms)]
         if transforms:
             parts.append(f"  after projection: {'; '.join(transforms)}")
         if visual:

@@ -219,6 +219,21 @@ def test_the_first_step_reports_before_and_after(sampler, main, other, caplog):
     assert float(reports[0].split("before, ")[1].split("%")[0]) == pytest.approx(30, abs=0.5)
 
 
+def test_each_branch_and_prompt_is_verified(sampler, main, other, caplog):
+    """Of two calls of a step, the second one reads the injected prompt itself."""
+    transforms = [ForceDifference("blend", 0.3)]
+    with caplog.at_level(logging.INFO, "wanvideo_activation_editor"):
+        with inject(sampler.pipe, other, "1", branch="both", transforms=transforms):
+            sampler(main)
+        reports = [r.getMessage() for r in caplog.records if "before" in r.getMessage()]
+        assert [r.split("(")[1].split(")")[0] for r in reports] == ["cond, prompt 1", "uncond, prompt 1"]
+        with (
+            pytest.raises(ValueError, match=r"at most 0\.0%"),
+            inject(sampler.pipe, other, "1", branch="both", transforms=transforms),
+        ):
+            sampler(main, negative=other)
+
+
 def test_an_unreachable_target_is_an_error_that_names_the_maximum(sampler, main):
     same_but_one = main.clone()
     same_but_one[0, 3] += 1

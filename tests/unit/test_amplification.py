@@ -168,6 +168,20 @@ def test_a_target_beyond_the_mode_names_the_maximum():
     assert check(main, injection, 40, "push_apart", "changed_share") is not None
 
 
+@pytest.mark.parametrize("mode", ["push_apart", "orthogonalize"])
+@pytest.mark.parametrize(("scale", "target"), [(0.15, 30), (0.15, 50), (0.5, 70)])
+def test_the_rounding_of_bfloat16_hides_no_target(scale, target, mode):
+    main, other = (embeds(seed, 16, scale).reshape(2, 4096) for seed in (1, 2))
+    injection = (main + 0.02 * other).bfloat16()
+    assert check(main.bfloat16(), injection, target, mode, "changed_share") is not None
+
+
+def test_a_target_that_is_jumped_past_says_so():
+    """Between opposite prompts there is no path: the norm is kept, so each token is one or the other."""
+    with pytest.raises(UnreachableTargetError, match=r"is skipped by push_apart: .* the nearest is \d"):
+        amplify(embeds(1), -embeds(1), 60)
+
+
 def test_unknown_names_are_errors():
     with pytest.raises(ValueError, match="metric must be one of"):
         amplify(embeds(1), embeds(2), 60, metric="l1")

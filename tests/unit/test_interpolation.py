@@ -14,6 +14,7 @@ from wanvideo_activation_editor.embeddings import (
     read_sequence,
     unit_tokens,
     write_sequence,
+    write_text_embeds,
 )
 from wanvideo_activation_editor.embeddings.interpolation import FUNCTIONS, cubic, linear, positions, slerp
 
@@ -140,6 +141,16 @@ def test_a_sequence_as_conditioning_divides_sampling_and_comes_back_without_a_tr
     assert torch.equal(third[0][0][0, :5], steps_of(4)[2][0])
     assert third[0][1] == {"pooled_output": None, "prompt": "c"}
     assert third[1][1] == {"start_percent": 0.2, "end_percent": 0.6, "prompt": "c"}
+
+
+def test_changed_prompts_leave_no_stale_sequence():
+    base = {"prompt_embeds": [prompt(1)], "nag_prompt_embeds": [prompt(7)]}
+    sequence = write_sequence(base, steps_of(3, prompts=1), ["one", "two", "three"], "all three")
+    changed = write_text_embeds(sequence, tuple(2 * t for t in sequence["prompt_embeds"]), "twice")
+    assert set(changed) == {*base, "prompt"}
+    assert len(read_sequence(sequence)) == 3, "the input is not changed"
+    with pytest.raises(EmbedsError, match="holds no sequence"):
+        read_sequence(changed)
 
 
 def test_what_is_no_sequence_is_an_error():
