@@ -130,14 +130,8 @@ def amplify(
     best: tuple[float, float] | None = None
     offset = 0.0  # what the search's estimate lacks, corrected by measuring
     for _ in range(_CORRECTIONS):
-<<<<<<< HEAD
         tried, reached = search.solve(target - offset)
-        candidate = path.at(tried)
-        after = measure(main, candidate, metric)
-=======
-        phi, reached = search.solve(target - offset)
-        after = exact(phi)
->>>>>>> fix3
+        after = exact(tried)
         if best is None or abs(after - target) < abs(best[1] - target):
             best = tried, after
         if abs(after - target) <= _CLOSE or abs(after - reached - offset) < 1e-6:
@@ -160,7 +154,7 @@ def amplify(
             f"from {lowest:.1f}% to at most {highest:.1f}% (the prompts differ by {before:.1f}% now). "
             "Set target_difference within that range, or choose another amplification_mode or metric."
         )
-    embedding = returned(candidate if tried == phi else path.at(phi), injection, "Amplify")
+    embedding = returned(path.at(phi), injection, "Amplify")
     return Amplified(embedding, before, after, path.scale(phi))
 
 
@@ -268,10 +262,9 @@ def _inner(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def _sampled_share(path: _Path) -> Callable[[float], float]:
-<<<<<<< HEAD
     """The share of changed elements by angle, in percent, estimated on a fixed sample of each token's elements."""
     tokens, width = path.main.shape
-    sample = path.start, path.direction, path.main
+    sample, dtype = (path.start, path.direction, path.main), path.injection.dtype
     count = max(1, _SAMPLE // tokens)
     if count < width:
         index = torch.randint(width, (tokens, count), generator=torch.Generator().manual_seed(0)).to(path.main.device)
@@ -281,23 +274,8 @@ def _sampled_share(path: _Path) -> Callable[[float], float]:
     def share(phi: float) -> float:
         a, b = path.weights(phi)
         factor = path.norm_factor(phi).to(start.dtype).unsqueeze(-1)
-        return _changed(torch.mul(start, a).add_(direction, alpha=b).mul_(factor), main)
-=======
-    """The share of changed elements by angle, in percent, estimated on a fixed sample of them."""
-    size, width = path.main.numel(), path.main.shape[-1]
-    if size > _SAMPLE:
-        index = torch.randint(size, (_SAMPLE,), generator=torch.Generator().manual_seed(0)).to(path.main.device)
-    else:
-        index = torch.arange(size, device=path.main.device)
-    token, dtype = index // width, path.injection.dtype
-    start, direction, main = (x.reshape(-1)[index] for x in (path.start, path.direction, path.main))
-
-    def share(phi: float) -> float:
-        a, b = path.weights(phi)
-        factor = path.norm_factor(phi).to(start.dtype)[token]
         values = torch.mul(start, a).add_(direction, alpha=b).mul_(factor)
         return _changed(values.to(dtype).to(main.dtype), main)
->>>>>>> fix3
 
     return share
 
