@@ -185,6 +185,8 @@ class _Path:
                 "main_embeds and injection_embeds are identical, so there is no direction to move along. "
                 "Use two prompts that differ."
             )
+        if not torch.count_nonzero(inner):
+            raise UnreachableTargetError("injection_embeds is all zeros, and norms are kept. Inject another prompt.")
         a, v = _directions(mode, self.main, inner, d)
         aa, vv = _inner(a, a), _inner(v, v)
         shared = slice(self.both) if vv[: self.both].any() else slice(None)

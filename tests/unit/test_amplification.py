@@ -153,6 +153,12 @@ def test_identical_prompts_are_an_error(mode, metric):
         amplify(embeds(1), embeds(1), 60, mode, metric)
 
 
+@pytest.mark.parametrize("mode", AMPLIFICATION_MODES)
+def test_an_injection_of_zeros_is_an_error(mode):
+    with pytest.raises(UnreachableTargetError, match="injection_embeds is all zeros"):
+        amplify(embeds(1), torch.zeros(20, WIDTH), 60, mode)
+
+
 def test_a_parallel_injection_has_no_orthogonal_part():
     with pytest.raises(UnreachableTargetError, match="no orthogonal part"):
         amplify(embeds(1), 1.5 * embeds(1), 60, "orthogonalize")
