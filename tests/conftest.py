@@ -8,6 +8,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Continuous integration repeats the same examples; elsewhere every run tries new ones.
+settings.register_profile("ci", derandomize=True, deadline=None)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 
 def comfyui_folder() -> Path | None:

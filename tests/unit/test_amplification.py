@@ -47,8 +47,10 @@ def check(main, injection, target, mode, metric):
         assert not low - 0.1 <= target <= high + 0.1, f"{target} lies in {low}..{high}"
         return None
     assert difference(main, result.embedding, metric) == pytest.approx(target, abs=0.5)
-    assert result.after == pytest.approx(difference(main, result.embedding, metric), abs=0.05)
-    assert result.before == pytest.approx(difference(main, injection, metric), abs=0.05)
+    # An element that differs by 0.01 to the last bit counts in one precision and not in the other.
+    rounding = 0.05 + (100 / result.embedding.numel() if metric == "changed_share" else 0)
+    assert result.after == pytest.approx(difference(main, result.embedding, metric), abs=rounding)
+    assert result.before == pytest.approx(difference(main, injection, metric), abs=rounding)
     assert (result.embedding.shape, result.embedding.dtype) == (injection.shape, injection.dtype)
     norms, kept = injection.float().norm(dim=-1), result.embedding.float().norm(dim=-1)
     assert torch.allclose(kept, norms, rtol=max(1e-5, 2 * torch.finfo(injection.dtype).eps))

@@ -187,6 +187,8 @@ def test_descriptions_nest(nodes):
             r"text_embeds_a is 4096 wide \(raw T5 embeddings\), text_embeds_b is 5120 wide \(projected",
         ),
         (embeds(1), "a cat", r"text_embeds_b: expected text embeddings .* got str"),
+        (embeds(1), {"prompt_embeds": [torch.ones(0, 4096)]}, r"text_embeds_b, prompt 1: holds no token"),
+        (embeds(1), embeds(2, dtype=torch.float8_e4m3fn), "text_embeds_b, prompt 1: is torch.float8_e4m3fn"),
         (embeds(1), {"prompt_embeds": [torch.full((2, 4096), float("nan"))]}, r"text_embeds_b, prompt 1: holds NaN"),
         (embeds(1, dtype=torch.float16, scale=1e4), embeds(2, scale=1e4), "Vector difference: .* does not fit float16"),
     ],
@@ -200,6 +202,12 @@ def test_more_than_512_tokens_are_cut_with_a_warning(nodes, caplog):
     (result,) = run(nodes, "WanVideoVectorDifference", embeds(1, 520), embeds(2, 4), False, 1.0)
     assert result["prompt_embeds"][0].shape == (512, 4096)
     assert "text_embeds_a, prompt 1: has 520 tokens; those after the first 512 are cut" in caplog.text
+
+
+def test_a_cut_prompt_is_not_padded_beyond_what_the_wrapper_reads(nodes):
+    padded = {"prompt_embeds": embeds(1, 600)["prompt_embeds"][0][None]}
+    (result,) = run(nodes, "WanVideoVectorDifference", padded, embeds(2, 4), False, 1.0)
+    assert result["prompt_embeds"].shape == (1, 512, 4096)
 
 
 def test_interpolation_plays_in_the_wrapper_and_a_step_can_be_selected(nodes):
@@ -226,6 +234,13 @@ def test_interpolated_conditioning_divides_sampling(nodes):
     assert chosen is every[1]
     assert set(chosen[0][1]) == {"pooled_output", "prompt"}
     assert torch.equal(chosen[0][0], sequence[1][0])
+
+
+def test_combined_sequences_are_refused(nodes):
+    sequences = [run(nodes, "WanVideoVectorInterpolation", MAIN, OTHER, n, "linear", True)[0] for n in (3, 5)]
+    for combined in (sequences[0] + sequences[1], sequences[1] + sequences[0]):
+        with pytest.raises(ValueError, match=r"^WanVideo Sequence Select: sequence: holds several sequences"):
+            run(nodes, "WanVideoSequenceSelect", combined, 0)
 
 
 def test_selecting_beyond_the_sequence_or_from_none_is_an_error(nodes):
@@ -321,6 +336,13 @@ def test_the_booster_reaches_every_edit_on_either_side(nodes, model, first):
     assert KEY not in model.model_options["transformer_options"]
     (text,) = run(nodes, "WanVideoBlockActivationViewer", edited, False)
     assert "after projection: boost 10, norms kept" in text
+
+
+def test_hidden_edits_are_not_counted_or_reported_as_boosted(nodes, model):
+    edited, passed = edit(nodes, model, injection_mode="hidden_states")
+    boosted, _, info = run(nodes, "WanVideoProjectionBooster", SamplingPatcher(edited), passed, OTHER, 10.0, True)
+    assert "0 so far; an editor has to follow" in info
+    assert "after projection" not in run(nodes, "WanVideoBlockActivationViewer", boosted, False)[0]
 
 
 def test_a_boost_of_one_passes_everything_on(nodes, model):
