@@ -17,7 +17,8 @@ from ..embeddings import (
     title,
     write_text_embeds,
 )
-from .sockets import CATEGORY, embeds_input, embeds_template, errors_named
+from .recording import recorded
+from .sockets import CATEGORY, embeds_input, embeds_template, errors_named, store_in_db_input
 
 
 class WanVideoEmbeddingAmplifier(io.ComfyNode):
@@ -56,6 +57,7 @@ class WanVideoEmbeddingAmplifier(io.ComfyNode):
                     tooltip="changed_share: elements that differ by more than 0.01. relative_l2: norm of the "
                     "difference over the norm of main. cosine: 100 * (1 - mean token cosine).",
                 ),
+                store_in_db_input(),
             ],
             outputs=[
                 io.MatchType.Output(template=embeds, id="amplified_injection", display_name="amplified_injection"),
@@ -71,8 +73,13 @@ class WanVideoEmbeddingAmplifier(io.ComfyNode):
         target_difference: float,
         amplification_mode: str,
         metric: str = "changed_share",
+        store_in_db: bool = False,
     ) -> io.NodeOutput:
-        with errors_named("WanVideo Embedding Amplifier"):
+        settings = {"target_difference": target_difference, "mode": amplification_mode, "metric": metric}
+        with (
+            errors_named("WanVideo Embedding Amplifier"),
+            recorded("amplification", "WanVideoEmbeddingAmplifier", store_in_db, **settings) as record,
+        ):
             main = read_truncated(main_embeds, "main_embeds")
             injection = read_truncated(injection_embeds, "injection_embeds")
             results: list[Amplified] = []
@@ -88,10 +95,15 @@ class WanVideoEmbeddingAmplifier(io.ComfyNode):
                 f"Before: {mean_difference(main.detached().prompts, injection.detached().prompts)}",
                 f"After: {mean_difference(main.detached().prompts, [p.cpu() for p in prompts])}",
             ]
+            record.input("main_embeds", main_embeds)
+            record.input("injection_embeds", injection_embeds)
             if all(r.scale is None for r in results):
+                record.result(injection_embeds)
                 return io.NodeOutput(injection_embeds, "\n".join(lines))
             text = f"{title(injection, 'injection_embeds')}, {amplification_mode} to {target_difference:g}% ({metric})"
-            return io.NodeOutput(write_text_embeds(injection_embeds, prompts, text), "\n".join(lines))
+            result = write_text_embeds(injection_embeds, prompts, text)
+            record.result(result, text)
+            return io.NodeOutput(result, "\n".join(lines))
 
 
 def _line(number: int, result: Amplified, count: int, target: float) -> str:

@@ -8,9 +8,8 @@ from comfy_api.latest import io
 
 from ..embeddings import TextEmbeds, read_truncated
 from ..embeddings.report import pca_report, shape_report, statistics_report
+from .recording import record_analysis
 from .sockets import CATEGORY, embeds_template, errors_named
-
-NO_STORE = "Not stored: there is no store yet."
 
 REPORTS = {"statistics": statistics_report, "shape": shape_report, "pca_preview": pca_report}
 
@@ -45,9 +44,10 @@ class WanVideoEmbeddingAnalyzer(io.ComfyNode):
     @classmethod
     def execute(cls, text_embeds: Any, analysis_type: str, store_in_db: bool) -> io.NodeOutput:
         with errors_named("WanVideo Embedding Analyzer"):
-            text = _report(read_truncated(text_embeds, "text_embeds"), analysis_type)
+            embeds = read_truncated(text_embeds, "text_embeds")
+            text = _report(embeds, analysis_type)
             if store_in_db:
-                text += f"\n\n{NO_STORE}"
+                record_analysis(text_embeds, analysis_type, {"report": text}, embeds.prompt)
             return io.NodeOutput(text, text_embeds, ui={"text": (text,)})
 
 

@@ -28,6 +28,7 @@ from .sockets import (
     window_and_branch_inputs,
     with_description,
 )
+from .store_values import stored_under
 
 FAMILY = f"{CATEGORY}/Injection"
 
@@ -228,10 +229,12 @@ class WanVideoDirectInjector(io.ComfyNode):
             strengths = choose_blocks(block_activations, block_strengths)
             window = Window(start_percent, end_percent)
             if injection_embeds is None:
+                injection_embeds = stored_under(injection_prompt, like=text_embeds)
+            if injection_embeds is None:
                 raise ValueError(
                     "there is no direction to inject. Connect injection_embeds (the second prompt's embeddings), or "
-                    f"store an embedding under injection_prompt ({injection_prompt.strip()[:60]!r}); there is no "
-                    "store yet."
+                    f"store an embedding under injection_prompt ({injection_prompt.strip()[:60]!r}) with WanVideo "
+                    "Store Embedding."
                 )
             main, injection = _read_pair(model, text_embeds, injection_embeds)
             for site in ("cond", "uncond") if branch == "both" else (branch,):

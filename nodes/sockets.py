@@ -67,6 +67,16 @@ def window_and_branch_inputs() -> list[Any]:
     ]
 
 
+def store_in_db_input() -> Any:
+    """Optional last input of nodes that can record what they do (recording.py)."""
+    return io.Boolean.Input(
+        "store_in_db",
+        default=False,
+        optional=True,
+        tooltip="Record the operation, its inputs and its result in the embedding store.",
+    )
+
+
 def check_activations(text: Any) -> bool | str:
     """For `validate_inputs`: True, or what is wrong. A linked input is not known yet and passes."""
     if not isinstance(text, str):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..embeddings import MAX_TOKENS, is_conditioning, is_wrapper_embeds, pad_tokens, read_text_embeds
+from .store_access import STORE
 
 DTYPES = {"stored": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DEVICES = ("offload", "main")
@@ -57,3 +58,24 @@ def device_of(choice: str) -> torch.device:
         return torch.device("cpu")
     found = model_management.get_torch_device() if choice == "main" else model_management.unet_offload_device()
     return torch.device(found)
+
+
+def stored_under(text: str, like: Any) -> Any:
+    """The stored embedding whose name, else whose prompt, is this text; in the form of `like`. None if there is none.
+
+    Of several with the prompt, the one that was stored last.
+    """
+    text = text.strip()
+    if not text:
+        return None
+    store = STORE.open()
+    embedding_id = store.id_of(text)
+    if embedding_id is None:
+        from ..storage.selection import list_embeddings
+
+        found = [e for e in list_embeddings(store, text=text) if (e.prompt or "").strip() == text]
+        if not found:
+            return None
+        embedding_id = found[-1].embedding_id
+    value = store.load(embedding_id).value
+    return as_wrapper_embeds(value) if is_wrapper_embeds(like) else as_conditioning(value)

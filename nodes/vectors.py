@@ -21,7 +21,8 @@ from ..embeddings import (
     write_text_embeds,
 )
 from ..embeddings.interpolation import positions
-from .sockets import CATEGORY, embeds_input, embeds_template, errors_named
+from .recording import recorded
+from .sockets import CATEGORY, embeds_input, embeds_template, errors_named, store_in_db_input
 
 FAMILY = f"{CATEGORY}/Embeddings"
 
@@ -44,13 +45,20 @@ class WanVideoVectorDifference(io.ComfyNode):
                 io.Float.Input(
                     "scale", default=1.0, min=-10.0, max=10.0, step=0.01, tooltip="Factor on the result; -1 is B - A."
                 ),
+                store_in_db_input(),
             ],
             outputs=[io.MatchType.Output(template=embeds, id="difference_vector", display_name="difference_vector")],
         )
 
     @classmethod
-    def execute(cls, text_embeds_a: Any, text_embeds_b: Any, normalize: bool, scale: float) -> io.NodeOutput:
-        with errors_named("WanVideo Vector Difference"):
+    def execute(
+        cls, text_embeds_a: Any, text_embeds_b: Any, normalize: bool, scale: float, store_in_db: bool = False
+    ) -> io.NodeOutput:
+        settings = {"normalize": normalize, "scale": scale}
+        with (
+            errors_named("WanVideo Vector Difference"),
+            recorded("difference", "WanVideoVectorDifference", store_in_db, **settings) as record,
+        ):
             a = read_truncated(text_embeds_a, "text_embeds_a")
             b = read_truncated(text_embeds_b, "text_embeds_b")
             function = functools.partial(difference_vector, normalize=normalize, scale=scale)
@@ -58,7 +66,11 @@ class WanVideoVectorDifference(io.ComfyNode):
             text = f"{title(a, 'text_embeds_a')} - {title(b, 'text_embeds_b')}"
             if normalize or scale != 1.0:
                 text = f"{f'{scale:g} * ' if scale != 1.0 else ''}{'unit' if normalize else ''}({text})"
-            return io.NodeOutput(write_text_embeds(text_embeds_a, prompts, text))
+            result = write_text_embeds(text_embeds_a, prompts, text)
+            record.input("text_embeds_a", text_embeds_a)
+            record.input("text_embeds_b", text_embeds_b, weight=-1.0)
+            record.result(result, text)
+            return io.NodeOutput(result)
 
 
 class WanVideoVectorArithmetic(io.ComfyNode):
@@ -94,6 +106,7 @@ class WanVideoVectorArithmetic(io.ComfyNode):
                     "multiply: element by element. normalize: the sum, with tokens of unit length.",
                 ),
                 *operands,
+                store_in_db_input(),
             ],
             outputs=[io.MatchType.Output(template=embeds, id="result_embeds", display_name="result_embeds")],
         )
@@ -109,8 +122,12 @@ class WanVideoVectorArithmetic(io.ComfyNode):
         weight_2: float = 1.0,
         operand_3: Any = None,
         weight_3: float = 1.0,
+        store_in_db: bool = False,
     ) -> io.NodeOutput:
-        with errors_named("WanVideo Vector Arithmetic"):
+        with (
+            errors_named("WanVideo Vector Arithmetic"),
+            recorded("arithmetic", "WanVideoVectorArithmetic", store_in_db, operation=operation) as record,
+        ):
             given = {"operand_1": (operand_1, weight_1), "operand_2": (operand_2, weight_2)}
             given["operand_3"] = (operand_3, weight_3)
             connected = {name: pair for name, pair in given.items() if pair[0] is not None}
@@ -120,7 +137,12 @@ class WanVideoVectorArithmetic(io.ComfyNode):
             weights = [weight for _, weight in connected.values()]
             prompts = promptwise(lambda base, *rest: combine(operation, base, rest, weights), inputs)  # type: ignore[arg-type]
             text = _formula(operation, [title(e, name) for name, e in inputs.items()], weights)
-            return io.NodeOutput(write_text_embeds(base_embeds, prompts, text))
+            result = write_text_embeds(base_embeds, prompts, text)
+            record.input("base_embeds", base_embeds)
+            for name, (value, weight) in connected.items():
+                record.input(name, value, weight)
+            record.result(result, text)
+            return io.NodeOutput(result)
 
 
 def _formula(operation: str, names: list[str], weights: list[float]) -> str:
@@ -159,6 +181,7 @@ class WanVideoVectorInterpolation(io.ComfyNode):
                     default=True,
                     tooltip="On: the first and last step are the two prompts. Off: all steps lie between them.",
                 ),
+                store_in_db_input(),
             ],
             outputs=[
                 io.MatchType.Output(template=embeds, id="interpolated_sequence", display_name="interpolated_sequence")
@@ -167,9 +190,19 @@ class WanVideoVectorInterpolation(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, start_embeds: Any, end_embeds: Any, steps: int, method: str, include_endpoints: bool
+        cls,
+        start_embeds: Any,
+        end_embeds: Any,
+        steps: int,
+        method: str,
+        include_endpoints: bool,
+        store_in_db: bool = False,
     ) -> io.NodeOutput:
-        with errors_named("WanVideo Vector Interpolation"):
+        settings = {"steps": steps, "method": method, "include_endpoints": include_endpoints}
+        with (
+            errors_named("WanVideo Vector Interpolation"),
+            recorded("interpolation", "WanVideoVectorInterpolation", store_in_db, **settings) as record,
+        ):
             start = read_truncated(start_embeds, "start_embeds")
             end = read_truncated(end_embeds, "end_embeds")
             sequences: list[Any] = []  # one per prompt
@@ -182,7 +215,11 @@ class WanVideoVectorInterpolation(io.ComfyNode):
             names = title(start, "start_embeds"), title(end, "end_embeds")
             texts = [f"{method}({names[0]}, {names[1]}, {t:.3g})" for t in positions(steps, include_endpoints)]
             whole = f"{names[0]} to {names[1]} in {steps} steps ({method})"
-            return io.NodeOutput(write_sequence(start_embeds, list(zip(*sequences, strict=True)), texts, whole))
+            result = write_sequence(start_embeds, list(zip(*sequences, strict=True)), texts, whole)
+            record.input("start_embeds", start_embeds)
+            record.input("end_embeds", end_embeds)
+            record.result(result, whole)
+            return io.NodeOutput(result)
 
 
 class WanVideoSequenceSelect(io.ComfyNode):

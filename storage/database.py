@@ -102,7 +102,7 @@ class Database:
         self.gate = Gate()
         self._lock = threading.Lock()
         self._local = threading.local()
-        self._cursors: list[Cursor] = []
+        self._cursors: dict[threading.Thread, Cursor] = {}
         self._generation = 0
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._claim()
@@ -136,9 +136,11 @@ class Database:
             if self._connection is None:
                 raise StoreError("The embedding store is closed.")
             if getattr(self._local, "generation", None) != self._generation:
+                for thread in [t for t in self._cursors if not t.is_alive()]:
+                    self._cursors.pop(thread).close()
                 self._local.cursor = Cursor(self._connection.cursor())
                 self._local.generation = self._generation
-                self._cursors.append(self._local.cursor)
+                self._cursors[threading.current_thread()] = self._local.cursor
             return self._local.cursor  # type: ignore[no-any-return]
 
     def close(self) -> None:
@@ -149,13 +151,13 @@ class Database:
     def disconnect(self) -> None:
         """As `close`, to open it again soon: the file stays this store's within the process."""
         with self._lock:
-            for cursor in self._cursors:
+            for cursor in self._cursors.values():
                 with contextlib.suppress(duckdb.Error):
                     cursor.close()
             if self._connection is not None:
                 with contextlib.suppress(duckdb.Error):
                     self._connection.close()
-            self._cursors, self._connection = [], None
+            self._cursors, self._connection = {}, None
             self._generation += 1
 
     def begin_anew(self) -> None:

@@ -135,7 +135,7 @@ def _insert_content(
     if known and key not in rewrite:
         return
     if known and index.segment_of[key] == segments.current:
-        segments.delete(cursor, segments.current, [key])
+        segments.seal()  # the damaged table is not touched
     segment = segments.insert(cursor, Blob(key, encoded.blob, pooled))
     if known:
         cursor.execute("UPDATE contents SET segment = ? WHERE content_hash = ?", [segment, key])

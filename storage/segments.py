@@ -78,6 +78,10 @@ class Segments:
         self._bytes += len(blob.data)
         return self._current
 
+    def seal(self) -> None:
+        """Have the next blob begin a new segment."""
+        self._blobs = MAX_BLOBS
+
     @staticmethod
     def fetch(cursor: Cursor, segment: int, content_hash: str) -> bytes:
         """Raises DamagedError when the blob is not where it should be."""

@@ -107,7 +107,6 @@ def test_every_node_in_one_workflow_into_the_sampler(host: Host):
     assert len(set(hashes.values())) == len(hashes), hashes
     (report,) = result.output(analysed[0], "text")
     assert "effective rank" in report
-    assert "there is no store yet" in report
     assert "90.0" in result.output(info, "text")[0]
     assert "After projection, boosted" in result.output(boost_info, "text")[0]
     assert "boost 5, norms kept" in result.log

@@ -16,6 +16,7 @@ import wanvideo_activation_editor
 from wanvideo_activation_editor.nodes import recording, store_access
 from wanvideo_activation_editor.nodes.store import NOTHING
 from wanvideo_activation_editor.nodes.store_access import STORE, store_path
+from wanvideo_activation_editor.nodes.store_values import stored_under
 from wanvideo_activation_editor.storage import EmbeddingKey, EmbeddingStore, analytics
 from wanvideo_activation_editor.storage.analysis import saved_analysis
 from wanvideo_activation_editor.storage.selection import list_embeddings
@@ -311,3 +312,40 @@ def test_missing_packages_are_named(monkeypatch):
     monkeypatch.setattr(store_access, "STORE", store_access.StoreHandle())
     with pytest.raises(RuntimeError, match=r"requirements\.txt"):
         store_access.STORE.open()
+
+
+def test_vector_nodes_record_when_their_switch_is_on(nodes):
+    a, b = wrapper_embeds(1), wrapper_embeds(2)
+    nodes["WanVideoVectorDifference"].execute(a, b, False, 1.0)
+    nodes["WanVideoVectorDifference"].execute(a, b, False, 2.0, store_in_db=True)
+    nodes["WanVideoVectorArithmetic"].execute(a, "add", b, 0.5, store_in_db=True)
+    nodes["WanVideoVectorInterpolation"].execute(a, b, 3, "linear", True, store_in_db=True)
+    nodes["WanVideoEmbeddingAmplifier"].execute(a, conditioning(3), 60.0, "push_apart", "relative_l2", True)
+    store = wait_for_records()
+    assert {m.operation_type: m.operations for m in analytics.performance(store)} == {
+        "difference": 1, "arithmetic": 1, "interpolation": 1, "amplification": 1,
+    }  # fmt: skip
+    steps = [step for e in list_embeddings(store) for step in analytics.lineage(store, e.embedding_id)]
+    made = {step.operation_type: step for step in steps}
+    assert made["difference"].parameters == "normalize=false, scale=2.0"
+    assert made["arithmetic"].role in ("base_embeds", "operand_1")
+
+
+def test_the_analyzer_keeps_its_report_with_the_embedding(nodes):
+    nodes["WanVideoEmbeddingAnalyzer"].execute(wrapper_embeds(1), "shape", True)
+    nodes["WanVideoEmbeddingAnalyzer"].execute(wrapper_embeds(2), "shape", False)
+    store = wait_for_records()
+    kept = saved_analysis(store, store.id_of_value(wrapper_embeds(1)), "shape")
+    assert "4096" in kept["report"]
+    assert store.id_of_value(wrapper_embeds(2)) is None
+
+
+def test_a_stored_embedding_is_found_by_its_name_or_prompt_in_the_form_of_the_main_prompt(nodes):
+    keep(nodes, wrapper_embeds(1), "fox", prompt="a red fox")
+    keep(nodes, wrapper_embeds(2), "newer", prompt="a red fox")
+    keep(nodes, wrapper_embeds(3), "longer", prompt="a red fox in snow")
+    first, second = (wrapper_embeds(i)["prompt_embeds"][0] for i in (1, 2))
+    assert torch.equal(stored_under("fox", wrapper_embeds())["prompt_embeds"][0], first)
+    assert torch.equal(stored_under(" a red fox\n", wrapper_embeds())["prompt_embeds"][0], second)
+    assert stored_under("fox", conditioning())[0][0].shape == (1, 512, WIDTH)
+    assert stored_under("", conditioning()) is None and stored_under("wolf", conditioning()) is None

@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from wanvideo_activation_editor.nodes.store_access import ENVIRONMENT, STORE
+
+
+@pytest.fixture(autouse=True)
+def store_in_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nodes that keep what they make keep it in memory here."""
+    monkeypatch.setenv(ENVIRONMENT, "off")
+    yield
+    STORE.close()
