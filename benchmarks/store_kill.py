@@ -33,12 +33,17 @@ def value(number: int) -> torch.Tensor:
     return (torch.randn(60, 4096, generator=generator) * 0.1).bfloat16()
 
 
+def say(text: str) -> None:
+    """One system call, so that a kill cannot cut the line."""
+    os.write(1, f"{text}\n".encode())
+
+
 def put_for_ever(path: str, number: int) -> None:
     store = EmbeddingStore.open(path)
-    print("open", os.getpid(), flush=True)
+    say(f"open {os.getpid()}")
     while True:
         store.put(value(number), Description(f"n{number}"))
-        print(number, flush=True)
+        say(str(number))
         number += 1
 
 
@@ -51,7 +56,7 @@ def serve_writers() -> None:
         if not child:
             put_for_ever(path, int(number))
         os.waitpid(child, 0)
-        print("ended", flush=True)
+        say("ended")
 
 
 def killed_run(parent: subprocess.Popen[str], path: Path, first: int, seconds: float) -> list[int]:
