@@ -1,11 +1,11 @@
 """Block selection, edits, and the runtime that applies them while a host samples."""
 
+from .checks import check_prompt_count, check_stack, check_width
 from .edit import BRANCHES, KEY, LOG_LEVELS, Edit, EditStack, Site, Window, stack_of
 from .hosts import host_of
 from .operations import Blend, Operation
-from .runtime import Run, check_stack
+from .runtime import Run
 from .selection import Selection, SelectionError, parse_selection
-from .statistics import block_pattern
 from .strengths import (
     DEFAULT_BLOCK_COUNT,
     PATTERNS,
@@ -21,6 +21,7 @@ from .strengths import (
     preset_blocks,
 )
 from .transforms import FORCE_MODES, Boost, ContextTransform, ForceDifference
+from .views import block_pattern
 from .wan_model import NotAWanModelError, WanModel, discover
 
 __all__ = [
@@ -53,7 +54,9 @@ __all__ = [
     "Window",
     "as_block_strengths",
     "block_pattern",
+    "check_prompt_count",
     "check_stack",
+    "check_width",
     "discover",
     "host_of",
     "matching_preset",

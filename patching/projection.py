@@ -8,6 +8,12 @@ import torch
 from torch.nn import functional
 
 
+def readable_weights(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
+    """A text projection's state dict, or None where it does not hold plain values: on `meta`, quantised, other keys."""
+    plain = all(v.is_floating_point() and not v.is_meta and v.element_size() > 1 for v in state.values())
+    return dict(state) if plain and {"0.weight", "2.weight"} <= state.keys() else None
+
+
 def project_text(raw: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Linear, GELU (tanh), Linear in float32 on the CPU. [tokens, text_width] -> [tokens, dim].
 

@@ -1,7 +1,7 @@
 """The runtime: what is installed on a Wan model while its host samples, and removed after.
 
 A `Run` serves one sampling run. The host tells it where each model call begins and which rows of the batch
-belong to the prompt and to the negative prompt; three kinds of hooks do the rest:
+belong to the prompt and to the negative prompt; hooks do the rest:
 
 - on the text projection: projects the injected prompts right after the host projected its own, with the
   host's own module, so device, dtype, quantisation and LoRA are the host's;
@@ -9,14 +9,14 @@ belong to the prompt and to the negative prompt; three kinds of hooks do the res
 - on VACE control blocks: the same, with the edits of the main block that they feed;
 - after each block that a `hidden` edit covers: runs it for the second stream and mixes the two (streams.py).
 
-Hooks are ordinary torch pre-hooks, hidden from torch.compile; `block.forward` is never replaced.
+They are ordinary torch hooks, hidden from torch.compile; `block.forward` is never replaced.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,10 +25,11 @@ from torch import nn
 from ..embeddings import TextEmbeds, check_fits
 from . import streams
 from .edit import Edit, EditStack
-from .statistics import StepStatistics, block_pattern, effective_log_level
+from .statistics import StepStatistics, effective_log_level
 from .streams import SecondStream
 from .transforms import ContextTransform, apply_transforms, real_share
-from .wan_model import WanModel, unwrap
+from .views import block_pattern
+from .wan_model import ContextArgument, WanModel, unwrap
 
 log = logging.getLogger("wanvideo_activation_editor")
 
@@ -73,7 +74,7 @@ class Run:
         self._strengths = [edit.strengths.resolve(model.block_count) for edit in stack]
         self._plans: dict[tuple[int, ...], tuple[BlockPlan, ...]] = {}
         self._handles: list[Any] = []
-        self._prompts: dict[tuple[int, int, torch.device, torch.dtype], torch.Tensor] = {}
+        self._prompts: dict[tuple[int, int, torch.device, torch.dtype], torch.Tensor] = {}  # one per source's prompt
         self._calls = [0] * len(stack)
         self._edited_blocks = 0
         self.calls = 0  # model calls so far
@@ -106,10 +107,10 @@ class Run:
             if self._is_streamed(index):
                 self._hook_stream(block, index)
             if self._is_edited(index):
-                self._hook_block(block, index)
+                self._hook_block(block, index, self.model.context)
         for block, index in self.model.control_blocks:
             if self._is_edited(index):
-                self._hook_block(unwrap(block), index)
+                self._hook_block(unwrap(block), index, self._control_context)
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -135,7 +136,12 @@ class Run:
     def hook_control_attention(self, block: nn.Module, index: int) -> None:
         """Edit a control block whose host calls `forward` itself, past module hooks, at its cross-attention."""
         if self._is_edited(index):
-            self._hook_block(block.cross_attn, index)  # type: ignore[arg-type]
+            self._hook_block(block.cross_attn, index, self._control_context)  # type: ignore[arg-type]
+
+    @property
+    def _control_context(self) -> ContextArgument:
+        """Control blocks and cross-attention are called as (x, context, ...) in every host, or by keyword."""
+        return ContextArgument(self.model.context.name, 1)
 
     # Life of one model call
 
@@ -161,10 +167,14 @@ class Run:
         if self._statistics is not None:
             self._statistics.begin(label)
         targets: dict[int, list[tuple[int, int]]] = {}
+        now: float | None = None
         for k, edit in enumerate(self.stack):
             branches = ("cond", "uncond") if edit.branch == "both" else (edit.branch,)
             touched = [row for branch in branches for row in rows.get(branch, ())]
-            if touched and (edit.window.is_full or edit.window.contains(progress())):
+            if touched and not edit.window.is_full:
+                now = progress() if now is None else now  # reads the noise level back from the device
+                touched = touched if edit.window.contains(now) else []
+            if touched:
                 targets[k] = touched
                 self._calls[k] += 1
         if targets:
@@ -208,26 +218,16 @@ class Run:
 
     # Hooks
 
-    def _hook_block(self, block: nn.Module, index: int) -> None:
-        name, position = self.model.context.name, self.model.context.position
-        if block not in self.model.blocks:
-            position = 1  # control blocks and cross-attention: (x, context, ...) in every host
-
+    def _hook_block(self, block: nn.Module, index: int, context: ContextArgument) -> None:
         def hand_over(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if self._plan is None or not self._plan[index] or streams.is_running():
                 return None
-            if name in kwargs:
-                kwargs[name] = self._edited(index, kwargs[name])
-                return args, kwargs
-            if position is None or position >= len(args):
-                raise RuntimeError(f"{type(module).__name__} was called without its text context.")
-            return (*args[:position], self._edited(index, args[position]), *args[position + 1 :]), kwargs
+            return context.replace(args, kwargs, self._edited(index, context.read(args, kwargs)))
 
         self._handles.append(block.register_forward_pre_hook(_hidden(hand_over), with_kwargs=True))
 
     def _hook_stream(self, block: nn.Module, index: int) -> None:
-        name, position = self.model.context.name, self.model.context.position
-        main: list[torch.Tensor] = []
+        context = self.model.context
 
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if not self._streams or streams.is_running():
@@ -237,27 +237,23 @@ class Run:
                     f"{self.model.name} changes the hidden state between its blocks, which a second stream cannot "
                     "follow. Use injection_mode context, or switch off what acts there (controlnets, audio, faces)."
                 )
-            main[:] = [kwargs[name] if name in kwargs else args[position or 0]]
+            self._note_main(context.read(args, kwargs))
             for stream in self._streams.values():
                 if stream.covers(index):
                     stream.enter(args[0])
 
         def leave(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-            if not self._streams or streams.is_running():
+            main = self._main
+            if not self._streams or streams.is_running() or main is None:
                 return None
-            context = main.pop()
             x = mixed = output[0] if isinstance(output, tuple) else output
             for k, stream in self._streams.items():
-                if not stream.covers(index):
-                    continue
-                own = self._align(k, self._note_main(context))
-                if name in kwargs:
-                    rest, options = args[1:], {**kwargs, name: own}
-                else:
-                    rest, options = (*args[1:position], own, *args[(position or 0) + 1 :]), kwargs
-                stream.advance(self.model.module.blocks[index], rest, options)  # type: ignore[index, operator, arg-type]
-                mixed = stream.mix(index, mixed, self._stream_rows(k, context, x))
-                self._edited_blocks += 1
+                if stream.covers(index):
+                    own_args, own_kwargs = context.replace(args, kwargs, self._align(k, main))
+                    called = self.model.module.blocks[index]  # type: ignore[index, operator]
+                    stream.advance(called, own_args[1:], own_kwargs)  # type: ignore[arg-type]
+                    mixed = stream.mix(index, mixed, self._stream_rows(k, main, x))
+                    self._edited_blocks += 1
             self._left = mixed if any(s.covers(index + 1) for s in self._streams.values()) else None
             if mixed is x:
                 return None
@@ -336,7 +332,7 @@ class Run:
                 f"with {count}. Inject one prompt, or as many as the main text input has."
             )
         prompt = prompt * len(prompts) // count
-        key = (k, prompt, like.device, like.dtype)
+        key = (id(prompts), prompt, like.device, like.dtype)
         if key not in self._prompts:
             self._prompts[key] = prompts[prompt].to(like.device, like.dtype)
         return self._prompts[key]
@@ -464,64 +460,3 @@ def _hidden(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _where(edit: Edit) -> str:
     return f"{edit.operation.name}, branch {edit.branch}, window {edit.window.start:g}-{edit.window.end:g}"
-
-
-def check_stack(
-    stack: Iterable[Edit],
-    model: WanModel,
-    *,
-    prompt_count: int | None = None,
-    context_tokens: int | None = None,
-) -> None:
-    """Check every edit against the model, before sampling starts.
-
-    Args:
-        stack: the edits.
-        model: the transformer.
-        prompt_count: prompts of the main text input, when known.
-        context_tokens: text tokens that the model reads, when known.
-
-    Raises:
-        ValueError: a block that the model lacks, embeddings of another width, a number of prompts that does not
-            match, or more tokens than fit. The message says what to do.
-    """
-    for edit in stack:
-        label = edit.label or "Edit"
-        try:
-            edit.strengths.resolve(model.block_count)
-        except ValueError as error:
-            raise type(error)(f"{label}: {error}") from None
-        source = edit.source
-        if edit.site == "hidden" and model.control_blocks:
-            raise ValueError(
-                f"{label}: {model.name} is a VACE model, whose control blocks add to the hidden state; a second stream "
-                "cannot follow them. Use injection_mode context."
-            )
-        if source.width != model.text_width:
-            raise ValueError(
-                f"{label}: the injected embeddings are {source.width} wide, but {model.name} projects text of width "
-                f"{model.text_width}. Encode the prompt with the text encoder that belongs to this model (UMT5-XXL)."
-            )
-        if prompt_count is not None and len(source.prompts) not in (1, prompt_count):
-            raise ValueError(
-                f"{label}: {len(source.prompts)} prompts are injected into {prompt_count}. "
-                "Inject one prompt, or as many as the main text input has."
-            )
-        if context_tokens is not None and max(source.token_counts) > context_tokens:
-            raise ValueError(
-                f"{label}: the injected prompt has {max(source.token_counts)} tokens, but the main prompt's context "
-                f"holds {context_tokens}. Shorten the injected prompt."
-            )
-
-
-def warn_about_cache(stack: EditStack) -> None:
-    """Say that a step cache (TeaCache, MagCache, EasyCache, LazyCache) blurs the edits' windows, if they have any."""
-    for edit in stack:
-        if not edit.window.is_full:
-            log.warning(
-                "%s: a step cache replays results of earlier steps, so the edit reaches past its window %g-%g. "
-                "Disconnect the cache for exact windows.",
-                edit.label or "Edit",
-                edit.window.start,
-                edit.window.end,
-            )

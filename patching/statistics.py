@@ -37,12 +37,6 @@ def _is_set(variable: str) -> bool:
     return os.environ.get(variable, "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
-def block_pattern(strengths: Sequence[float]) -> str:
-    """One character per block, groups of ten: filled from half strength up, light below, dot for none."""
-    cells = ["█" if s >= 0.5 else "▒" if s > 0 else "·" for s in strengths]
-    return " ".join("".join(cells[i : i + 10]) for i in range(0, len(cells), 10))
-
-
 class StepStatistics:
     """Collects one measurement per block of a model call and logs them together.
 

@@ -30,6 +30,12 @@ def cell_grid(strengths: Sequence[float]) -> str:
     return "\n".join(rows)
 
 
+def block_pattern(strengths: Sequence[float]) -> str:
+    """One character per block, groups of ten: filled from half strength up, light below, dot for none."""
+    cells = ["█" if s >= 0.5 else "▒" if s > 0 else "·" for s in strengths]
+    return " ".join("".join(cells[i : i + 10]) for i in range(0, len(cells), 10))
+
+
 def strength_summary(strengths: Sequence[float]) -> str:
     """Active count, preset and range in one line."""
     active = [s for s in strengths if s != 0.0]

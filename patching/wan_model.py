@@ -23,6 +23,26 @@ class ContextArgument:
     name: str
     position: int | None
 
+    def read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The context of a call.
+
+        Raises:
+            RuntimeError: the call has none.
+        """
+        if self.name in kwargs:
+            return kwargs[self.name]
+        if self.position is None or self.position >= len(args):
+            raise RuntimeError(f"A block was called without its text context ({self.name}).")
+        return args[self.position]
+
+    def replace(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The call's arguments with another context, at the place where `read` found the first one."""
+        if self.name in kwargs or self.position is None:
+            return args, {**kwargs, self.name: value}
+        return (*args[: self.position], value, *args[self.position + 1 :]), kwargs
+
 
 @dataclass(frozen=True, eq=False)
 class WanModel:

@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 
+from ..checks import check_stack, warn_about_cache
 from ..edit import KEY, EditStack, stack_of
-from ..runtime import Run, check_stack, warn_about_cache
-from ..wan_model import WanModel, discover
+from ..projection import readable_weights
+from ..runtime import Run
+from ..wan_model import WanModel, discover, unwrap
 from .compile import eager
 
 NAME = "ComfyUI"
@@ -53,9 +55,7 @@ def with_stack(model: Any, stack: EditStack) -> Any:
 
 def projection_weights(model: Any) -> Mapping[str, torch.Tensor] | None:
     """Readable text projection weights as `0.weight, 0.bias, 2.weight, 2.bias`, or None. LoRA is not in them."""
-    found = dict(model.model.diffusion_model.text_embedding.state_dict())
-    readable = all(v.is_floating_point() and not v.is_meta and v.element_size() > 1 for v in found.values())
-    return found if readable and {"0.weight", "2.weight"} <= found.keys() else None
+    return readable_weights(model.model.diffusion_model.text_embedding.state_dict())
 
 
 class Sampling:
@@ -85,8 +85,10 @@ class Sampling:
 
     def run_for(self, transformer: Any) -> Run:
         """The run of one transformer object; several devices work on copies of the model."""
-        model = discover(transformer)
-        return self._runs.setdefault(id(model.module), Run(self._stack, model))
+        key = id(unwrap(transformer))
+        if key not in self._runs:
+            self._runs[key] = Run(self._stack, discover(transformer))
+        return self._runs[key]
 
     def close(self, completed: bool) -> None:
         """End every run; `completed` is False after an error or an interrupt."""

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from ...embeddings import read_text_embeds
+from ..checks import check_stack
 from ..edit import Branch, Edit, EditStack, LogLevel, Site, Window
 from ..operations import Blend, Operation
-from ..runtime import Run, check_stack
+from ..runtime import Run
 from ..selection import parse_selection
 from ..strengths import BlockStrengths, as_block_strengths
 from ..transforms import ContextTransform

@@ -20,9 +20,11 @@ from typing import Any
 import torch
 
 from ...embeddings import MAX_TOKENS, EmbedsError, TextEmbeds, is_wrapper_embeds, read_text_embeds
+from ..checks import check_stack, warn_about_cache
 from ..edit import KEY, EditStack, stack_of
-from ..runtime import Run, check_stack, warn_about_cache
-from ..wan_model import WanModel, discover
+from ..projection import readable_weights
+from ..runtime import Run
+from ..wan_model import WanModel, discover, unwrap
 from .compile import eager
 
 log = logging.getLogger("wanvideo_activation_editor")
@@ -72,10 +74,8 @@ def projection_weights(model: Any) -> Mapping[str, torch.Tensor] | None:
     except (KeyError, TypeError):
         state = None
     if not state:
-        state = {prefix + k: v for k, v in model.model.diffusion_model.text_embedding.state_dict().items()}
-    found = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
-    readable = all(v.is_floating_point() and not v.is_meta and v.element_size() > 1 for v in found.values())
-    return found if readable and {"0.weight", "2.weight"} <= found.keys() else None
+        return readable_weights(model.model.diffusion_model.text_embedding.state_dict())
+    return readable_weights({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
 
 
 def wrap_samplers(transformer: torch.nn.Module) -> None:
@@ -249,11 +249,10 @@ def check_echoshot(echoshot: bool, main_counts: Sequence[int], counts: Sequence[
 
 def _hook_control_blocks(run: Run, transformer: Any) -> None:
     """VACE control blocks are called past `__call__`, so their own hooks never fire unless compiled."""
-    wrapped = {id(getattr(b, "_orig_mod", b)): hasattr(b, "_orig_mod") for b in getattr(transformer, "vace_blocks", ())}
+    uncompiled = {id(b) for b in getattr(transformer, "vace_blocks", ()) if unwrap(b) is b}
     for block, index in run.model.control_blocks:
-        raw = getattr(block, "_orig_mod", block)
-        if not wrapped.get(id(raw), False):
-            run.hook_control_attention(raw, index)
+        if id(unwrap(block)) in uncompiled:
+            run.hook_control_attention(unwrap(block), index)
 
 
 def _compile_stance(model: Any) -> AbstractContextManager[Any]:

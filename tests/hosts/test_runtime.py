@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from wanvideo_activation_editor.embeddings import read_text_embeds
-from wanvideo_activation_editor.patching import Edit, EditStack, Run, check_stack, discover, parse_selection
+from wanvideo_activation_editor.patching import Edit, EditStack, Run, Window, check_stack, discover, parse_selection
 
 from .conftest import hook_count, make_transformer, prompt_embeds
 
@@ -104,3 +104,20 @@ def test_prompt_counts_must_match(model):
         check_stack((two,), discover(model), prompt_count=3)
     with pytest.raises(ValueError, match="20 tokens, but the main prompt's context holds 16"):
         check_stack((edit(OTHER),), discover(model), context_tokens=16)
+
+
+def test_progress_is_read_once_per_call_and_only_for_windows(model):
+    reads = []
+
+    def progress() -> float:
+        reads.append(1)
+        return 0.25
+
+    windowed = [edit(OTHER, "1", window=Window(0, end)) for end in (0.2, 0.5, 0.9)]
+    with Run(EditStack((edit(THIRD, "0"), *windowed)), discover(model)) as active:
+        active.begin(ROWS, progress)
+        assert active.acts
+    assert len(reads) == 1
+    with Run(EditStack((edit(OTHER),)), discover(model)) as active:
+        active.begin(ROWS, progress)
+    assert len(reads) == 1

@@ -1,0 +1,88 @@
+"""What can be wrong with edits, found before sampling starts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from ..embeddings import TextEmbeds
+from .edit import Edit, EditStack
+from .wan_model import WanModel
+
+log = logging.getLogger("wanvideo_activation_editor")
+
+
+def check_width(embeds: TextEmbeds, model: WanModel, subject: str) -> None:
+    """Raise ValueError unless the embeddings are as wide as the text that the model projects.
+
+    Args:
+        subject: beginning of the message: what the embeddings are, with its verb.
+    """
+    if embeds.width != model.text_width:
+        raise ValueError(
+            f"{subject} {embeds.width} wide, but {model.name} projects text of width {model.text_width}. "
+            "Encode the prompt with the text encoder that belongs to this model (UMT5-XXL)."
+        )
+
+
+def check_prompt_count(injected: int, main: int, subject: str = "") -> None:
+    """Raise ValueError unless one prompt is injected, or as many as the main text input has."""
+    if injected not in (1, main):
+        raise ValueError(
+            f"{subject}{injected} prompts are injected into {main}. "
+            "Inject one prompt, or as many as the main text input has."
+        )
+
+
+def check_stack(
+    stack: Iterable[Edit],
+    model: WanModel,
+    *,
+    prompt_count: int | None = None,
+    context_tokens: int | None = None,
+) -> None:
+    """Check every edit against the model, before sampling starts.
+
+    Args:
+        stack: the edits.
+        model: the transformer.
+        prompt_count: prompts of the main text input, when known.
+        context_tokens: text tokens that the model reads, when known.
+
+    Raises:
+        ValueError: a block that the model lacks, embeddings of another width, a number of prompts that does not
+            match, or more tokens than fit. The message says what to do.
+    """
+    for edit in stack:
+        label = edit.label or "Edit"
+        try:
+            edit.strengths.resolve(model.block_count)
+        except ValueError as error:
+            raise type(error)(f"{label}: {error}") from None
+        source = edit.source
+        if edit.site == "hidden" and model.control_blocks:
+            raise ValueError(
+                f"{label}: {model.name} is a VACE model, whose control blocks add to the hidden state; a second stream "
+                "cannot follow them. Use injection_mode context."
+            )
+        check_width(source, model, f"{label}: the injected embeddings are")
+        if prompt_count is not None:
+            check_prompt_count(len(source.prompts), prompt_count, f"{label}: ")
+        if context_tokens is not None and max(source.token_counts) > context_tokens:
+            raise ValueError(
+                f"{label}: the injected prompt has {max(source.token_counts)} tokens, but the main prompt's context "
+                f"holds {context_tokens}. Shorten the injected prompt."
+            )
+
+
+def warn_about_cache(stack: EditStack) -> None:
+    """Say that a step cache (TeaCache, MagCache, EasyCache, LazyCache) blurs the edits' windows, if they have any."""
+    for edit in stack:
+        if not edit.window.is_full:
+            log.warning(
+                "%s: a step cache replays results of earlier steps, so the edit reaches past its window %g-%g. "
+                "Disconnect the cache for exact windows.",
+                edit.label or "Edit",
+                edit.window.start,
+                edit.window.end,
+            )
