@@ -17,6 +17,7 @@ from ..patching import (
     Window,
     as_block_strengths,
     check_stack,
+    check_width,
     host_of,
     parse_selection,
     stack_of,
@@ -24,16 +25,15 @@ from ..patching import (
 from ..patching.hosts.wan_video_wrapper import check_echoshot
 from .sockets import (
     CATEGORY,
-    BlockStrengthsType,
     activations_input,
+    block_strengths_input,
     check_activations,
     check_same_host,
     compared_prompts,
     embeds_input,
-    embeds_template,
     errors_named,
-    model_template,
     node_label,
+    passed_on_sockets,
     transformer_options,
     window_and_branch_inputs,
     with_description,
@@ -74,11 +74,7 @@ def add_edit(
     wan_model = host.wan_model(model)
     check_same_host(model, text_embeds)
     main = read_text_embeds(text_embeds, "text_embeds", host.MAX_PROMPT_TOKENS)
-    if main.width != wan_model.text_width:
-        raise ValueError(
-            f"text_embeds is {main.width} wide, but {wan_model.name} projects text of width {wan_model.text_width}. "
-            "Encode the prompt with the text encoder that belongs to this model (UMT5-XXL)."
-        )
+    check_width(main, wan_model, "text_embeds is")
     if not any(strengths.resolve(wan_model.block_count)):
         log.warning("%s: no block is selected, so the model is passed on unchanged.", node)
         return model, text_embeds
@@ -104,9 +100,7 @@ def add_edit(
     check_echoshot(main.echoshot, main.token_counts, source.token_counts, node)
     if not transforms and (compared := compared_prompts(main.detached(), branch)):
         _report_difference(node, compared, source.prompts, log_level)
-    stack = stack_of(transformer_options(model))
-    for edit in edits:
-        stack = stack.append(edit)
+    stack = stack_of(transformer_options(model)).append(*edits)
     return host.with_stack(model, stack), with_description(text_embeds, stack)
 
 
@@ -127,17 +121,14 @@ def _report_difference(node: str, main: Any, injected: Any, log_level: str) -> N
 class WanVideoActivationEditor(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        model, embeds = model_template(), embeds_template()
+        passed_on = passed_on_sockets()
         return io.Schema(
             node_id="WanVideoActivationEditor",
             display_name="WanVideo Activation Editor",
             category=f"{CATEGORY}/Injection",
             description="Lets chosen transformer blocks attend to a second prompt while the video is sampled.",
             inputs=[
-                io.MatchType.Input(
-                    "model", template=model, tooltip="WANVIDEOMODEL of the wrapper, or a native Wan MODEL."
-                ),
-                io.MatchType.Input("text_embeds", template=embeds, tooltip="The main prompt, as the sampler gets it."),
+                *passed_on.inputs,
                 io.Float.Input(
                     "injection_strength",
                     default=0.5,
@@ -161,16 +152,11 @@ class WanVideoActivationEditor(io.ComfyNode):
                     tooltip="context swaps the text that blocks read; hidden_states mixes in a second stream; or both.",
                 ),
                 embeds_input("injection_embeds", "The second prompt: its embeddings are injected.", optional=True),
-                BlockStrengthsType.Input(
-                    "block_strengths",
-                    optional=True,
-                    tooltip="Strength per block. With block_activations all 0, these alone choose the blocks.",
-                ),
+                block_strengths_input(),
                 *window_and_branch_inputs(),
             ],
             outputs=[
-                io.MatchType.Output(template=model, id="model", display_name="model"),
-                io.MatchType.Output(template=embeds, id="text_embeds", display_name="text_embeds"),
+                *passed_on.outputs,
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -221,7 +207,7 @@ class WanVideoAdvancedActivationEditor(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        model, embeds = model_template(), embeds_template()
+        passed_on = passed_on_sockets()
         return io.Schema(
             node_id="WanVideoAdvancedActivationEditor",
             display_name="WanVideo Per-Block Activation Editor",
@@ -229,18 +215,11 @@ class WanVideoAdvancedActivationEditor(io.ComfyNode):
             description="Kept for older workflow files. WanVideo Activation Editor does the same and more.",
             is_deprecated=True,
             inputs=[
-                io.MatchType.Input(
-                    "model", template=model, tooltip="WANVIDEOMODEL of the wrapper, or a native Wan MODEL."
-                ),
-                io.MatchType.Input("text_embeds", template=embeds, tooltip="The main prompt, as the sampler gets it."),
+                *passed_on.inputs,
                 activations_input(),
                 io.Boolean.Input("enable_patching", default=True, tooltip="Off passes model and embeds on unchanged."),
                 embeds_input("injection_embeds", "The second prompt: its embeddings are injected.", optional=True),
-                BlockStrengthsType.Input(
-                    "block_strengths",
-                    optional=True,
-                    tooltip="Strength per block. With block_activations all 0, these alone choose the blocks.",
-                ),
+                block_strengths_input(),
                 io.Float.Input(
                     "uniform_strength",
                     default=0.5,
@@ -253,8 +232,7 @@ class WanVideoAdvancedActivationEditor(io.ComfyNode):
                 *window_and_branch_inputs(),
             ],
             outputs=[
-                io.MatchType.Output(template=model, id="model", display_name="model"),
-                io.MatchType.Output(template=embeds, id="text_embeds", display_name="text_embeds"),
+                *passed_on.outputs,
             ],
             hidden=[io.Hidden.unique_id],
         )

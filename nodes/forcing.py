@@ -9,21 +9,29 @@ import torch
 from comfy_api.latest import io
 
 from ..embeddings import TextEmbeds, mean_difference, pad_tokens, read_text_embeds
-from ..patching import FORCE_MODES, Boost, ForceDifference, Window, host_of, stack_of
+from ..patching import (
+    FORCE_MODES,
+    Boost,
+    ForceDifference,
+    Window,
+    check_prompt_count,
+    check_width,
+    host_of,
+    stack_of,
+)
 from ..patching.projection import project_text
 from .editor import add_edit, choose_blocks
 from .sockets import (
     CATEGORY,
-    BlockStrengthsType,
     activations_input,
+    block_strengths_input,
     check_activations,
     check_same_host,
     compared_prompts,
     embeds_input,
-    embeds_template,
     errors_named,
-    model_template,
     node_label,
+    passed_on_sockets,
     transformer_options,
     window_and_branch_inputs,
     with_description,
@@ -36,7 +44,7 @@ FAMILY = f"{CATEGORY}/Injection"
 class WanVideoProjectionBooster(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        model, embeds = model_template(), embeds_template()
+        passed_on = passed_on_sockets()
         return io.Schema(
             node_id="WanVideoProjectionBooster",
             display_name="WanVideo Projection Booster",
@@ -44,10 +52,7 @@ class WanVideoProjectionBooster(io.ComfyNode):
             description="Amplifies what every context edit of this model injects, after the model's text projection: "
             "main + boost_factor * (injection - main). Works before or after the editors.",
             inputs=[
-                io.MatchType.Input(
-                    "model", template=model, tooltip="WANVIDEOMODEL of the wrapper, or a native Wan MODEL."
-                ),
-                io.MatchType.Input("text_embeds", template=embeds, tooltip="The main prompt, as the sampler gets it."),
+                *passed_on.inputs,
                 embeds_input("injection_embeds", "The prompt that an editor injects; its difference is reported."),
                 io.Float.Input(
                     "boost_factor",
@@ -64,8 +69,7 @@ class WanVideoProjectionBooster(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.MatchType.Output(template=model, id="model", display_name="model"),
-                io.MatchType.Output(template=embeds, id="text_embeds", display_name="text_embeds"),
+                *passed_on.outputs,
                 io.String.Output(id="info", display_name="info"),
             ],
         )
@@ -93,21 +97,14 @@ class WanVideoProjectionBooster(io.ComfyNode):
 def _read_pair(model: Any, text_embeds: Any, injection_embeds: Any) -> tuple[TextEmbeds, TextEmbeds]:
     """Main and injected prompts on the CPU, of the width that the model reads."""
     host = host_of(model)
-    width = host.wan_model(model).text_width
+    wan_model = host.wan_model(model)
     check_same_host(model, text_embeds)
     main = read_text_embeds(text_embeds, "text_embeds", host.MAX_PROMPT_TOKENS).detached()
     injection = read_text_embeds(injection_embeds, "injection_embeds").detached()
-    for name, embeds in (("text_embeds", main), ("injection_embeds", injection)):
-        if embeds.width != width:
-            raise ValueError(
-                f"{name} is {embeds.width} wide, but the model projects text of width {width}. "
-                "Encode the prompt with the text encoder that belongs to this model (UMT5-XXL)."
-            )
-    if len(main.prompts) % len(injection.prompts) != 0:
-        raise ValueError(
-            f"injection_embeds has {len(injection.prompts)} prompts, text_embeds {len(main.prompts)}. "
-            "Inject one prompt, or as many as the main text input has."
-        )
+    check_width(main, wan_model, "text_embeds is")
+    check_width(injection, wan_model, "injection_embeds is")
+    injected, prompts = len(injection.prompts), len(main.prompts)
+    check_prompt_count(injected, prompts, f"injection_embeds has {injected} prompts, text_embeds {prompts}")
     return main, injection
 
 
@@ -155,7 +152,7 @@ def _check_different(main: tuple[torch.Tensor, ...], injection: tuple[torch.Tens
 class WanVideoDirectInjector(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        model, embeds = model_template(), embeds_template()
+        passed_on = passed_on_sockets()
         return io.Schema(
             node_id="WanVideoDirectInjector",
             display_name="WanVideo Direct Injector",
@@ -163,10 +160,7 @@ class WanVideoDirectInjector(io.ComfyNode):
             description="Injects a prompt so that the text which the chosen blocks read differs from the main one by "
             "the target, measured after the model's text projection.",
             inputs=[
-                io.MatchType.Input(
-                    "model", template=model, tooltip="WANVIDEOMODEL of the wrapper, or a native Wan MODEL."
-                ),
-                io.MatchType.Input("text_embeds", template=embeds, tooltip="The main prompt, as the sampler gets it."),
+                *passed_on.inputs,
                 io.String.Input(
                     "injection_prompt",
                     default="",
@@ -190,16 +184,11 @@ class WanVideoDirectInjector(io.ComfyNode):
                 ),
                 activations_input(),
                 embeds_input("injection_embeds", "The second prompt, which gives the direction.", optional=True),
-                BlockStrengthsType.Input(
-                    "block_strengths",
-                    optional=True,
-                    tooltip="Strength per block. With block_activations all 0, these alone choose the blocks.",
-                ),
+                block_strengths_input(),
                 *window_and_branch_inputs(),
             ],
             outputs=[
-                io.MatchType.Output(template=model, id="model", display_name="model"),
-                io.MatchType.Output(template=embeds, id="text_embeds", display_name="text_embeds"),
+                *passed_on.outputs,
             ],
             hidden=[io.Hidden.unique_id],
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from comfy_api.latest import io
@@ -27,14 +27,31 @@ ACTIVATIONS_TOOLTIP = (
 )
 
 
-def model_template() -> Any:
-    """WANVIDEOMODEL or MODEL; outputs built from the same template give back the type that came in."""
-    return io.MatchType.Template("model", [WanVideoModel, io.Model])
-
-
 def embeds_template() -> Any:
-    """WANVIDEOTEXTEMBEDS or CONDITIONING, likewise."""
+    """WANVIDEOTEXTEMBEDS or CONDITIONING; outputs built from the same template give back the type that came in."""
     return io.MatchType.Template("embeds", [WanVideoTextEmbeds, io.Conditioning])
+
+
+class PassedOn(NamedTuple):
+    """Sockets of a node that stands between model loader and sampler."""
+
+    inputs: list[Any]
+    outputs: list[Any]
+
+
+def passed_on_sockets() -> PassedOn:
+    """model and text_embeds, the first inputs and outputs of every node that edits; each gives back the type it got."""
+    model, embeds = io.MatchType.Template("model", [WanVideoModel, io.Model]), embeds_template()
+    return PassedOn(
+        [
+            io.MatchType.Input("model", template=model, tooltip="WANVIDEOMODEL of the wrapper, or a native Wan MODEL."),
+            io.MatchType.Input("text_embeds", template=embeds, tooltip="The main prompt, as the sampler gets it."),
+        ],
+        [
+            io.MatchType.Output(template=model, id="model", display_name="model"),
+            io.MatchType.Output(template=embeds, id="text_embeds", display_name="text_embeds"),
+        ],
+    )
 
 
 def model_input(tooltip: str) -> Any:
@@ -45,8 +62,16 @@ def embeds_input(name: str, tooltip: str, optional: bool = False) -> Any:
     return io.MultiType.Input(name, [WanVideoTextEmbeds, io.Conditioning], optional=optional, tooltip=tooltip)
 
 
-def activations_input(optional: bool = False) -> Any:
-    return io.String.Input("block_activations", default=NO_BLOCKS, optional=optional, tooltip=ACTIVATIONS_TOOLTIP)
+def activations_input() -> Any:
+    return io.String.Input("block_activations", default=NO_BLOCKS, tooltip=ACTIVATIONS_TOOLTIP)
+
+
+def block_strengths_input() -> Any:
+    return BlockStrengthsType.Input(
+        "block_strengths",
+        optional=True,
+        tooltip="Strength per block. With block_activations all 0, these alone choose the blocks.",
+    )
 
 
 def window_and_branch_inputs() -> list[Any]:

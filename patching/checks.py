@@ -25,13 +25,14 @@ def check_width(embeds: TextEmbeds, model: WanModel, subject: str) -> None:
         )
 
 
-def check_prompt_count(injected: int, main: int, subject: str = "") -> None:
-    """Raise ValueError unless one prompt is injected, or as many as the main text input has."""
+def check_prompt_count(injected: int, main: int, found: str) -> None:
+    """Raise ValueError unless one prompt is injected, or as many as the main text input has.
+
+    Args:
+        found: beginning of the message: what there is instead.
+    """
     if injected not in (1, main):
-        raise ValueError(
-            f"{subject}{injected} prompts are injected into {main}. "
-            "Inject one prompt, or as many as the main text input has."
-        )
+        raise ValueError(f"{found}. Inject one prompt, or as many as the main text input has.")
 
 
 def check_stack(
@@ -67,7 +68,8 @@ def check_stack(
             )
         check_width(source, model, f"{label}: the injected embeddings are")
         if prompt_count is not None:
-            check_prompt_count(len(source.prompts), prompt_count, f"{label}: ")
+            count = len(source.prompts)
+            check_prompt_count(count, prompt_count, f"{label}: {count} prompts are injected into {prompt_count}")
         if context_tokens is not None and max(source.token_counts) > context_tokens:
             raise ValueError(
                 f"{label}: the injected prompt has {max(source.token_counts)} tokens, but the main prompt's context "

@@ -116,8 +116,8 @@ class EditStack:
     edits: tuple[Edit, ...] = ()
     transforms: tuple[ContextTransform, ...] = ()
 
-    def append(self, edit: Edit) -> EditStack:
-        return replace(self, edits=(*self.edits, edit))
+    def append(self, *edits: Edit) -> EditStack:
+        return replace(self, edits=(*self.edits, *edits))
 
     def transform(self, transform: ContextTransform) -> EditStack:
         """The stack with one more transform of every context edit's injected prompt."""
