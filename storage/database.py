@@ -28,7 +28,8 @@ _open_lock = threading.Lock()
 
 _LOCK = re.compile(r"Could not set lock on file.*?(?:\(PID (\d+)\)|$)", re.S)
 _NOT_A_DATABASE = ("not a valid DuckDB database file", "Corrupt database file", "checksum", "Serialization Error")
-_WAL = ("replaying WAL", "Corrupt WAL", "WAL file")
+_CORRUPT_WAL = re.compile(r"Corrupt WAL|WAL.*checksum", re.S)
+"""A log that is damaged. One that cannot be replayed for want of memory, space or permission holds good puts."""
 
 
 class Gate:
@@ -211,7 +212,7 @@ def _connect(path: Path | None) -> duckdb.DuckDBPyConnection:
             if path is None:
                 raise StoreError(f"DuckDB cannot start: {_first_line(message)}") from error
             _raise_if_locked(path, message, error)
-            if any(part in message for part in _WAL) and _set_aside(path.with_name(path.name + ".wal")):
+            if _CORRUPT_WAL.search(message) and _set_aside(path.with_name(path.name + ".wal")):
                 continue
             if any(part in message for part in _NOT_A_DATABASE) and _set_aside_with_log(path):
                 continue

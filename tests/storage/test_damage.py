@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from wanvideo_activation_editor.storage import DamagedError, Description, EmbeddingStore, StoreError
+from wanvideo_activation_editor.storage import DamagedError, Description, EmbeddingStore, StoreError, database
 from wanvideo_activation_editor.storage.compaction import compact
 from wanvideo_activation_editor.storage.maintenance import verify
 
@@ -199,3 +199,22 @@ def test_a_missing_blob_is_found(store: EmbeddingStore):
     assert [d.embeddings for d in verify(store).damaged] == [("a",)]
     with pytest.raises(DamagedError, match="missing"):
         store.get("a")
+
+
+def test_an_intact_log_that_cannot_be_replayed_is_left_alone(path: Path, monkeypatch):
+    """Too little memory for the replay: an error, and every put is there once there is enough."""
+    log = with_log(path)
+    content = log.read_bytes()
+    copy = path.parent / "copy.duckdb"
+    shutil.copy(path, copy)
+    shutil.copy(log, copy.with_name(copy.name + ".wal"))
+    with EmbeddingStore.open(copy) as store:
+        names = store.names()
+    monkeypatch.setattr(database, "MEMORY_LIMIT", "1MB")
+    with pytest.raises(StoreError, match="cannot be opened"):
+        EmbeddingStore.open(path)
+    assert log.read_bytes() == content
+    assert not list(path.parent.glob("*.damaged-*"))
+    monkeypatch.undo()
+    with EmbeddingStore.open(path) as store:
+        assert store.names() == names

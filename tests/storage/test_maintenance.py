@@ -214,3 +214,14 @@ def test_statistics_and_reports_say_what_is_there(store: EmbeddingStore):
     assert "Would remove 2" in reports.removal_report(evict(store, 0, keep_named=False))
     assert "cosine" in reports.neighbours_report(nearest(store, randn(4, 256, seed=9)))
     assert [reports.size(n) for n in (None, 5, 2048, 5 << 20, 3 << 40)] == ["-", "5 B", "2.0 KB", "5.0 MB", "3072.0 GB"]
+
+
+def test_reads_of_a_session_that_only_reads_are_counted(path: Path):
+    with EmbeddingStore.open(path) as store:
+        store.put(randn(5), Description("a"))
+    with EmbeddingStore.open(path) as store:
+        for _ in range(3):
+            store.get("a")
+    with EmbeddingStore.open(path) as store:
+        counts = store.read(lambda cursor: cursor.execute("SELECT access_count FROM embedding_usage").fetchall())
+    assert counts == [(3,)]
