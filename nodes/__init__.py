@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import amplification, analysis, blocks, editor, forcing, inspection, store, store_exchange, vectors
+from . import amplification, analysis, blocks, editor, forcing, inspection, replacements, store, store_exchange, vectors
 
 NODES: list[type[io.ComfyNode]] = [
     *editor.NODES,
@@ -20,5 +20,8 @@ NODES: list[type[io.ComfyNode]] = [
 
 
 class ActivationEditorExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        await replacements.register()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

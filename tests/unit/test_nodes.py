@@ -15,6 +15,7 @@ import pytest
 import torch
 import wanvideo_activation_editor
 from diffusers import WanTransformer3DModel
+from wanvideo_activation_editor.nodes.replacements import REPLACEMENTS
 from wanvideo_activation_editor.patching import KEY, PATTERNS, PRESETS, Explicit, Pattern, stack_of
 
 ZEROS = "0" * 40
@@ -360,3 +361,14 @@ def test_injection_tester_measures_before_and_after_the_model_s_own_projection(n
     (short,) = nodes["WanVideoInjectionTester"].execute(SamplingPatcher(edited), MAIN, False).args
     assert "different enough" in short
     assert "After" not in short
+
+
+def test_replacements_name_inputs_and_outputs_that_exist(nodes):
+    for replacement in REPLACEMENTS:
+        assert replacement["old_node_id"] not in nodes
+        schema = nodes[replacement["new_node_id"]].define_schema()
+        inputs = {i.id for i in schema.inputs}
+        required = {i.id for i in schema.inputs if not i.optional}
+        mapped = {m["new_id"] for m in replacement["input_mapping"]}
+        assert required <= mapped <= inputs
+        assert {m["new_idx"] for m in replacement["output_mapping"]} <= set(range(len(schema.outputs)))

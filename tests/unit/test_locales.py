@@ -1,0 +1,46 @@
+"""Translations against the node schemas."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+_spec = importlib.util.spec_from_file_location("locales_tool", REPOSITORY / "tools" / "locales.py")
+locales = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(locales)
+
+
+@pytest.fixture(scope="module")
+def english() -> dict:
+    return locales.schema_definitions()
+
+
+def test_every_input_has_a_tooltip_and_every_node_a_description(english):
+    assert len(english) > 20
+    for node, definition in english.items():
+        assert definition["description"], node
+        for name, texts in definition["inputs"].items():
+            assert texts["tooltip"], f"{node}.{name} has no tooltip"
+
+
+def test_english_is_what_the_schemas_say(english):
+    assert locales.read("en") == english, "run tools/locales.py"
+
+
+@pytest.mark.parametrize("language", locales.languages())
+def test_no_key_is_missing_or_stale(english, language):
+    assert locales.keys(locales.read(language)) == locales.keys(english), "tools/locales.py names them"
+
+
+def test_other_languages_are_translated(english):
+    assert "zh" in locales.languages()
+    for language in set(locales.languages()) - {"en"}:
+        for node, definition in locales.read(language).items():
+            ours = english[node]
+            assert definition["description"] != ours["description"], (language, node)
+            same = [n for n, t in definition["inputs"].items() if t == ours["inputs"][n]]
+            assert not same, (language, node, same)
