@@ -1,0 +1,57 @@
+"""Workflow files as the graph editor saves them, turned into API workflows the way the front end does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .workflows import Workflow
+
+ALWAYS, MUTED, BYPASSED = 0, 2, 4
+FRONT_END_ONLY = {"MarkdownNote", "Note"}
+_WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+
+
+def widget_names(definition: Mapping[str, Any]) -> list[str]:
+    """Names in the order of `widgets_values`; an empty one for the choice of what happens to a seed after a run."""
+    names = []
+    for part in ("required", "optional"):
+        for name, (kind, *rest) in definition["input"].get(part, {}).items():
+            options = rest[0] if rest else {}
+            if (isinstance(kind, str) and kind not in _WIDGETS) or options.get("forceInput"):
+                continue
+            names.append(name)
+            if kind == "INT" and options.get("control_after_generate", name in ("seed", "noise_seed")):
+                names.append("")
+    return names
+
+
+def api_workflow(graph: Mapping[str, Any], definitions: Mapping[str, Any]) -> Workflow:
+    """The nodes that run, with their values and links.
+
+    Args:
+        graph: the file's content; without subgraphs and bypassed nodes.
+        definitions: the server's /object_info.
+
+    Raises:
+        KeyError: a node of the file does not exist on the server.
+    """
+    flow = Workflow()
+    links = {link[0]: [str(link[1]), link[2]] for link in graph["links"]}
+    for node in graph["nodes"]:
+        if node["type"] in FRONT_END_ONLY or node["mode"] == MUTED:
+            continue
+        assert node["mode"] == ALWAYS, node
+        names = widget_names(definitions[node["type"]])
+        values = dict(zip(names, node["widgets_values"], strict=False))
+        values.pop("", None)
+        linked = {i["name"]: links[i["link"]] for i in node["inputs"] if i.get("link") is not None}
+        flow[str(node["id"])] = {"class_type": node["type"], "inputs": {**values, **linked}}
+    return flow
+
+
+def read(path: Path) -> dict[str, Any]:
+    graph: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return graph
