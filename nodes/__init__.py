@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import amplification, analysis, blocks, editor, forcing, inspection, replacements, store, store_exchange, vectors
+from . import (
+    amplification,
+    analysis,
+    blocks,
+    conflicts,
+    editor,
+    forcing,
+    inspection,
+    replacements,
+    store,
+    store_exchange,
+    vectors,
+)
 
 NODES: list[type[io.ComfyNode]] = [
     *editor.NODES,
@@ -24,4 +36,5 @@ class ActivationEditorExtension(ComfyExtension):
         await replacements.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        conflicts.watch_node_ids({cls.GET_SCHEMA().node_id: cls for cls in NODES})
         return NODES

@@ -24,6 +24,7 @@ from torch import nn
 
 from ..embeddings import TextEmbeds, check_fits
 from . import streams
+from .conflicts import warn_about_replaced_forwards
 from .edit import Edit, EditStack
 from .statistics import StepStatistics, effective_log_level
 from .streams import SecondStream
@@ -102,6 +103,7 @@ class Run:
         if not self._announced:
             self._announced = True
             self._log_start()
+            warn_about_replaced_forwards(self.model, filter(self._is_edited, range(self.model.block_count)))
         self._handles.append(self.model.projection.register_forward_hook(_hidden(self._project)))
         for index, block in enumerate(self.model.blocks):
             if self._is_streamed(index):

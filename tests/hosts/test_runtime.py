@@ -121,3 +121,35 @@ def test_progress_is_read_once_per_call_and_only_for_windows(model):
     with Run(EditStack((edit(OTHER),)), discover(model)) as active:
         active.begin(ROWS, progress)
     assert len(reads) == 1
+
+
+def patched_by(module: torch.nn.Module, owner: str) -> None:
+    """Replace a module's forward as packs do that patch in place."""
+    original = module.forward
+
+    def forward(*args, **kwargs):
+        return original(*args, **kwargs)
+
+    forward.__module__ = owner
+    module.forward = forward
+
+
+def test_code_that_replaced_what_is_hooked_is_named_once(model, caplog):
+    patched_by(model.blocks[2], "custom_nodes.other_pack.patcher")
+    patched_by(model.blocks[3], "custom_nodes.other_pack.patcher")
+    patched_by(model.blocks[5], "custom_nodes.other_pack.patcher")
+    patched_by(discover(model).projection, "custom_nodes.third_pack")
+    with Run(EditStack((edit(OTHER, "1-3"),)), discover(model)) as active:
+        active.begin(ROWS, progress=lambda: 0.0)
+        call(model, NEGATIVE, MAIN)
+        active.begin(ROWS, progress=lambda: 0.0)
+        call(model, NEGATIVE, MAIN)
+    blocks, projection = [r.getMessage() for r in caplog.records if "has replaced" in r.getMessage()]
+    assert "custom_nodes.other_pack.patcher has replaced the forward of blocks 2, 3 of" in blocks
+    assert "custom_nodes.third_pack has replaced the forward of the text projection" in projection
+
+
+def test_a_forward_that_is_the_modules_own_is_no_conflict(model, caplog):
+    model.blocks[2].forward = model.blocks[2].forward  # what is left by packs that put the original back
+    run(model, edit(OTHER))
+    assert "has replaced" not in caplog.text
