@@ -76,8 +76,12 @@ def test_changelog_has_the_version():
 
 
 def test_importing_the_pack_does_nothing_and_imports_no_database():
-    code = (
-        "import sys, wanvideo_activation_editor, wanvideo_activation_editor.patching, wanvideo_activation_editor.storage;"
-        "heavy = {'duckdb', 'zstandard', 'matplotlib', 'diffusers', 'comfy'} & set(sys.modules); assert not heavy, heavy"
-    )
+    code = """
+import sys
+import wanvideo_activation_editor
+import wanvideo_activation_editor.patching
+import wanvideo_activation_editor.storage
+heavy = {"duckdb", "zstandard", "matplotlib", "diffusers", "comfy"} & set(sys.modules)
+assert not heavy, heavy
+"""
     subprocess.run([sys.executable, "-c", code], check=True)
