@@ -28,8 +28,8 @@ class Session:
     """
 
     def __init__(self, path: Path | None, due: Callable[[], bool], housekeeping: Callable[[], None]) -> None:
-        self.path = path
-        self.database = Database(path)
+        self.path = None if path is None else path.resolve()
+        self.database = Database(self.path)
         self.index = Index()
         self.segments = Segments()
         self.damaged: set[str] = set()

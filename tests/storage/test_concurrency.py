@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from wanvideo_activation_editor.storage import Description, EmbeddingStore, LockedError
+from wanvideo_activation_editor.storage import Description, EmbeddingStore, LockedError, compaction
 from wanvideo_activation_editor.storage.compaction import compact
 from wanvideo_activation_editor.storage.maintenance import verify
 
@@ -28,8 +30,6 @@ store.close()
 
 
 def test_a_second_process_says_once_who_holds_the_store_and_goes_on_in_memory(path: Path, caplog):
-    import subprocess
-
     holder = python(HOLD, str(path), stdin=subprocess.PIPE)
     assert holder.stdout is not None and holder.stdout.readline() == "open\n"
     with pytest.raises(LockedError, match=f"in use by process {holder.pid}"):
@@ -42,6 +42,72 @@ def test_a_second_process_says_once_who_holds_the_store_and_goes_on_in_memory(pa
         assert same_bits(store.get("n3").value, randn(5, seed=3))
     assert len([r for r in caplog.records if str(holder.pid) in r.message]) == 1
     finish(holder)
+    with EmbeddingStore.open(path) as store:
+        assert store.names() == ["held"]
+
+
+INTRUDE = """
+import sys, torch
+from wanvideo_activation_editor.storage import Description, EmbeddingStore, LockedError
+try:
+    with EmbeddingStore.open(sys.argv[1]) as store:
+        store.put(torch.ones(3, 8), Description("intruder"))
+        print("stored")
+except LockedError as error:
+    print(error)
+"""
+
+
+def test_nobody_opens_the_file_while_it_is_replaced(store: EmbeddingStore, monkeypatch):
+    """In the gap between closing the old file and putting the new one in its place."""
+    store.put(randn(5), Description("a"))
+    replace, said = os.replace, []
+
+    def intruded(source: Path, target: Path) -> None:
+        said.append(finish(python(INTRUDE, str(store.path))))
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compaction.os, "replace", intruded)
+        compact(store)
+    assert any(f"in use by process {os.getpid()}" in text for text in said), said
+    assert not any("stored" in text for text in said)
+    assert same_bits(store.get("a").value, randn(5))
+
+
+CREATE = """
+import sys
+from pathlib import Path
+from wanvideo_activation_editor.storage import EmbeddingStore, database
+connect = database._plain_connect
+def slowly(path):
+    Path(path).touch()
+    print("creating", flush=True)
+    sys.stdin.readline()
+    Path(path).unlink()
+    return connect(path)
+database._plain_connect = slowly
+with EmbeddingStore.open(sys.argv[1]) as store:
+    print(store.persistent)
+"""
+
+
+def test_a_file_that_another_process_is_just_creating_is_not_taken_for_a_damaged_one(path: Path):
+    creator = python(CREATE, str(path), stdin=subprocess.PIPE)
+    assert creator.stdout is not None and creator.stdout.readline() == "creating\n"
+    with pytest.raises(LockedError, match=f"process {creator.pid}"):
+        EmbeddingStore.open(path)
+    assert path.exists() and not list(path.parent.glob("*damaged*"))
+    creator.communicate("\n", 60)
+    with EmbeddingStore.open(path) as store:
+        assert store.persistent
+
+
+def test_the_lock_of_a_process_that_was_killed_does_not_stay(path: Path):
+    holder = python(HOLD, str(path), stdin=subprocess.PIPE)
+    assert holder.stdout is not None and holder.stdout.readline() == "open\n"
+    holder.kill()
+    holder.communicate()
     with EmbeddingStore.open(path) as store:
         assert store.names() == ["held"]
 

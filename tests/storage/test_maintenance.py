@@ -106,6 +106,14 @@ def test_a_compaction_that_fails_leaves_the_store_as_it_was(store: EmbeddingStor
     assert [f.name for f in store.path.parent.iterdir() if "compact" in f.name] == []
 
 
+@pytest.mark.parametrize("name", ["compacted", 'my "best" store', "it's"])
+def test_a_file_of_any_name_is_compacted(tmp_path: Path, name: str):
+    with EmbeddingStore.open(tmp_path / f"{name}.duckdb") as store:
+        store.put(randn(5), Description("a"))
+        compact(store)
+        assert same_bits(store.get("a").value, randn(5))
+
+
 def test_segments_are_given_up_when_half_of_them_is_gone(store: EmbeddingStore, monkeypatch):
     monkeypatch.setattr(segment_module, "MAX_BLOBS", 8)
     ids = [store.put(randn(5, seed=i), Description(f"n{i}")) for i in range(32)]
