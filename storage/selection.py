@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .database import Cursor
 from .packing import pack
 from .records import Listing
 from .search import pooled
@@ -39,7 +38,6 @@ def list_embeddings(
     ids: Sequence[int] | None = None,
     order: str = "id",
     limit: int | None = None,
-    cursor: Cursor | None = None,
 ) -> list[Listing]:
     """Embeddings that fit every condition given; one with two names is listed twice.
 
@@ -68,11 +66,8 @@ def list_embeddings(
     query = f"SELECT {_COLUMNS} FROM embeddings WHERE {' AND '.join(conditions)} ORDER BY {_ORDERS[order]}"  # noqa: S608
     if limit is not None:
         query += f" LIMIT {int(limit)}"
-    if cursor is not None:
-        rows = cursor.execute(query, values).fetchall()
-    else:
-        store.flush()
-        rows = store.read(lambda own: own.execute(query, values).fetchall())
+    store.flush()
+    rows = store.read(lambda cursor: cursor.execute(query, values).fetchall())
     return [Listing(*[*row[:8], tuple(row[8]), *row[9:]]) for row in rows]
 
 

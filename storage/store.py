@@ -27,7 +27,7 @@ from .errors import DamagedError, LockedError, StoreError
 from .identity import EmbeddingKey
 from .names import write_names
 from .packing import size_of, unpack
-from .records import Description, Entry, Operation, Stored
+from .records import Description, Entry, Operation, Part, Stored
 from .session import Session
 from .snapshots import size_of_operation, snapshot, snapshot_operation
 from .usage import Usage, add_usage
@@ -157,22 +157,35 @@ class EmbeddingStore(Session):
             DamagedError: its bytes on disk are damaged.
         """
         self._writer.flush()
-        if name not in self.index.names:
-            raise KeyError(name)
         return self.load(self.index.names[name])
 
     def find(self, key: EmbeddingKey) -> Stored | None:
         """The embedding that was stored under this cache key, or None. Raises DamagedError as `get`."""
         self._writer.flush()
         embedding_id = self.index.keys.get(key.cache_key)
-        return None if embedding_id is None else self.load(embedding_id)
+        try:
+            return None if embedding_id is None else self.load(embedding_id)
+        except KeyError:  # removed in the meantime
+            return None
 
     def load(self, embedding_id: int) -> Stored:
         """The embedding of an id. Raises KeyError and DamagedError as `get`."""
         entry = self.entry(embedding_id)
-        tensors = [decode(self._blob(p.content_hash), p.dtype, p.shape) for p in entry.parts]
+        try:
+            tensors = [self._tensor(part) for part in entry.parts]
+        except StoreError:
+            if entry.embedding_hash in self.index.id_of:
+                raise
+            raise KeyError(embedding_id) from None  # removed in the meantime
         self._usage.touch(embedding_id)
         return Stored(entry, unpack(entry.structure, tensors))
+
+    def blob(self, content_hash: str) -> bytes:
+        """The compressed bytes of a tensor. Raises DamagedError when they are missing or cannot be read."""
+        try:
+            return self._fetch(content_hash)
+        except StoreError:  # a clean-up may have moved them just then: look again while nobody writes
+            return self.run(lambda: self._fetch(content_hash))
 
     def entry(self, embedding_id: int) -> Entry:
         """What is known of an embedding. Raises KeyError when there is none of that id."""
@@ -223,8 +236,8 @@ class EmbeddingStore(Session):
 
     def _put(self, prepared: Prepared, description: Description) -> int:
         rewrite = frozenset(self.damaged)
-        result = self.transact(
-            lambda cursor: entries.insert(cursor, self.index, self.segments, prepared, description, rewrite)
+        result = self.change(
+            lambda cursor, index: entries.insert(cursor, index, self.segments, prepared, description, rewrite)
         )
         self._note_contents(prepared)
         with self._known_lock:
@@ -234,8 +247,8 @@ class EmbeddingStore(Session):
     def _record(self, operation: Operation, precision: Precision) -> int:
         ready = operations.prepare_operation(operation, precision)
         rewrite = frozenset(self.damaged)
-        result = self.transact(
-            lambda cursor: operations.insert_operation(cursor, self.index, self.segments, ready, rewrite)
+        result = self.change(
+            lambda cursor, index: operations.insert_operation(cursor, index, self.segments, ready, rewrite)
         )
         for prepared in ready.values:
             self._note_contents(prepared)
@@ -247,15 +260,19 @@ class EmbeddingStore(Session):
         self.damaged.difference_update(e.content_hash for e in prepared.encoded)
         self.vectors.add(prepared)
 
-    def _blob(self, content_hash: str) -> bytes:
+    def _tensor(self, part: Part) -> torch.Tensor:
+        try:
+            return decode(self.blob(part.content_hash), part.dtype, part.shape)
+        except DamagedError:
+            if part.content_hash in self.index.segment_of:
+                self.damaged.add(part.content_hash)
+            raise
+
+    def _fetch(self, content_hash: str) -> bytes:
         segment = self.index.segment_of.get(content_hash)
         if segment is None:
             raise DamagedError(f"The blob {content_hash[:12]} is missing from the store.")
-        try:
-            return self.read(lambda cursor: self.segments.fetch(cursor, segment, content_hash))
-        except DamagedError:
-            self.damaged.add(content_hash)
-            raise
+        return self.read(lambda cursor: self.segments.fetch(cursor, segment, content_hash))
 
     def _housekeeping_due(self) -> bool:
         stale = self.persistent and time.monotonic() - self._names_written_at > NAMES_SECONDS
