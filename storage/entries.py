@@ -8,7 +8,7 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .codec import Encoded, Precision, encode
+from .codec import PRECISIONS, Encoded, Precision, content_hashes, dtype_name, encode
 from .database import Cursor, first_row
 from .identity import embedding_hash
 from .packing import Packed, pack
@@ -102,6 +102,22 @@ def prepare(value: Any, precision: Precision) -> Prepared:
     )
     identity = embedding_hash(packed.structure, [(p.role, p.content_hash, p.dtype, p.shape) for p in parts])
     return Prepared(packed, encoded, tuple(map(pooled_vector, packed.tensors)), parts, identity)
+
+
+def hashes_of(value: Any) -> list[str]:
+    """The embedding hashes that a value has at each precision. Errors as `prepare`."""
+    packed = pack(value)
+    hashes = [content_hashes(tensor) for tensor in packed.tensors]
+    return [
+        embedding_hash(
+            packed.structure,
+            [
+                (role, by_precision[precision], dtype_name(tensor.dtype), tensor.shape)
+                for role, by_precision, tensor in zip(packed.roles, hashes, packed.tensors, strict=True)
+            ],
+        )
+        for precision in PRECISIONS
+    ]
 
 
 def insert(

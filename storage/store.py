@@ -21,7 +21,7 @@ import duckdb
 import torch
 
 from . import entries, operations
-from .codec import Precision, decode, encode
+from .codec import Precision, decode
 from .entries import Prepared
 from .errors import DamagedError, LockedError, StoreError
 from .identity import EmbeddingKey
@@ -211,15 +211,10 @@ class EmbeddingStore(Session):
         self._writer.flush()
         return sorted(self.index.names)
 
-    def id_of_value(self, value: Any, precision: Precision = "half") -> int | None:
-        """Id under which exactly this value is stored, or None."""
+    def id_of_value(self, value: Any) -> int | None:
+        """Id under which this value is stored, at whatever precision, or None."""
         self._writer.flush()
-        return self.index.id_of.get(entries.prepare(value, precision).embedding_hash)
-
-    @staticmethod
-    def hash_of(tensor: torch.Tensor, precision: Precision = "half") -> str:
-        """Content hash that a tensor is stored under."""
-        return encode(tensor, precision).content_hash
+        return next(filter(None, map(self.index.id_of.get, entries.hashes_of(value))), None)
 
     def flush_usage(self) -> None:
         """Write access counts that are still in memory."""

@@ -203,6 +203,18 @@ def test_an_embedding_is_not_its_own_neighbour_unless_asked(store: EmbeddingStor
     assert nearest(store, randn(5, seed=1), include_same=True)[0].cosine == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.parametrize("precision", ["half", "exact", "compact"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_the_same_embedding_is_recognised_at_every_precision(store: EmbeddingStore, precision, dtype):
+    value = {"prompt_embeds": [randn(5, seed=1, dtype=dtype)], "other": randn(2, seed=3, dtype=dtype)}
+    number = store.put(value, Description("self"), precision)
+    store.put(randn(5, seed=2), Description("other"))
+    for same in (value, store.get("self").value):
+        assert store.id_of_value(same) == number
+        assert [n.embedding.name for n in nearest(store, same)] == ["other"]
+    assert store.id_of_value(randn(5, seed=9)) is None
+
+
 def test_only_embeddings_of_the_same_width_are_compared(store: EmbeddingStore):
     store.put(randn(5, 32))
     assert nearest(store, randn(5, 64)) == []
