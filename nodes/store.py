@@ -18,7 +18,6 @@ log = logging.getLogger("wanvideo_activation_editor")
 
 FAMILY = f"{CATEGORY}/Store"
 NOTHING = "(nothing stored yet)"
-MAX_NAME = 200
 RECENT = 30
 
 
@@ -262,6 +261,8 @@ class WanVideoSearchEmbeddings(io.ComfyNode):
 
 def checked_name(name: str) -> str:
     """The name without outer blanks. Raises ValueError when it is empty, too long, or has control characters."""
+    from ..storage.names import MAX_NAME
+
     name = name.strip()
     if not name or len(name) > MAX_NAME or any(ord(c) < 32 for c in name) or name == NOTHING:
         raise ValueError(f"name must be 1 to {MAX_NAME} characters on one line.")

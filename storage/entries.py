@@ -101,7 +101,8 @@ def prepare(value: Any, precision: Precision) -> Prepared:
         Part(role, e.content_hash, e.dtype, e.shape, e.device) for role, e in zip(packed.roles, encoded, strict=True)
     )
     identity = embedding_hash(packed.structure, [(p.role, p.content_hash, p.dtype, p.shape) for p in parts])
-    return Prepared(packed, encoded, tuple(map(pooled_vector, packed.tensors)), parts, identity)
+    pooled = tuple(map(pooled_vector, packed.tensors))
+    return Prepared(replace(packed, tensors=()), encoded, pooled, parts, identity)  # lets go of the tensors
 
 
 def hashes_of(value: Any) -> list[str]:

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -115,8 +116,11 @@ class EmbeddingStore(Session):
             UnsupportedError: a value that cannot be stored.
             StoreError: it could not be written, for example because the disk is full; nothing was changed.
         """
-        prepared = entries.prepare(value, precision)
-        return self._writer.run(lambda: self._put(prepared, description or Description()))
+        return self.put_prepared([(entries.prepare(value, precision), description or Description())])[0]
+
+    def put_prepared(self, items: Sequence[tuple[Prepared, Description]]) -> list[int]:
+        """Store values that entries.prepare has encoded, all or none; their ids. Errors as `put`."""
+        return self._writer.run(lambda: self._put(items))
 
     def put_later(
         self,
@@ -134,9 +138,7 @@ class EmbeddingStore(Session):
             QueueFullError: more than 64 MB are waiting already.
         """
         kept = value if copied else snapshot(value)
-        return self._writer.submit(
-            lambda: self._put(entries.prepare(kept, precision), description or Description()), size_of(kept)
-        )
+        return self._writer.submit(lambda: self.put(kept, description, precision), size_of(kept))
 
     def record(self, operation: Operation, precision: Precision = "half") -> int:
         """Store an operation with its inputs and its result; its id. Errors as `put`."""
@@ -229,15 +231,17 @@ class EmbeddingStore(Session):
         with self._known_lock:
             self._known.clear()
 
-    def _put(self, prepared: Prepared, description: Description) -> int:
+    def _put(self, items: Sequence[tuple[Prepared, Description]]) -> list[int]:
         rewrite = frozenset(self.damaged)
-        result = self.change(
-            lambda cursor, index: entries.insert(cursor, index, self.segments, prepared, description, rewrite)
+        ids = self.change(
+            lambda cursor, index: [entries.insert(cursor, index, self.segments, *item, rewrite) for item in items]
         )
-        self._note_contents(prepared)
+        for prepared, _ in items:
+            self._note_contents(prepared)
         with self._known_lock:
-            self._known.pop(result, None)
-        return result
+            for embedding_id in ids:
+                self._known.pop(embedding_id, None)
+        return ids
 
     def _record(self, operation: Operation, precision: Precision) -> int:
         ready = operations.prepare_operation(operation, precision)
