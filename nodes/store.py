@@ -278,14 +278,14 @@ def load_named(name: str) -> Any:
     """The stored embedding of a name.
 
     Raises:
-        ValueError: there is none; says so when another process holds the store.
+        ValueError: there is none; says so when the session has to do without the store's file.
     """
     store = STORE.open()
     try:
         return store.get(name)
     except KeyError:
-        held = "" if store.persistent else " The store is in memory only here: another process has it, see the log."
-        raise ValueError(f"No embedding is stored as {name!r}.{held} Choose one from the list.") from None
+        held = "Choose one from the list." if store.persistent else "The store is in memory only: see the log."
+        raise ValueError(f"No embedding is stored as {name!r}. {held}") from None
 
 
 def blocked(reason: str) -> Any:

@@ -77,7 +77,7 @@ class WanVideoExportEmbeddings(io.ComfyNode):
             if format == "safetensors":
                 files = [
                     exchange.export_safetensors(store, batch, new_file(filename_prefix, ".safetensors"))
-                    for batch in exchange.batches(chosen)
+                    for batch in exchange.batches(chosen, exchange.EXPORT_BYTES)
                 ]
             elif format == "safetensors_each":
                 files = [

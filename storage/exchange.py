@@ -75,7 +75,7 @@ class Budget:
             raise UnsupportedError(f"{self.path.name} holds more than {MAX_TOTAL_BYTES >> 20} MB of values; split it.")
 
 
-def batches(embeddings: Sequence[Listing], limit: int = EXPORT_BYTES) -> list[list[Listing]]:
+def batches(embeddings: Sequence[Listing], limit: int) -> list[list[Listing]]:
     """Embeddings in groups that fit into one file each; one that is larger than a file's limit stands alone."""
     groups: list[list[Listing]] = []
     size = 0

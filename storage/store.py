@@ -27,10 +27,11 @@ from .entries import Prepared
 from .errors import DamagedError, LockedError, StoreError
 from .identity import EmbeddingKey
 from .names import write_names
+from .operations import PreparedOperation
 from .packing import size_of, unpack
 from .records import Description, Entry, Operation, Part, Stored
 from .session import Session
-from .snapshots import size_of_operation, snapshot, snapshot_operation
+from .snapshots import snapshot
 from .usage import Usage, add_usage
 from .vectors import VectorCache
 
@@ -127,27 +128,19 @@ class EmbeddingStore(Session):
         value: Any,
         description: Description | None = None,
         precision: Precision = "half",
-        copied: bool = False,
     ) -> Future[int]:
         """As `put`, but returns once the tensors are copied; encoding and writing happen on the writer's thread.
-
-        Args:
-            copied: nobody else changes these tensors, so they need not be copied.
 
         Raises:
             QueueFullError: more than 64 MB are waiting already.
         """
-        kept = value if copied else snapshot(value)
+        kept = snapshot(value)
         return self._writer.submit(lambda: self.put(kept, description, precision), size_of(kept))
 
     def record(self, operation: Operation, precision: Precision = "half") -> int:
         """Store an operation with its inputs and its result; its id. Errors as `put`."""
-        return self._writer.run(lambda: self._record(operation, precision))
-
-    def record_later(self, operation: Operation, precision: Precision = "half", copied: bool = False) -> Future[int]:
-        """As `record`, in the manner of `put_later`."""
-        kept = operation if copied else snapshot_operation(operation)
-        return self._writer.submit(lambda: self._record(kept, precision), size_of_operation(kept))
+        ready = operations.prepare_operation(operation, precision)
+        return self._writer.run(lambda: self._record(ready))
 
     # getting
 
@@ -243,8 +236,7 @@ class EmbeddingStore(Session):
                 self._known.pop(embedding_id, None)
         return ids
 
-    def _record(self, operation: Operation, precision: Precision) -> int:
-        ready = operations.prepare_operation(operation, precision)
+    def _record(self, ready: PreparedOperation) -> int:
         rewrite = frozenset(self.damaged)
         result = self.change(
             lambda cursor, index: operations.insert_operation(cursor, index, self.segments, ready, rewrite)
