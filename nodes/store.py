@@ -26,7 +26,6 @@ class WanVideoEmbeddingDatabase(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="WanVideoEmbeddingDatabase",
-            is_experimental=True,  # see Limits in the README
             display_name="WanVideo Embedding Database",
             category=FAMILY,
             description="Reports on the embedding store and keeps it in order.",
@@ -110,7 +109,6 @@ class WanVideoStoreEmbedding(io.ComfyNode):
         embeds = embeds_template()
         return io.Schema(
             node_id="WanVideoStoreEmbedding",
-            is_experimental=True,  # see Limits in the README
             display_name="WanVideo Store Embedding",
             category=FAMILY,
             description="Keeps text embeds under a name, for use in any workflow without the text encoder.",
@@ -170,7 +168,6 @@ class WanVideoLoadEmbedding(io.ComfyNode):
         names = STORE.names()
         return io.Schema(
             node_id="WanVideoLoadEmbedding",
-            is_experimental=True,  # see Limits in the README
             display_name="WanVideo Load Embedding",
             category=FAMILY,
             description="Gives back stored text embeds, for the wrapper and for native models.",
@@ -215,7 +212,6 @@ class WanVideoSearchEmbeddings(io.ComfyNode):
         embeds = embeds_template()
         return io.Schema(
             node_id="WanVideoSearchEmbeddings",
-            is_experimental=True,  # see Limits in the README
             display_name="WanVideo Search Embeddings",
             category=FAMILY,
             description="Finds the stored embeddings nearest to these, by the cosine of their mean tokens.",

@@ -27,7 +27,6 @@ class WanVideoExportEmbeddings(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="WanVideoExportEmbeddings",
-            is_experimental=True,  # see Limits in the README
             display_name="WanVideo Export Embeddings",
             category=FAMILY,
             description=f"Writes stored embeddings to output/{EXCHANGE_FOLDER}, to share them.",
@@ -101,7 +100,6 @@ class WanVideoImportEmbeddings(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="WanVideoImportEmbeddings",
-            is_experimental=True,  # see Limits in the README
             display_name="WanVideo Import Embeddings",
             category=FAMILY,
             description=f"Stores the embeddings of a file in input/{EXCHANGE_FOLDER}.",
