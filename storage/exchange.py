@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -25,7 +26,7 @@ from safetensors.torch import save_file
 from . import entries
 from .codec import dtype_name
 from .entries import Prepared
-from .errors import UnsupportedError
+from .errors import StoreError, UnsupportedError
 from .identity import Kind
 from .names import clean_name, free_name
 from .packing import MAX_TENSORS, pack, unpack
@@ -93,6 +94,7 @@ def export_safetensors(store: EmbeddingStore, embeddings: Sequence[Listing], pat
 
     Raises:
         DamagedError: one of them is damaged in the store.
+        StoreError: the file could not be written, for example because the disk is full.
     """
     tensors: dict[str, torch.Tensor] = {}
     described = []
@@ -104,10 +106,35 @@ def export_safetensors(store: EmbeddingStore, embeddings: Sequence[Listing], pat
         described.append(
             {**describe(listing, stored.entry.negative_prompt), "structure": packed.structure, "tensors": keys}
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {KEY: json.dumps({"format": FORMAT, "embeddings": described}), "format": "pt"}
-    save_file(tensors, str(path), metadata=metadata)
+    with whole_file(path) as part:
+        save_file(tensors, str(part), metadata=metadata)
     return path
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Where to write a file that appears under its own name once it is whole.
+
+    Raises:
+        StoreError: it could not be written; nothing of it is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        os.replace(part, path)
+    except StoreError:
+        raise
+    except Exception as error:  # each library has its own
+        raise StoreError(f"{path.name} could not be written: {first_line(error)}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def describe(listing: Listing, negative_prompt: str | None) -> dict[str, Any]:
@@ -147,7 +174,7 @@ def readable(path: Path) -> Iterator[None]:
             raise UnsupportedError(f"{path.name} is larger than {MAX_FILE_BYTES >> 30} GB.")
         yield
     except Exception as error:
-        text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        text = first_line(error)
         raise UnsupportedError(text if text.startswith(path.name) else f"{path.name} cannot be read: {text}") from error
 
 

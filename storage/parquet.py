@@ -40,6 +40,7 @@ from .exchange import (
     readable,
     rebuilt,
     store_all,
+    whole_file,
 )
 from .packing import pack
 from .records import Description, Listing
@@ -75,9 +76,9 @@ def export_parquet(store: EmbeddingStore, embeddings: Sequence[Listing], path: P
 
     Raises:
         UnsupportedError: a tensor of another dtype.
+        StoreError: the file could not be written, for example because the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.closing(_connection()) as connection:
+    with whole_file(path) as part, contextlib.closing(_connection()) as connection:
         columns = ", ".join(f'"{name}" {kind}' for name, kind in _COLUMNS.items())
         connection.execute(f"CREATE TABLE rows({columns})")
         for number, listing in enumerate(embeddings):
@@ -87,7 +88,7 @@ def export_parquet(store: EmbeddingStore, embeddings: Sequence[Listing], path: P
             for i, (role, tensor) in enumerate(zip(packed.roles, packed.tensors, strict=True)):
                 fixed = [number, described, listing.name, listing.prompt, packed.structure, i, role]
                 _insert_rows(connection, fixed, tensor)
-        _copy(Cursor(connection), "FROM rows", path)
+        _copy(Cursor(connection), "FROM rows", part)
     return path
 
 
@@ -114,8 +115,8 @@ def _insert_rows(connection: duckdb.DuckDBPyConnection, fixed: list[Any], tensor
 def export_operations(store: EmbeddingStore, path: Path) -> Path:
     """Write the view `lineage` to a file."""
     store.flush()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    store.read(lambda cursor: _copy(cursor, "SELECT * FROM lineage ORDER BY operation_id, position", path))
+    with whole_file(path) as part:
+        store.read(lambda cursor: _copy(cursor, "SELECT * FROM lineage ORDER BY operation_id, position", part))
     return path
 
 

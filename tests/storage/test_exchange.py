@@ -145,6 +145,18 @@ def test_a_large_export_makes_files_that_can_be_imported(filled: EmbeddingStore,
 
 
 @pytest.mark.parametrize("kind", EXCHANGES)
+def test_an_export_that_fails_leaves_no_file(filled: EmbeddingStore, tmp_path: Path, kind, monkeypatch):
+    def full(*args):
+        Path(args[0]).write_bytes(b"begun")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(exchange.os, "replace", full)
+    with pytest.raises(StoreError, match=r"shared.* could not be written: No space left"):
+        EXCHANGES[kind][0](filled, list_embeddings(filled), tmp_path / "out" / f"shared.{kind}")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", EXCHANGES)
 def test_any_path_is_a_path_and_no_pattern(filled: EmbeddingStore, store, tmp_path: Path, kind):
     export, load = EXCHANGES[kind]
     folder = tmp_path / "my [best] ones?"
