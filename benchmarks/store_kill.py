@@ -104,7 +104,8 @@ def main() -> None:
                 known |= names
                 if kill % PER_STORE == PER_STORE - 1 or kill == args.kills - 1:
                     damaged += len(verify(store).damaged)
-                wrong += sum(not torch.equal(store.get(f"n{n}").value, value(n)) for n in rng.sample(sorted(known), 1))
+                chosen = rng.sample(sorted(known), min(1, len(known)))
+                wrong += sum(not torch.equal(store.get(f"n{n}").value, value(n)) for n in chosen)
             aside += len(list(Path(folder).glob("*damaged*")))
     parent.communicate()
     print(f"{args.kills} kills, {acknowledged} puts acknowledged")

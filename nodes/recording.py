@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .store_access import STORE, log_failure
+from ..storage.writer import QueueFullError
+from .store_access import STORE
 
 if TYPE_CHECKING:
     from ..storage import EmbeddingKey, EmbeddingStore
@@ -60,15 +61,10 @@ def recorded(operation_type: str, node: str | None = None, enabled: bool = True,
     if not enabled:
         yield record
         return
-    on_cuda = torch.cuda.is_available()
-    before = 0
-    if on_cuda:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+    before = _memory_in_use()
     started = time.perf_counter()
     yield record
-    if on_cuda:
-        torch.cuda.synchronize()
+    peak = _peak_memory(before)
     duration = (time.perf_counter() - started) * 1000
     record_operation(
         operation_type,
@@ -76,7 +72,7 @@ def recorded(operation_type: str, node: str | None = None, enabled: bool = True,
         record.made,
         {**parameters, **record.parameters},
         duration_ms=duration,
-        peak_memory_bytes=torch.cuda.max_memory_allocated() - before if on_cuda else None,
+        peak_memory_bytes=peak,
         node=node,
         prompt=record.prompt,
     )
@@ -100,7 +96,7 @@ def record_operation(
     """
     with _never_raises(operation_type):
         from ..storage import Description, Operation, OperationInput
-        from ..storage.snapshots import snapshot_operation
+        from ..storage.snapshots import size_of_operation, snapshot_operation
 
         operation = snapshot_operation(
             Operation(
@@ -115,21 +111,21 @@ def record_operation(
                 node=node,
             )
         )
-        failed = log_failure(operation_type)
-        STORE.later(
-            lambda store: store.record_later(operation, copied=True).add_done_callback(failed)
-        ).add_done_callback(failed)
+        STORE.later(operation_type, lambda store: store.record(operation), size_of_operation(operation))
 
 
 def record_analysis(embeds: Any, analysis_type: str, result: Mapping[str, Any], prompt: str | None = None) -> None:
     """Keep the result of an analysis with the embedding that it is about."""
     with _never_raises(analysis_type):
         from ..storage import Description
+        from ..storage.packing import size_of
         from ..storage.snapshots import snapshot
 
         kept, plain, description = snapshot(embeds), dict(result), Description(prompt=prompt, form=form_of(embeds))
-        STORE.later(lambda store: _save_analysis(store, kept, description, analysis_type, plain)).add_done_callback(
-            log_failure(f"the analysis {analysis_type}")
+        STORE.later(
+            f"the analysis {analysis_type}",
+            lambda store: _save_analysis(store, kept, description, analysis_type, plain),
+            size_of(kept),
         )
 
 
@@ -143,14 +139,12 @@ def remember(key: EmbeddingKey, value: Any, prompt: str | None = None) -> None:
     """Keep a value under a cache key, for `recall` in this or a later session."""
     with _never_raises("a cached embedding"):
         from ..storage import Description
+        from ..storage.packing import size_of
         from ..storage.snapshots import snapshot
 
         kept = snapshot(value)
         description = Description(prompt=prompt or key.prompt or None, kind=key.kind, form=form_of(value), key=key)
-        failed = log_failure("a cached embedding")
-        STORE.later(
-            lambda store: store.put_later(kept, description, copied=True).add_done_callback(failed)
-        ).add_done_callback(failed)
+        STORE.later("a cached embedding", lambda store: store.put(kept, description), size_of(kept))
 
 
 def recall(key: EmbeddingKey) -> Any | None:
@@ -178,9 +172,29 @@ def _device(value: Any) -> str | None:
     return pack(value).tensors[0].device.type
 
 
+def _memory_in_use() -> int | None:
+    """Bytes in use on the CUDA device, whose peak is counted anew from here; None when none is in use."""
+    with _never_raises("measuring memory"):
+        if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.reset_peak_memory_stats()
+            return torch.cuda.memory_allocated()
+    return None
+
+
+def _peak_memory(before: int | None) -> int | None:
+    """Most bytes in use since, above those before. Waits for the device, so that the time is right too."""
+    with _never_raises("measuring memory"):
+        if before is not None:
+            torch.cuda.synchronize()
+            return torch.cuda.max_memory_allocated() - before
+    return None
+
+
 @contextlib.contextmanager
 def _never_raises(what: str) -> Iterator[None]:
     try:
         yield
+    except QueueFullError:
+        pass  # said by STORE.later, once
     except Exception as error:
         log.warning("Embedding store: %s: %s", what, error)

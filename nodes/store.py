@@ -18,7 +18,6 @@ log = logging.getLogger("wanvideo_activation_editor")
 
 FAMILY = f"{CATEGORY}/Store"
 NOTHING = "(nothing stored yet)"
-MAX_NAME = 200
 RECENT = 30
 
 
@@ -27,7 +26,6 @@ class WanVideoEmbeddingDatabase(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="WanVideoEmbeddingDatabase",
-            is_experimental=True,  # see Limits in the README
             display_name="WanVideo Embedding Database",
             category=FAMILY,
             description="Reports on the embedding store and keeps it in order.",
@@ -111,7 +109,6 @@ class WanVideoStoreEmbedding(io.ComfyNode):
         embeds = embeds_template()
         return io.Schema(
             node_id="WanVideoStoreEmbedding",
-            is_experimental=True,  # see Limits in the README
             display_name="WanVideo Store Embedding",
             category=FAMILY,
             description="Keeps text embeds under a name, for use in any workflow without the text encoder.",
@@ -171,7 +168,6 @@ class WanVideoLoadEmbedding(io.ComfyNode):
         names = STORE.names()
         return io.Schema(
             node_id="WanVideoLoadEmbedding",
-            is_experimental=True,  # see Limits in the README
             display_name="WanVideo Load Embedding",
             category=FAMILY,
             description="Gives back stored text embeds, for the wrapper and for native models.",
@@ -216,7 +212,6 @@ class WanVideoSearchEmbeddings(io.ComfyNode):
         embeds = embeds_template()
         return io.Schema(
             node_id="WanVideoSearchEmbeddings",
-            is_experimental=True,  # see Limits in the README
             display_name="WanVideo Search Embeddings",
             category=FAMILY,
             description="Finds the stored embeddings nearest to these, by the cosine of their mean tokens.",
@@ -262,6 +257,8 @@ class WanVideoSearchEmbeddings(io.ComfyNode):
 
 def checked_name(name: str) -> str:
     """The name without outer blanks. Raises ValueError when it is empty, too long, or has control characters."""
+    from ..storage.names import MAX_NAME
+
     name = name.strip()
     if not name or len(name) > MAX_NAME or any(ord(c) < 32 for c in name) or name == NOTHING:
         raise ValueError(f"name must be 1 to {MAX_NAME} characters on one line.")
@@ -277,14 +274,14 @@ def load_named(name: str) -> Any:
     """The stored embedding of a name.
 
     Raises:
-        ValueError: there is none; says so when another process holds the store.
+        ValueError: there is none; says so when the session has to do without the store's file.
     """
     store = STORE.open()
     try:
         return store.get(name)
     except KeyError:
-        held = "" if store.persistent else " The store is in memory only here: another process has it, see the log."
-        raise ValueError(f"No embedding is stored as {name!r}.{held} Choose one from the list.") from None
+        held = "Choose one from the list." if store.persistent else "The store is in memory only: see the log."
+        raise ValueError(f"No embedding is stored as {name!r}. {held}") from None
 
 
 def blocked(reason: str) -> Any:

@@ -6,9 +6,12 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..storage.names import read_names
+from ..storage.writer import MAX_WAITING_BYTES, QueueFullError
 
 if TYPE_CHECKING:
     from ..storage import EmbeddingStore
@@ -60,10 +63,14 @@ class StoreHandle:
     """Opens the store once, when it is first asked for; again only if the environment names another file."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._opening = threading.Lock()
         self._store: EmbeddingStore | None = None
         self._path: Path | None = None
+        self._queue = threading.Lock()  # held for moments only: a node that records waits for nothing else
         self._worker: ThreadPoolExecutor | None = None
+        self._last: Future[Any] | None = None
+        self._waiting_bytes = 0
+        self._said_full = False
 
     @property
     def opened(self) -> EmbeddingStore | None:
@@ -71,13 +78,20 @@ class StoreHandle:
         return self._store
 
     def open(self) -> EmbeddingStore:
-        """The store; one in memory when another process has the file (said once, in the log).
+        """The store, with all in it that was handed over before; one in memory when another process has the file
+        (said once, in the log). Not for a task of `later`.
 
         Raises:
             RuntimeError: the packages duckdb and zstandard are missing.
         """
+        last = self._last
+        if last is not None:
+            wait([last])
+        return self._open()
+
+    def _open(self) -> EmbeddingStore:
         path = store_path()
-        with self._lock:
+        with self._opening:
             if self._store is not None and self._path == path:
                 return self._store
             try:
@@ -92,43 +106,61 @@ class StoreHandle:
             self._path = path
             return self._store
 
-    def later(self, task: Callable[[EmbeddingStore], T]) -> Future[T]:
-        """Run a task with the store on a thread of its own, where opening it keeps nobody waiting."""
-        with self._lock:
+    def later(self, what: str, task: Callable[[EmbeddingStore], T], size: int = 0) -> Future[T]:
+        """Run a task, which holds `size` bytes until it has run, with the store on a thread of its own.
+
+        Tasks run in the order of the calls. Returns at once, also while the store is being opened. A failure
+        becomes a line in the log that names `what` was to be recorded.
+
+        Raises:
+            QueueFullError: the tasks that wait hold too many bytes already; the log says so once until they have run.
+        """
+        with self._queue:
+            if self._waiting_bytes and self._waiting_bytes + size > MAX_WAITING_BYTES:
+                text = f"{self._waiting_bytes >> 20} MB are waiting to be written. Nothing is recorded until they are."
+                if not self._said_full:
+                    log.warning("Embedding store: %s", text)
+                self._said_full = True
+                raise QueueFullError(text)
+            self._said_full = self._said_full and self._waiting_bytes > 0
+            self._waiting_bytes += size
             if self._worker is None:
                 self._worker = ThreadPoolExecutor(1, thread_name_prefix="embedding-store")
-            return self._worker.submit(lambda: task(self.open()))
+            future = self._worker.submit(self._run, what, task, size)
+            self._last = future
+            return future
+
+    def _run(self, what: str, task: Callable[[EmbeddingStore], T], size: int) -> T:
+        try:
+            return task(self._open())
+        except Exception as error:
+            log.warning("Embedding store: %s was not recorded: %s", what, error)
+            raise
+        finally:
+            with self._queue:
+                self._waiting_bytes -= size
 
     def names(self) -> list[str]:
-        """Names for a menu; reads a small file when the store is not open, and opens nothing."""
-        if self._store is not None:
-            return self._store.names()
-        from ..storage.names import read_names
+        """Names for a menu. The server asks for them: opens nothing and waits for nothing.
 
-        path = store_path()
-        return [] if path is None else read_names(path)
+        In a session that has to do without the file they include the file's, so that choosing one says why.
+        """
+        path, store = store_path(), self._store if self._path == store_path() else None
+        names = set() if store is None else set(store.index.names)
+        if path is not None and (store is None or not store.persistent):
+            names.update(read_names(path))
+        return sorted(names)
 
     def close(self) -> None:
         """Write what is waiting and close the store; the next use opens it again."""
-        with self._lock:
-            worker, self._worker = self._worker, None
+        with self._queue:
+            worker, self._worker, self._last = self._worker, None, None
         if worker is not None:
             worker.shutdown(wait=True)
-        with self._lock:
+        with self._opening:
             if self._store is not None:
                 self._store.close()
             self._store, self._path = None, None
 
 
 STORE = StoreHandle()
-
-
-def log_failure(what: str) -> Callable[[Future[Any]], None]:
-    """For `Future.add_done_callback`: a failure becomes one line in the log."""
-
-    def done(future: Future[Any]) -> None:
-        error = future.exception()
-        if error is not None:
-            log.warning("Embedding store: %s was not recorded: %s", what, error)
-
-    return done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from .store_access import EXCHANGE_FOLDER, STORE, export_folder, import_folder
 
 FAMILY = f"{CATEGORY}/Store"
 SUFFIXES = (".safetensors", ".parquet")
+MAX_STEM_BYTES = 100
+"""File systems count bytes, of which a letter may have three."""
+
 NO_FILES = f"(no files in input/{EXCHANGE_FOLDER})"
 
 
@@ -23,7 +27,6 @@ class WanVideoExportEmbeddings(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="WanVideoExportEmbeddings",
-            is_experimental=True,  # see Limits in the README
             display_name="WanVideo Export Embeddings",
             category=FAMILY,
             description=f"Writes stored embeddings to output/{EXCHANGE_FOLDER}, to share them.",
@@ -34,7 +37,8 @@ class WanVideoExportEmbeddings(io.ComfyNode):
                     "names",
                     default="",
                     multiline=True,
-                    tooltip="Names, separated by commas or lines. Empty: every named embedding.",
+                    tooltip="Names, separated by commas or lines; one that has a comma on a line of its own. "
+                    "Empty: every named embedding.",
                 ),
                 io.String.Input("tag", default="", tooltip="Only with this tag."),
                 io.Combo.Input(
@@ -59,8 +63,9 @@ class WanVideoExportEmbeddings(io.ComfyNode):
             store = STORE.open()
             from ..storage import exchange, parquet, selection
 
-            wanted = split_words(names)
-            missing = sorted(set(wanted) - set(store.names()))
+            stored = set(store.names())
+            wanted = split_names(names, stored)
+            missing = sorted(set(wanted) - stored)
             if missing:
                 raise ValueError(f"Not stored: {', '.join(missing)}.")
             chosen = selection.list_embeddings(
@@ -69,16 +74,22 @@ class WanVideoExportEmbeddings(io.ComfyNode):
             if not chosen:
                 raise ValueError("No named embedding fits. Store one first, or change names and tag.")
             if format == "safetensors":
-                files = [exchange.export_safetensors(store, chosen, new_file(filename_prefix, ".safetensors"))]
+                files = [
+                    exchange.export_safetensors(store, batch, new_file(filename_prefix, ".safetensors"))
+                    for batch in exchange.batches(chosen, exchange.EXPORT_BYTES)
+                ]
             elif format == "safetensors_each":
                 files = [
                     exchange.export_safetensors(store, [e], new_file(f"{filename_prefix}_{e.name}", ".safetensors"))
                     for e in chosen
                 ]
             else:
-                file = parquet.export_parquet(store, chosen, new_file(filename_prefix, ".parquet"))
-                operations = file.with_name(f"{file.stem}.operations.parquet")
-                files = [file, parquet.export_operations(store, operations)]
+                files = [
+                    parquet.export_parquet(store, batch, new_file(filename_prefix, ".parquet"))
+                    for batch in exchange.batches(chosen, parquet.EXPORT_BYTES)
+                ]
+                operations = files[0].with_name(f"{files[0].stem}.operations.parquet")
+                files.append(parquet.export_operations(store, operations))
         lines = [f"Exported {len(chosen)} embedding(s):", *(f"output/{EXCHANGE_FOLDER}/{f.name}" for f in files)]
         text = "\n".join(lines)
         return io.NodeOutput(text, ui={"text": (text,)})
@@ -89,7 +100,6 @@ class WanVideoImportEmbeddings(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="WanVideoImportEmbeddings",
-            is_experimental=True,  # see Limits in the README
             display_name="WanVideo Import Embeddings",
             category=FAMILY,
             description=f"Stores the embeddings of a file in input/{EXCHANGE_FOLDER}.",
@@ -146,9 +156,16 @@ def importable() -> list[str]:
     )
 
 
+def split_names(text: str, stored: Container[str]) -> list[str]:
+    """Names separated by commas or lines; a name that has a comma itself stands on a line of its own."""
+    lines = [line.strip() for line in text.splitlines()]
+    return [name for line in lines for name in ([line] if line in stored else split_words(line))]
+
+
 def new_file(prefix: str, suffix: str) -> Path:
     """A file in the export folder that does not exist yet; the prefix can name no other folder."""
-    stem = re.sub(r"[^\w\- ]+", "_", prefix).strip(" _")[:100] or "embeddings"
+    stem = re.sub(r"[^\w\- ]+", "_", prefix).strip(" _")
+    stem = stem.encode()[:MAX_STEM_BYTES].decode(errors="ignore").strip(" _") or "embeddings"
     folder = export_folder()
     number = 1
     while (path := folder / f"{stem}_{number:05d}{suffix}").exists():

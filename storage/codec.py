@@ -18,7 +18,8 @@ What is stored depends on the source and on `Precision`:
 
 `half` stores the source's own width instead where float16 would not do: values beyond 65504, NaN or Inf, or
 a largest magnitude below 2^-7. Otherwise its error is at most 2^-11 of a value (2^-25 absolute for the
-smallest ones). `compact` errs by at most 2^-6 (1.6%) of a value, about 0.7% in relative L2.
+smallest ones). `compact` errs by at most 2^-6 (1.6%) of a value, about 0.7% in relative L2, and stores the
+source's own width where a value is beyond the normal range of float32.
 """
 
 from __future__ import annotations
@@ -109,24 +110,25 @@ def encode(tensor: torch.Tensor, precision: Precision = "half") -> Encoded:
     Raises:
         UnsupportedError: a sparse, quantized, complex or meta tensor.
     """
-    name = dtype_name(tensor.dtype)
-    if name not in _DTYPES or tensor.layout != torch.strided or tensor.is_meta:
-        raise UnsupportedError(f"Cannot store a tensor of {tensor.dtype} and {tensor.layout} on {tensor.device}.")
-    source = tensor.detach().cpu().resolve_neg().contiguous()
-    rows, columns = _as_rows(tuple(source.shape))
-    kept = source.reshape(rows, columns)[: _rows_kept(_bits(source).reshape(rows, columns))]
+    kept = _kept_rows(tensor)
     stored, bits = _stored_bits(kept, precision)
     return Encoded(
         blob=_pack(stored, bits),
         content_hash=content_hash(stored, bits),
         stored=stored,
         rows=bits.shape[0],
-        columns=columns,
-        dtype=name,
-        shape=tuple(source.shape),
+        columns=bits.shape[1],
+        dtype=dtype_name(tensor.dtype),
+        shape=tuple(tensor.shape),
         device=tensor.device.type,
-        raw_bytes=source.numel() * source.element_size(),
+        raw_bytes=tensor.numel() * tensor.element_size(),
     )
+
+
+def content_hashes(tensor: torch.Tensor) -> dict[Precision, str]:
+    """The hash that `encode` would give at each precision. Errors as `encode`."""
+    kept = _kept_rows(tensor)
+    return {precision: content_hash(*_stored_bits(kept, precision)) for precision in PRECISIONS}
 
 
 def decode(blob: bytes, dtype: str, shape: Sequence[int], max_bytes: int = MAX_BYTES) -> torch.Tensor:
@@ -137,7 +139,7 @@ def decode(blob: bytes, dtype: str, shape: Sequence[int], max_bytes: int = MAX_B
     """
     target = torch_dtype(dtype)
     total, columns = _as_rows(tuple(shape))
-    if total * columns * target.itemsize > max_bytes:
+    if min(shape, default=0) < 0 or _extent(shape) * target.itemsize > max_bytes:
         raise DamagedError(f"A stored tensor claims {list(shape)} {dtype}, more than the limit of {max_bytes} bytes.")
     stored, bits = decode_bits(blob, max_bytes)
     if bits.shape[1] != columns or bits.shape[0] > total:
@@ -172,7 +174,9 @@ def decode_bits(blob: bytes, max_bytes: int = MAX_BYTES) -> tuple[str, npt.NDArr
     bits_type = np.dtype(_DTYPES[stored][2])
     count = rows * columns
     lengths = struct.unpack_from(f"<{plane_count}Q", blob, _HEADER.size)
-    if count * bits_type.itemsize > max_bytes or plane_count != (bits_type.itemsize if count else 0):
+    if max(rows, columns, count) * bits_type.itemsize > max_bytes or plane_count != (
+        bits_type.itemsize if count else 0
+    ):
         raise DamagedError(f"A blob claims {rows} x {columns} values in {plane_count} planes.")
     if len(blob) != start + 4 + sum(lengths):
         raise DamagedError("A blob is not as long as its header says.")
@@ -198,6 +202,17 @@ def _pack(stored: str, bits: npt.NDArray[Any]) -> bytes:
     return b"".join([header, checksum.to_bytes(4, "little"), *frames])
 
 
+def _kept_rows(tensor: torch.Tensor) -> torch.Tensor:
+    """A contiguous CPU tensor [rows, columns], without padding. Errors as `encode`."""
+    if dtype_name(tensor.dtype) not in _DTYPES or tensor.layout != torch.strided or tensor.is_meta:
+        raise UnsupportedError(f"Cannot store a tensor of {tensor.dtype} and {tensor.layout} on {tensor.device}.")
+    if _extent(tensor.shape) * tensor.element_size() > MAX_BYTES:
+        raise UnsupportedError(f"Cannot store a tensor of {list(tensor.shape)}: the limit is {MAX_BYTES >> 30} GB.")
+    source = tensor.detach().cpu().resolve_neg().contiguous()
+    rows, columns = _as_rows(tuple(source.shape))
+    return source.reshape(rows, columns)[: _rows_kept(_bits(source).reshape(rows, columns))]
+
+
 def _stored_bits(kept: torch.Tensor, precision: Precision) -> tuple[str, npt.NDArray[Any]]:
     """Dtype to store and bits [rows, columns], by the table at the top."""
     name = dtype_name(kept.dtype)
@@ -212,7 +227,8 @@ def _stored_bits(kept: torch.Tensor, precision: Precision) -> tuple[str, npt.NDA
     words = _bits(single)
     if name == "float64":
         exact = np.array_equal(_bits(converted(single, torch.float64)), _bits(kept))
-        if not exact and (precision == "exact" or not np.isfinite(single.numpy()).all()):
+        far = not np.isfinite(single.numpy()).all() or float(kept.abs().max()) < SMALLEST_HALF_PEAK
+        if not exact and (precision == "exact" or far):
             return name, _bits(kept)
     if not (words[0] & 0xFFFF).any() and not (words & 0xFFFF).any():
         return "bfloat16", (words >> 16).astype(np.uint16)
@@ -228,15 +244,21 @@ def _stored_bits(kept: torch.Tensor, precision: Precision) -> tuple[str, npt.NDA
 
 
 def _rounded(kept: torch.Tensor) -> npt.NDArray[np.uint16] | None:
-    """bfloat16 bits rounded to the nearest with 5 mantissa bits; None when a value would leave its range."""
+    """bfloat16 bits rounded to the nearest with 5 mantissa bits; None when a value would leave its normal range."""
+    size = kept.abs()
+    if not torch.isfinite(size).all() or ((size > 0) & (size < torch.finfo(torch.float32).tiny)).any():
+        return None
     words = _bits(converted(kept, torch.float32)).astype(np.uint32)
     drop = 23 - COMPACT_MANTISSA_BITS
     words += np.uint32((1 << (drop - 1)) - 1) + ((words >> drop) & 1)
     words &= np.uint32(0xFFFFFFFF ^ ((1 << drop) - 1))
     values = torch.from_numpy(words.view(np.int32)).view(torch.float32).to(kept.dtype)
-    if not torch.isfinite(kept).all() or not torch.isfinite(values).all():
-        return None
-    return (words >> 16).astype(np.uint16)
+    return (words >> 16).astype(np.uint16) if torch.isfinite(values).all() else None
+
+
+def _extent(shape: Sequence[int]) -> int:
+    """Elements, a dimension of 0 counted as 1: also an empty tensor can be too large to be made."""
+    return prod(max(n, 1) for n in shape)
 
 
 def _as_rows(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -5,6 +5,7 @@ DuckDB's DELETE and VACUUM free nothing (measured); a copy does.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -62,14 +63,14 @@ def _replace(store: EmbeddingStore, path: Path) -> Compaction:
     except BaseException:
         _delete(copy)
         raise
-    store.database.disconnect()
+    store.database.disconnect()  # the store's lock stays, so nobody else opens the file that is replaced
     log = path.with_name(path.name + ".wal")
     try:
         if log.exists():
             raise StoreError(f"The log {log.name} could not be written into the store; compacting was given up.")
         _sync(copy)
         os.replace(copy, path)
-        _sync(path.parent)
+        _sync_folder(path.parent)
     finally:
         _delete(copy)
         store.database.reopen()
@@ -79,21 +80,22 @@ def _replace(store: EmbeddingStore, path: Path) -> Compaction:
 
 def _copy(cursor: Cursor, path: Path, copy: Path) -> None:
     (source,) = first_row(cursor, "SELECT current_database()") or ("store",)
+    target = "compacted" if source != "compacted" else "compacted_copy"
     name = str(copy).replace("'", "''")
-    cursor.execute(f"ATTACH '{name}' AS compacted")
+    cursor.execute(f"ATTACH '{name}' AS {target}")
     try:
-        cursor.execute(f'COPY FROM DATABASE "{source}" TO compacted')
+        cursor.execute(f"COPY FROM DATABASE {_quoted(source)} TO {target}")
         for (table,) in cursor.execute(
             "SELECT table_name FROM duckdb_tables() WHERE database_name = ? AND NOT temporary", [source]
         ).fetchall():
             counts = [
-                first_row(cursor, f'SELECT count(*) FROM "{database}".main."{table}"')  # noqa: S608
-                for database in (source, "compacted")
+                first_row(cursor, f"SELECT count(*) FROM {_quoted(database)}.main.{_quoted(table)}")  # noqa: S608
+                for database in (source, target)
             ]
             if counts[0] != counts[1]:
                 raise StoreError(f"The copy of {table} has {counts[1]} rows instead of {counts[0]}.")
     finally:
-        cursor.execute("DETACH compacted")
+        cursor.execute(f"DETACH {target}")
     check = duckdb.connect(str(copy))
     try:
         create_views(Cursor(check))
@@ -102,20 +104,26 @@ def _copy(cursor: Cursor, path: Path, copy: Path) -> None:
         check.close()
 
 
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
 def _delete(path: Path) -> None:
     for file in (path, path.with_name(path.name + ".wal")):
         file.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:
-    """fsync a file or folder, where the system can."""
-    try:
+    """fsync a file."""
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    """fsync a folder, where the system can: the replacement then outlasts a loss of power."""
+    with contextlib.suppress(OSError):
         handle = os.open(path, os.O_RDONLY)
-    except (OSError, PermissionError):
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

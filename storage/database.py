@@ -15,6 +15,7 @@ from typing import Any
 import duckdb
 
 from .errors import LockedError, StoreError
+from .lock import StoreLock
 
 log = logging.getLogger("wanvideo_activation_editor")
 
@@ -22,9 +23,6 @@ MEMORY_LIMIT = "256MB"
 MAX_STATEMENTS = 512
 CHECKPOINT_THRESHOLD = "256MB"
 """Checkpoints are made when a segment is full (segments.py); DuckDB's own come only if those fail."""
-
-_open_paths: set[Path] = set()
-_open_lock = threading.Lock()
 
 _LOCK = re.compile(r"Could not set lock on file.*?(?:\(PID (\d+)\)|$)", re.S)
 _NOT_A_DATABASE = ("not a valid DuckDB database file", "Corrupt database file", "checksum", "Serialization Error")
@@ -106,26 +104,16 @@ class Database:
         self._cursors: dict[threading.Thread, Cursor] = {}
         self._generation = 0
         self._connection: duckdb.DuckDBPyConnection | None = None
-        self._claim()
+        self._store_lock = None if path is None else StoreLock(path)
         try:
             self._connection = _connect(path)
         except BaseException:
-            self._give_back()
+            self._unlock()
             raise
 
-    def _claim(self) -> None:
-        """DuckDB would share a file among connections of one process, whose stores would not know of each other."""
-        if self.path is None:
-            return
-        with _open_lock:
-            if self.path.absolute() in _open_paths:
-                raise LockedError(f"The embedding store {self.path} is open in this process already.")
-            _open_paths.add(self.path.absolute())
-
-    def _give_back(self) -> None:
-        if self.path is not None:
-            with _open_lock:
-                _open_paths.discard(self.path.absolute())
+    def _unlock(self) -> None:
+        if self._store_lock is not None:
+            self._store_lock.release()
 
     @property
     def is_open(self) -> bool:
@@ -147,10 +135,10 @@ class Database:
     def close(self) -> None:
         """Close every cursor and the file; DuckDB writes its log into the file when the last one closes."""
         self.disconnect()
-        self._give_back()
+        self._unlock()
 
     def disconnect(self) -> None:
-        """As `close`, to open it again soon: the file stays this store's within the process."""
+        """As `close`, to open it again soon: the file stays this store's."""
         with self._lock:
             for cursor in self._cursors.values():
                 with contextlib.suppress(duckdb.Error):
@@ -196,14 +184,14 @@ def transaction(cursor: Cursor) -> Iterator[None]:
 def _connect(path: Path | None) -> duckdb.DuckDBPyConnection:
     """Connect; a damaged write-ahead log or file is renamed, never deleted, and a new one begun.
 
+    Only under the store's lock: a file that another process is just creating looks damaged.
+
     Raises:
-        LockedError: another process holds the file.
+        LockedError: a DuckDB client of another kind holds the file.
         StoreError: it cannot be opened for another reason; it is left as it is.
     """
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not _looks_like_duckdb(path):
-            _set_aside_with_log(path)
+    if path is not None and not _looks_like_duckdb(path):
+        _set_aside_with_log(path)
     for _ in range(3):
         try:
             return _plain_connect(path)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections import ChainMap
+from collections.abc import MutableMapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .codec import Encoded, Precision, encode
+from .codec import PRECISIONS, Encoded, Precision, content_hashes, dtype_name, encode
 from .database import Cursor, first_row
 from .identity import embedding_hash
 from .packing import Packed, pack
@@ -17,32 +19,59 @@ from .segments import Blob, Segments
 
 @dataclass
 class Index:
-    """What the writer must know before each put. Only one process has the store open, so this is the truth."""
+    """What the writer must know before each put. Only one process has the store open, so this is the truth.
 
-    segment_of: dict[str, int] = field(default_factory=dict)
-    id_of: dict[str, int] = field(default_factory=dict)
-    names: dict[str, int] = field(default_factory=dict)
-    keys: dict[str, int] = field(default_factory=dict)
+    Readers look things up here, so nothing stands in it that is not committed: a transaction works on a draft.
+    """
+
+    segment_of: MutableMapping[str, int] = field(default_factory=dict)
+    id_of: MutableMapping[str, int] = field(default_factory=dict)
+    names: MutableMapping[str, int] = field(default_factory=dict)
+    keys: MutableMapping[str, int] = field(default_factory=dict)
     next_embedding: int = 1
     next_operation: int = 1
 
+    def draft(self) -> Index:
+        """This index for a transaction: what is added to the draft shows here once it is adopted."""
+        tables: dict[str, Any] = {table: ChainMap({}, getattr(self, table)) for table in _TABLES}
+        return replace(self, **tables)
+
+    def adopt(self, draft: Index) -> None:
+        """Take over a draft whose transaction is committed."""
+        for table in _TABLES:
+            getattr(self, table).update(getattr(draft, table).maps[0])
+        self.next_embedding, self.next_operation = draft.next_embedding, draft.next_operation
+
     @classmethod
-    def load(cls, cursor: Cursor) -> Index:
+    def load(cls, cursor: Cursor, earlier: Index) -> Index:
+        """The index of the open store. Ids go on from those of `earlier`: none is used twice in a session."""
+
         def pairs(query: str) -> dict[str, int]:
             return dict(cursor.execute(query).fetchall())
 
         def following(query: str) -> int:
-            row = first_row(cursor, query)
-            return int(row[0]) + 1 if row else 1
+            return ((first_row(cursor, query) or (None,))[0] or 0) + 1
 
         return cls(
             pairs("SELECT content_hash, segment FROM contents"),
             pairs("SELECT embedding_hash, embedding_id FROM embedding_entries"),
             pairs("SELECT name, embedding_id FROM embedding_names"),
             pairs("SELECT cache_key, embedding_id FROM embedding_keys"),
-            following("SELECT coalesce(max(embedding_id), 0) FROM embedding_entries"),
-            following("SELECT coalesce(max(operation_id), 0) FROM vector_operations"),
+            max(earlier.next_embedding, following(_LAST_EMBEDDING)),
+            max(earlier.next_operation, following("SELECT max(operation_id) FROM vector_operations")),
         )
+
+
+_LAST_EMBEDDING = """
+    SELECT max(n) FROM (
+        SELECT max(embedding_id) AS n FROM embedding_entries
+        UNION ALL SELECT max(embedding_id) FROM operation_inputs
+        UNION ALL SELECT max(result_id) FROM vector_operations)
+"""
+"""Operations that stay name embeddings that are gone, so those ids are not given again."""
+
+_TABLES = ("segment_of", "id_of", "names", "keys")
+"""In the order in which a reader goes back through them: a name shows after the tensors it leads to."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +101,24 @@ def prepare(value: Any, precision: Precision) -> Prepared:
         Part(role, e.content_hash, e.dtype, e.shape, e.device) for role, e in zip(packed.roles, encoded, strict=True)
     )
     identity = embedding_hash(packed.structure, [(p.role, p.content_hash, p.dtype, p.shape) for p in parts])
-    return Prepared(packed, encoded, tuple(map(pooled_vector, packed.tensors)), parts, identity)
+    pooled = tuple(map(pooled_vector, packed.tensors))
+    return Prepared(replace(packed, tensors=()), encoded, pooled, parts, identity)  # lets go of the tensors
+
+
+def hashes_of(value: Any) -> list[str]:
+    """The embedding hashes that a value has at each precision. Errors as `prepare`."""
+    packed = pack(value)
+    hashes = [content_hashes(tensor) for tensor in packed.tensors]
+    return [
+        embedding_hash(
+            packed.structure,
+            [
+                (role, by_precision[precision], dtype_name(tensor.dtype), tensor.shape)
+                for role, by_precision, tensor in zip(packed.roles, hashes, packed.tensors, strict=True)
+            ],
+        )
+        for precision in PRECISIONS
+    ]
 
 
 def insert(

@@ -3,25 +3,33 @@
 The metadata of a file has the key `wan_activation_editor`: JSON with a list of embeddings, each naming its
 tensors in the file. A safetensors file of another origin is imported too: every floating point tensor becomes
 an embedding, named by the file and its key. Nothing of a file is executed.
+
+A file is read and encoded value by value, within limits, before anything is stored; then all of it is stored or
+nothing. Values are stored `exact`: what the store rounded before it exported them comes back in the same form.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
+from . import entries
 from .codec import dtype_name
-from .errors import DamagedError, UnsupportedError
+from .entries import Prepared
+from .errors import StoreError, UnsupportedError
 from .identity import Kind
-from .packing import pack, unpack
+from .names import clean_name, free_name
+from .packing import MAX_TENSORS, pack, unpack
 from .records import Description, Listing
 
 if TYPE_CHECKING:
@@ -30,7 +38,16 @@ if TYPE_CHECKING:
 KEY = "wan_activation_editor"
 FORMAT = 1
 
+EXPORT_BYTES = 256 << 20
+EXPORT_EMBEDDINGS = 1000
+"""What export puts into one file at most; all of it is in memory for that time."""
+
 MAX_FILE_BYTES = 4 << 30
+MAX_TOTAL_BYTES = 1 << 30
+"""Values that are read from one file, uncompressed."""
+MIN_COST = 4096
+"""What a tensor counts at least: about the memory that its description takes."""
+MAX_METADATA = 16 << 20
 MAX_EMBEDDINGS = 10_000
 MAX_TENSOR_BYTES = 512 << 20
 MAX_DIMENSIONS = 5
@@ -45,11 +62,39 @@ class Imported:
     names: tuple[str, ...]
 
 
+class Budget:
+    """Bytes that may still be read from a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.left = MAX_TOTAL_BYTES
+
+    def take(self, size: int) -> None:
+        """Raises UnsupportedError when the file would hold more than may be imported at once."""
+        self.left -= max(size, MIN_COST)
+        if self.left < 0:
+            raise UnsupportedError(f"{self.path.name} holds more than {MAX_TOTAL_BYTES >> 20} MB of values; split it.")
+
+
+def batches(embeddings: Sequence[Listing], limit: int) -> list[list[Listing]]:
+    """Embeddings in groups that fit into one file each; one that is larger than a file's limit stands alone."""
+    groups: list[list[Listing]] = []
+    size = 0
+    for listing in embeddings:
+        if not groups or size + listing.raw_bytes > limit or len(groups[-1]) == EXPORT_EMBEDDINGS:
+            groups.append([])
+            size = 0
+        groups[-1].append(listing)
+        size += listing.raw_bytes
+    return groups
+
+
 def export_safetensors(store: EmbeddingStore, embeddings: Sequence[Listing], path: Path) -> Path:
-    """Write embeddings to one file; tensors keep their dtype and shape.
+    """Write embeddings, such as one of `batches`, to one file; tensors keep their dtype and shape.
 
     Raises:
         DamagedError: one of them is damaged in the store.
+        StoreError: the file could not be written, for example because the disk is full.
     """
     tensors: dict[str, torch.Tensor] = {}
     described = []
@@ -57,15 +102,39 @@ def export_safetensors(store: EmbeddingStore, embeddings: Sequence[Listing], pat
         stored = store.load(listing.embedding_id)
         packed = pack(stored.value)
         keys = [f"{number:05d}/{role}" for role in packed.roles]
-        # tensors of one embedding may be views of each other, which the format refuses
-        tensors.update({key: t.clone().contiguous() for key, t in zip(keys, packed.tensors, strict=True)})
+        tensors.update(zip(keys, packed.tensors, strict=True))
         described.append(
             {**describe(listing, stored.entry.negative_prompt), "structure": packed.structure, "tensors": keys}
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {KEY: json.dumps({"format": FORMAT, "embeddings": described}), "format": "pt"}
-    save_file(tensors, str(path), metadata=metadata)
+    with whole_file(path) as part:
+        save_file(tensors, str(part), metadata=metadata)
     return path
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Where to write a file that appears under its own name once it is whole.
+
+    Raises:
+        StoreError: it could not be written; nothing of it is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        os.replace(part, path)
+    except StoreError:
+        raise
+    except Exception as error:  # each library has its own
+        raise StoreError(f"{path.name} could not be written: {first_line(error)}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def describe(listing: Listing, negative_prompt: str | None) -> dict[str, Any]:
@@ -82,7 +151,7 @@ def describe(listing: Listing, negative_prompt: str | None) -> dict[str, Any]:
 
 
 def import_safetensors(store: EmbeddingStore, path: Path, replace: bool = False) -> Imported:
-    """Store the embeddings of a file. All are checked before the first is stored.
+    """Store the embeddings of a file, all or none.
 
     Args:
         replace: give names of the file to its embeddings even if other embeddings have them; else a name that is
@@ -90,78 +159,96 @@ def import_safetensors(store: EmbeddingStore, path: Path, replace: bool = False)
 
     Raises:
         UnsupportedError: not a safetensors file, or one beyond the limits of this module, or not finite.
+        StoreError: it could not be written; nothing was changed.
     """
-    return store_all(store, list(read_safetensors(path)), replace)
+    with readable(path):
+        found = encoded(read_safetensors(path))
+    return store_all(store, found, replace)
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Whatever a file makes a reader raise becomes one error that names the file."""
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise UnsupportedError(f"{path.name} is larger than {MAX_FILE_BYTES >> 30} GB.")
+        yield
+    except Exception as error:
+        text = first_line(error)
+        raise UnsupportedError(text if text.startswith(path.name) else f"{path.name} cannot be read: {text}") from error
 
 
 def read_safetensors(path: Path) -> Iterator[tuple[Any, Description]]:
-    """Values and descriptions in a file, checked. Errors as `import_safetensors`."""
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise UnsupportedError(f"{path.name} is larger than {MAX_FILE_BYTES >> 30} GB.")
-    try:
-        with safe_open(str(path), framework="pt", device="cpu") as file:
-            keys = list(file.keys())
-            if not 0 < len(keys) <= 64 * MAX_EMBEDDINGS:
-                raise UnsupportedError(f"{path.name} holds {len(keys)} tensors.")
-            metadata = (file.metadata() or {}).get(KEY)
-            if metadata is None:
-                yield from _foreign(file, keys, path)
-                return
-            for described in _embeddings_in(metadata, path):
-                yield _one(file, set(keys), described, path)
-    except (SafetensorError, json.JSONDecodeError, DamagedError) as error:
-        raise UnsupportedError(f"{path.name} cannot be read: {error}") from error
+    """Values and descriptions in a file, checked, one after the other. Raises what a crafted file provokes."""
+    with safe_open(str(path), framework="pt", device="cpu") as file:
+        keys, budget = list(file.keys()), Budget(path)
+        metadata = (file.metadata() or {}).get(KEY)
+        if metadata is None:
+            yield from _foreign(file, keys, budget)
+            return
+        for described in _embeddings_in(metadata):
+            yield _one(file, set(keys), described, budget)
 
 
-def _embeddings_in(metadata: str, path: Path) -> list[dict[str, Any]]:
-    content = json.loads(metadata)
+def _embeddings_in(metadata: str) -> list[Any]:
+    content = json.loads(metadata) if len(metadata) <= MAX_METADATA else None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UnsupportedError(f"{path.name} was written by another version of the pack.")
+        raise UnsupportedError("it was written by another version of the pack.")
     described = content.get("embeddings")
     if not isinstance(described, list) or not 0 < len(described) <= MAX_EMBEDDINGS:
-        raise UnsupportedError(f"{path.name} names no embeddings.")
-    return [d if isinstance(d, dict) else {} for d in described]
+        raise UnsupportedError(f"expected 1 to {MAX_EMBEDDINGS} embeddings.")
+    return described
 
 
-def _one(file: Any, keys: set[str], described: dict[str, Any], path: Path) -> tuple[Any, Description]:
+def _one(file: Any, keys: set[str], described: Any, budget: Budget) -> tuple[Any, Description]:
+    if not isinstance(described, dict):
+        raise UnsupportedError("an embedding is not described.")
     names, structure = described.get("tensors"), described.get("structure")
-    if not isinstance(names, list) or not isinstance(structure, str) or len(structure) > MAX_TEXT * 10:
-        raise UnsupportedError(f"{path.name}: an embedding is not described.")
+    if not isinstance(names, list) or not 0 < len(names) <= MAX_TENSORS:
+        raise UnsupportedError(f"an embedding does not have 1 to {MAX_TENSORS} tensors.")
     if not all(isinstance(n, str) and n in keys for n in names):
-        raise UnsupportedError(f"{path.name}: an embedding names a tensor that is not in the file.")
-    value = unpack(structure, [_tensor(file, name, path) for name in names])
-    check_packable(value, path)
+        raise UnsupportedError("an embedding names a tensor that is not in the file.")
+    value = rebuilt(structure, [_tensor(file, name, budget) for name in names])
     return value, description_from(described)
 
 
-def check_packable(value: Any, path: Path) -> None:
-    """Raises UnsupportedError, with the file's name, for a value that the store does not take."""
-    try:
-        pack(value)
-    except UnsupportedError as error:
-        raise UnsupportedError(f"{path.name}: {error}") from error
+def rebuilt(structure: Any, tensors: Sequence[torch.Tensor]) -> Any:
+    """The value of a structure from a file. Raises StoreError for one that is not in order."""
+    if not isinstance(structure, str) or len(structure) > MAX_TEXT * 10:
+        raise UnsupportedError("an embedding is not described.")
+    value = unpack(structure, tensors)
+    if sorted(map(id, pack(value).tensors)) != sorted(map(id, tensors)):
+        raise UnsupportedError("an embedding does not use each of its tensors once.")
+    return value
 
 
-def _foreign(file: Any, keys: Sequence[str], path: Path) -> Iterator[tuple[Any, Description]]:
+def _foreign(file: Any, keys: Sequence[str], budget: Budget) -> Iterator[tuple[Any, Description]]:
+    stem = budget.path.stem
+    found = 0
     for key in keys:
-        tensor = _tensor(file, key, path)
+        tensor = _tensor(file, key, budget)
         if tensor.is_floating_point() and tensor.dim() >= 2:
-            name = path.stem if len(keys) == 1 else f"{path.stem}/{key}"
-            yield tensor, Description(name=name, form="tensor")
+            found += 1
+            yield tensor, Description(name=clean_name(stem if len(keys) == 1 else f"{stem}/{key}"), form="tensor")
+    if not found:
+        raise UnsupportedError("it holds no floating point tensor of two or more dimensions.")
 
 
-def _tensor(file: Any, key: str, path: Path) -> torch.Tensor:
+def _tensor(file: Any, key: str, budget: Budget) -> torch.Tensor:
     shape = file.get_slice(key).get_shape()
     if len(shape) > MAX_DIMENSIONS or prod(shape) * 8 > 2 * MAX_TENSOR_BYTES:
-        raise UnsupportedError(f"{path.name}: the tensor {key} is of shape {shape}, beyond what an embedding has.")
+        raise UnsupportedError(f"the tensor {key} is of shape {shape}, beyond what an embedding has.")
+    budget.take(prod(shape))  # of the smallest dtype; the rest below
     tensor: torch.Tensor = file.get_tensor(key)
-    check_finite(tensor, f"{path.name}: the tensor {key}")
+    budget.take(tensor.numel() * (tensor.element_size() - 1))
+    check_finite(tensor, f"the tensor {key}")
     return tensor
 
 
 def check_finite(tensor: torch.Tensor, what: str) -> None:
     """Raises UnsupportedError for NaN and Inf."""
-    if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
+    values = tensor.float() if tensor.element_size() == 1 else tensor  # float8 has no isfinite
+    if tensor.is_floating_point() and not torch.isfinite(values).all():
         raise UnsupportedError(f"{what} of {dtype_name(tensor.dtype)} holds NaN or infinite values.")
 
 
@@ -175,7 +262,7 @@ def description_from(plain: dict[str, Any]) -> Description:
     tags = plain.get("tags")
     kind: Kind = plain["kind"] if plain.get("kind") in get_args(Kind) else "other"
     return Description(
-        name=(text("name") or "")[:200] or None,
+        name=clean_name(text("name") or ""),
         prompt=text("prompt"),
         negative_prompt=text("negative_prompt"),
         kind=kind,
@@ -185,25 +272,23 @@ def description_from(plain: dict[str, Any]) -> Description:
     )
 
 
-def store_all(store: EmbeddingStore, found: Sequence[tuple[Any, Description]], replace: bool) -> Imported:
-    """Put values read from a file, with free names unless `replace`."""
-    taken = set(store.names())
-    ids, names = [], []
-    for value, description in found:
-        name = description.name
-        if name is not None and not replace:
-            name = free_name(name, taken)
-        if name is not None:
-            taken.add(name)
-            names.append(name)
-        changed = Description(**{**vars(description), "name": name})
-        ids.append(store.put(value, changed))
-    return Imported(tuple(ids), tuple(names))
+def encoded(found: Iterable[tuple[Any, Description]]) -> list[tuple[Prepared, Description]]:
+    """Values encoded as they come, so that one of them is in memory uncompressed."""
+    return [(entries.prepare(value, "exact"), description) for value, description in found]
 
 
-def free_name(name: str, taken: set[str]) -> str:
-    """The name, or with a number in parentheses where it is taken."""
-    candidate, number = name, 2
-    while candidate in taken:
-        candidate, number = f"{name} ({number})", number + 1
-    return candidate
+def store_all(store: EmbeddingStore, found: Sequence[tuple[Prepared, Description]], replacing: bool) -> Imported:
+    """Put what was read from a file in one transaction, with free names unless `replacing`."""
+
+    def job() -> Imported:
+        taken, items = set(store.index.names), []
+        for ready, description in found:
+            name = description.name
+            if name is not None and not replacing:
+                name = free_name(name, taken)
+                taken.add(name)
+            items.append((ready, replace(description, name=name)))
+        ids = store.put_prepared(items)
+        return Imported(tuple(ids), tuple(d.name for _, d in items if d.name is not None))
+
+    return store.run(job)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from .codec import decode_bits
 from .database import Cursor, first_row
-from .errors import StoreError, UnsupportedError
+from .entries import Index
+from .errors import StoreError
 from .identity import content_hash
 from .records import Listing, now
 from .schema import TABLES_OF_EMBEDDING
-from .segments import Segments
 from .selection import list_embeddings
 
 if TYPE_CHECKING:
     from .store import EmbeddingStore
+
+
+log = logging.getLogger("wanvideo_activation_editor")
 
 
 @dataclass(frozen=True)
@@ -54,20 +59,28 @@ def cleanup(
     Embeddings with a name are kept unless `keep_named` is False. The space is used again by later puts;
     `compact` gives it back to the disk.
     """
-    store.flush_usage()
-    limit = now() - timedelta(days=days)
-    chosen = [
-        e
-        for e in list_embeddings(store)
-        if e.last_access < limit and e.access_count < min_access and not (keep_named and e.name is not None)
-    ]
-    return _remove(store, chosen, dry_run)
+
+    def job() -> Removal:
+        store.flush_usage()
+        limit = now() - timedelta(days=days)
+        chosen = [
+            e
+            for e in list_embeddings(store)
+            if e.last_access < limit and e.access_count < min_access and not (keep_named and e.name is not None)
+        ]
+        return _remove(store, chosen, dry_run)
+
+    return store.run(job)
 
 
 def evict(store: EmbeddingStore, max_bytes: int, dry_run: bool = True, keep_named: bool = True) -> Removal:
     """Remove what was used longest ago until at most `max_bytes` of blobs are left."""
-    store.flush_usage()
-    return _remove(store, store.read(lambda cursor: _eviction(store, cursor, max_bytes, keep_named)), dry_run)
+
+    def job() -> Removal:
+        store.flush_usage()
+        return _remove(store, _eviction(store, max_bytes, keep_named), dry_run)
+
+    return store.run(job)
 
 
 def evict_now(store: EmbeddingStore, max_bytes: int) -> None:
@@ -75,26 +88,26 @@ def evict_now(store: EmbeddingStore, max_bytes: int) -> None:
     size = "SELECT coalesce(sum(stored_bytes), 0) FROM contents"
     if store.read(lambda cursor: first_row(cursor, size) or (0,))[0] <= max_bytes:
         return
-    chosen = store.read(lambda cursor: _eviction(store, cursor, max_bytes * 3 // 4, keep_named=False))
-    remove_here(store, {e.embedding_id for e in chosen})
+    chosen = _eviction(store, max_bytes * 3 // 4, keep_named=False)
+    _remove_now(store, {e.embedding_id for e in chosen})
 
 
 def remove(store: EmbeddingStore, ids: Iterable[int]) -> None:
     """Remove embeddings with their names, tags and cache keys; tensors that others share are kept."""
     doomed = set(ids)
-    store.run(lambda: remove_here(store, doomed))
+    store.run(lambda: _remove_now(store, doomed))
 
 
 def forget_name(store: EmbeddingStore, name: str) -> None:
     """Take a name off; the embedding stays. Raises KeyError when there is no such name."""
-    if name not in store.names():
-        raise KeyError(name)
 
-    def job(cursor: Cursor) -> None:
-        cursor.execute("DELETE FROM embedding_names WHERE name = ?", [name])
+    def job() -> None:
+        if name not in store.index.names:
+            raise KeyError(name)
+        store.transact(lambda cursor: cursor.execute("DELETE FROM embedding_names WHERE name = ?", [name]))
         store.index.names.pop(name, None)
 
-    store.write(job)
+    store.run(job)
 
 
 def verify(store: EmbeddingStore, progress: Callable[[int, int], None] | None = None) -> Verification:
@@ -106,31 +119,30 @@ def verify(store: EmbeddingStore, progress: Callable[[int, int], None] | None = 
     store.flush()
     rows = store.read(
         lambda cursor: cursor.execute(
-            "SELECT content_hash, segment, stored, row_count, column_count FROM contents ORDER BY segment"
+            "SELECT content_hash, stored, row_count, column_count FROM contents ORDER BY segment"
         ).fetchall()
     )
-    problems: dict[str, str] = {}
-    for i, (key, segment, stored, row_count, column_count) in enumerate(rows):
-        problem = _problem(store, key, segment, (stored, row_count, column_count))
-        if problem:
+    whole, problems = 0, dict[str, str]()
+    for i, (key, *described) in enumerate(rows):
+        problem = _problem(store, key, described)
+        if problem is None:
+            whole += 1
+        elif key in store.index.segment_of:  # else it was removed in the meantime
             problems[key] = problem
         if progress:
             progress(i + 1, len(rows))
     store.damaged.update(problems)
     users = _users(store, list(problems)) if problems else {}
     damaged = tuple(Damage(key, text, tuple(users.get(key, ()))) for key, text in problems.items())
-    return Verification(len(rows) - len(damaged), damaged)
+    return Verification(whole, damaged)
 
 
-def _problem(store: EmbeddingStore, key: str, segment: int, described: tuple[str, int, int]) -> str | None:
+def _problem(store: EmbeddingStore, key: str, described: list[Any]) -> str | None:
     try:
-        blob = store.read(lambda cursor: Segments.fetch(cursor, segment, key))
-        stored, bits = decode_bits(blob)
-    except UnsupportedError as error:
-        return str(error)
+        stored, bits = decode_bits(store.blob(key))
     except StoreError as error:
         return str(error)
-    if (stored, *bits.shape) != described:
+    if [stored, *bits.shape] != described:
         return "The blob is of another dtype or size than the store says."
     return None if content_hash(stored, bits) == key else "The values do not have the hash they were stored under."
 
@@ -149,16 +161,20 @@ def _users(store: EmbeddingStore, hashes: Sequence[str]) -> dict[str, list[str]]
     return users
 
 
-def _eviction(store: EmbeddingStore, cursor: Cursor, max_bytes: int, keep_named: bool) -> list[Listing]:
-    """Embeddings to drop, those without a name first, longest unused first."""
-    contents = dict(cursor.execute("SELECT content_hash, stored_bytes FROM contents").fetchall())
+def _eviction(store: EmbeddingStore, max_bytes: int, keep_named: bool) -> list[Listing]:
+    """Embeddings to drop, those without a name first, longest unused first. In a job of the writer."""
+
+    def rows(query: str) -> list[tuple[Any, Any]]:
+        return store.read(lambda cursor: cursor.execute(query).fetchall())
+
+    contents = dict(rows("SELECT content_hash, stored_bytes FROM contents"))
     parts: dict[int, list[str]] = {}
     users: dict[str, int] = {}
-    for embedding_id, key in cursor.execute("SELECT embedding_id, content_hash FROM embedding_parts").fetchall():
+    for embedding_id, key in rows("SELECT embedding_id, content_hash FROM embedding_parts"):
         parts.setdefault(embedding_id, []).append(key)
         users[key] = users.get(key, 0) + 1
     named = set(store.index.names.values())
-    candidates = {e.embedding_id: e for e in list_embeddings(store, cursor=cursor)}
+    candidates = {e.embedding_id: e for e in list_embeddings(store)}
     size, chosen = sum(contents.values()), []
     for e in sorted(candidates.values(), key=lambda e: (e.embedding_id in named, e.last_access, e.embedding_id)):
         if size <= max_bytes or (keep_named and e.embedding_id in named):
@@ -172,10 +188,11 @@ def _eviction(store: EmbeddingStore, cursor: Cursor, max_bytes: int, keep_named:
 
 
 def _remove(store: EmbeddingStore, chosen: Sequence[Listing], dry_run: bool) -> Removal:
+    """In the job that chose them: what was put or named since must not go with them."""
     ids = {e.embedding_id for e in chosen}
     freed = store.read(lambda cursor: _freed(cursor, ids))
     if ids and not dry_run:
-        remove(store, ids)
+        _remove_now(store, ids)
     return Removal(tuple(chosen), sum(freed.values()), dry_run)
 
 
@@ -191,7 +208,7 @@ def _freed(cursor: Cursor, ids: Iterable[int]) -> dict[str, int]:
     return dict(cursor.execute(_UNSHARED, [doomed]).fetchall()) if doomed else {}
 
 
-def remove_here(store: EmbeddingStore, ids: set[int]) -> None:
+def _remove_now(store: EmbeddingStore, ids: set[int]) -> None:
     """Remove embeddings, then give up segments of which at most half is used. In a job of the writer."""
     doomed = list(ids)
 
@@ -205,11 +222,14 @@ def remove_here(store: EmbeddingStore, ids: set[int]) -> None:
         return freed
 
     freed = store.transact(rows)
+    store.reload()
     store.vectors.remove(freed)
     store.damaged.difference_update(freed)
     for segment in store.read(store.segments.sparse):
-        store.transact(lambda cursor, segment=segment: _give_up(store, cursor, segment))  # type: ignore[misc]
-    store.reload()
+        try:
+            store.change(partial(_give_up, store, segment))
+        except StoreError as error:
+            log.warning("Embedding store: segment %d keeps its space, verify the store: %s", segment, error)
 
 
 def _delete_contents(store: EmbeddingStore, cursor: Cursor, hashes: Sequence[str]) -> None:
@@ -226,7 +246,9 @@ def _remove_operations(cursor: Cursor) -> None:
     there = "(SELECT embedding_id FROM embedding_entries)"
     cursor.execute(
         "CREATE OR REPLACE TEMP TABLE gone AS SELECT operation_id FROM vector_operations o "  # noqa: S608
-        f"WHERE result_id IS NOT NULL AND result_id NOT IN {there} AND NOT EXISTS (SELECT 1 FROM operation_inputs i "
+        f"WHERE (result_id IS NULL OR result_id NOT IN {there}) AND coalesce(result_id, "
+        "(SELECT min(embedding_id) FROM operation_inputs i WHERE i.operation_id = o.operation_id)) IS NOT NULL "
+        "AND NOT EXISTS (SELECT 1 FROM operation_inputs i "
         f"WHERE i.operation_id = o.operation_id AND i.embedding_id IN {there})"
     )
     for table in ("operation_inputs", "operation_parameters", "vector_operations"):
@@ -234,10 +256,10 @@ def _remove_operations(cursor: Cursor) -> None:
     cursor.execute("DROP TABLE gone")
 
 
-def _give_up(store: EmbeddingStore, cursor: Cursor, segment: int) -> None:
+def _give_up(store: EmbeddingStore, segment: int, cursor: Cursor, index: Index) -> None:
     """Move what is still used of a segment to the open one and drop it."""
     used = cursor.execute("SELECT content_hash FROM contents WHERE segment = ?", [segment]).fetchall()
     moved = store.segments.move_out(cursor, segment, [key for (key,) in used])
     for key, number in moved.items():
         cursor.execute("UPDATE contents SET segment = ? WHERE content_hash = ?", [number, key])
-        store.index.segment_of[key] = number
+        index.segment_of[key] = number

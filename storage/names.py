@@ -5,8 +5,25 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
+
+MAX_NAME = 200
+"""Characters of a name."""
+
+
+def clean_name(text: str) -> str | None:
+    """A name made of text from a file: on one line and not too long; None when nothing is left."""
+    return "".join(" " if ord(c) < 32 else c for c in text).strip()[:MAX_NAME].strip() or None
+
+
+def free_name(name: str, taken: Container[str]) -> str:
+    """The name, or with a number in parentheses where it is taken."""
+    candidate, number = name, 2
+    while candidate in taken:
+        end = f" ({number})"
+        candidate, number = name[: MAX_NAME - len(end)] + end, number + 1
+    return candidate
 
 
 def names_file(store: Path) -> Path:

@@ -9,8 +9,11 @@ Parquet stores once. float64 and integers do not fit float32 exactly and are ref
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,26 +23,39 @@ import torch
 
 from .codec import converted, dtype_name, torch_dtype
 from .database import Cursor
-from .errors import StoreError, UnsupportedError
+from .errors import UnsupportedError
 from .exchange import (
+    MAX_DIMENSIONS,
     MAX_EMBEDDINGS,
-    MAX_FILE_BYTES,
+    MAX_METADATA,
     MAX_TENSOR_BYTES,
+    MAX_TOTAL_BYTES,
+    MIN_COST,
+    Budget,
     Imported,
     check_finite,
-    check_packable,
     describe,
     description_from,
+    encoded,
+    readable,
+    rebuilt,
     store_all,
+    whole_file,
 )
-from .packing import pack, unpack
+from .packing import pack
 from .records import Description, Listing
 
 if TYPE_CHECKING:
     from .store import EmbeddingStore
 
 EXACT = ("float32", "float16", "bfloat16")
-MEMORY_LIMIT = "512MB"
+EXPORT_BYTES = 128 << 20
+"""For one file; as float32 in memory this becomes up to twice as much."""
+
+MEMORY_LIMIT = "1GB"
+ROW_GROUP = 2048
+"""Rows that are written and read together: 32 MB of values that are 4096 wide."""
+
 _COLUMNS = {
     "embedding": "INTEGER",
     "description": "VARCHAR",
@@ -56,14 +72,13 @@ _COLUMNS = {
 
 
 def export_parquet(store: EmbeddingStore, embeddings: Sequence[Listing], path: Path) -> Path:
-    """Write embeddings to one file; exact for float32, float16 and bfloat16.
+    """Write embeddings, such as one of `batches` of EXPORT_BYTES, to one file; exact for float32, float16 and bfloat16.
 
     Raises:
         UnsupportedError: a tensor of another dtype.
+        StoreError: the file could not be written, for example because the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    connection = _connection()
-    try:
+    with whole_file(path) as part, contextlib.closing(_connection()) as connection:
         columns = ", ".join(f'"{name}" {kind}' for name, kind in _COLUMNS.items())
         connection.execute(f"CREATE TABLE rows({columns})")
         for number, listing in enumerate(embeddings):
@@ -73,9 +88,7 @@ def export_parquet(store: EmbeddingStore, embeddings: Sequence[Listing], path: P
             for i, (role, tensor) in enumerate(zip(packed.roles, packed.tensors, strict=True)):
                 fixed = [number, described, listing.name, listing.prompt, packed.structure, i, role]
                 _insert_rows(connection, fixed, tensor)
-        _copy(Cursor(connection), "SELECT * FROM rows ORDER BY embedding, tensor, token", path)
-    finally:
-        connection.close()
+        _copy(Cursor(connection), "FROM rows", part)
     return path
 
 
@@ -93,7 +106,7 @@ def _insert_rows(connection: duckdb.DuckDBPyConnection, fixed: list[Any], tensor
     connection.register("flat", {"v": flat, "i": np.arange(flat.size, dtype=np.int64)})
     connection.execute(
         f"INSERT INTO rows SELECT {marks}, (i // {width})::INTEGER AS token, list(v ORDER BY i) "  # noqa: S608
-        "FROM flat GROUP BY token",
+        "FROM flat GROUP BY token ORDER BY token",
         fixed,
     )
     connection.unregister("flat")
@@ -102,80 +115,82 @@ def _insert_rows(connection: duckdb.DuckDBPyConnection, fixed: list[Any], tensor
 def export_operations(store: EmbeddingStore, path: Path) -> Path:
     """Write the view `lineage` to a file."""
     store.flush()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    store.read(lambda cursor: _copy(cursor, "SELECT * FROM lineage ORDER BY operation_id, position", path))
+    with whole_file(path) as part:
+        store.read(lambda cursor: _copy(cursor, "SELECT * FROM lineage ORDER BY operation_id, position", part))
     return path
 
 
 def import_parquet(store: EmbeddingStore, path: Path, replace: bool = False) -> Imported:
-    """Store the embeddings of a file that `export_parquet` wrote. Names as in exchange.import_safetensors.
+    """Store the embeddings of a file that `export_parquet` wrote. Names and errors as in exchange.import_safetensors.
 
     The file is read by a DuckDB of its own that may open nothing else.
-
-    Raises:
-        UnsupportedError: not such a file, or beyond the limits, or not finite.
     """
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise UnsupportedError(f"{path.name} is larger than {MAX_FILE_BYTES >> 30} GB.")
-    connection = _connection()
-    try:
-        connection.execute("SET allowed_paths = ?", [[str(path)]])
+    name = re.sub(r"([*?\[])", r"[\1]", str(path))  # DuckDB takes a path for a pattern
+    with readable(path), contextlib.closing(_connection()) as connection:
+        connection.execute("SET allowed_paths = ?", [[str(path), name]])
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
-        return store_all(store, _read(connection, path), replace)
-    except duckdb.Error as error:
-        raise UnsupportedError(f"{path.name} cannot be read: {str(error).splitlines()[0]}") from error
-    finally:
-        connection.close()
+        found = encoded(_read(connection, name, Budget(path)))
+    return store_all(store, found, replace)
 
 
-def _read(connection: duckdb.DuckDBPyConnection, path: Path) -> list[tuple[Any, Description]]:
-    described = connection.execute("DESCRIBE SELECT * FROM read_parquet(?)", [str(path)]).fetchall()
+def _read(connection: duckdb.DuckDBPyConnection, name: str, budget: Budget) -> Iterator[tuple[Any, Description]]:
+    described = connection.execute("DESCRIBE SELECT * FROM read_parquet(?)", [name]).fetchall()
     if {row[0]: row[1] for row in described} != _COLUMNS:
-        raise UnsupportedError(f"{path.name} has other columns than an export of embeddings.")
+        raise UnsupportedError("it has other columns than an export of embeddings.")
+    for least, values, size in connection.execute(
+        "SELECT min(num_values), sum(num_values), sum(total_uncompressed_size) FROM parquet_metadata(?) "
+        "GROUP BY path_in_schema",
+        [name],
+    ).fetchall():
+        if least < 0 or values * 4 > MAX_TOTAL_BYTES or size > MAX_TOTAL_BYTES:
+            raise UnsupportedError(f"it holds more than {MAX_TOTAL_BYTES >> 20} MB of values; split it.")
     sizes = connection.execute(
-        "SELECT embedding, tensor, sum(len(values)), count(DISTINCT len(values)), count(*), min(token), max(token), "
-        "count(DISTINCT (description, structure, role, dtype, shape)) FROM read_parquet(?) GROUP BY ALL ORDER BY ALL",
-        [str(path)],
+        'SELECT embedding, tensor, sum(len("values")), count(DISTINCT len("values")), count(*), '
+        "min(token), max(token), count(DISTINCT token), count(DISTINCT (description, structure, role, dtype, shape)), "
+        "max(len(description) + len(structure)) FROM read_parquet(?) GROUP BY ALL ORDER BY ALL LIMIT ?",
+        [name, MAX_TOTAL_BYTES // MIN_COST + 1],
     ).fetchall()
-    if not sizes or len(sizes) > 64 * MAX_EMBEDDINGS:
-        raise UnsupportedError(f"{path.name} holds {len(sizes)} tensors.")
-    for _, _, values, widths, count, first, last, descriptions in sizes:
-        if values * 4 > MAX_TENSOR_BYTES or widths != 1 or descriptions != 1 or (first, last) != (0, count - 1):
-            raise UnsupportedError(f"{path.name}: a tensor is incomplete or too large.")
-    found: list[tuple[Any, Description]] = []
-    for number in sorted({row[0] for row in sizes}):
-        found.append(_embedding(connection, path, number))
-    return found
+    if not sizes:
+        raise UnsupportedError("it holds no embeddings.")
+    for _, _, values, widths, count, first, last, tokens, descriptions, text in sizes:
+        if (widths, descriptions, first, last, tokens) != (1, 1, 0, count - 1, count):
+            raise UnsupportedError("the rows of a tensor are incomplete or contradict each other.")
+        if values * 4 > MAX_TENSOR_BYTES or text > MAX_METADATA:
+            raise UnsupportedError("a tensor or its description is larger than an embedding has.")
+        budget.take(values * 4)
+    numbers = sorted({row[0] for row in sizes})
+    if len(numbers) > MAX_EMBEDDINGS:
+        raise UnsupportedError(f"it holds more than {MAX_EMBEDDINGS} embeddings.")
+    for number in numbers:
+        yield _embedding(connection, name, number)
 
 
-def _embedding(connection: duckdb.DuckDBPyConnection, path: Path, number: int) -> tuple[Any, Description]:
+def _embedding(connection: duckdb.DuckDBPyConnection, name: str, number: int) -> tuple[Any, Description]:
     heads = connection.execute(
         "SELECT tensor, any_value(dtype), any_value(shape), any_value(structure), any_value(description) "
         "FROM read_parquet(?) WHERE embedding = ? GROUP BY tensor ORDER BY tensor",
-        [str(path), number],
+        [name, number],
     ).fetchall()
     if [row[0] for row in heads] != list(range(len(heads))):
-        raise UnsupportedError(f"{path.name}: an embedding lacks a tensor.")
+        raise UnsupportedError("an embedding lacks a tensor.")
     tensors = []
     for tensor, dtype, shape, _, _ in heads:
         flat = connection.execute(
             'SELECT unnest("values") AS v FROM (SELECT "values" FROM read_parquet(?) '
             "WHERE embedding = ? AND tensor = ? ORDER BY token)",
-            [str(path), number, tensor],
+            [name, number, tensor],
         ).fetchnumpy()["v"]
+        if np.ma.is_masked(flat):
+            raise UnsupportedError("a tensor holds NULL values.")
         values = torch.from_numpy(np.array(flat, np.float32))
-        if dtype not in EXACT or any(n < 0 for n in shape) or values.numel() != int(np.prod(shape, dtype=object)):
-            raise UnsupportedError(f"{path.name}: a tensor of {dtype} {shape} has {values.numel()} values.")
-        check_finite(values, f"{path.name}: a tensor")
+        fits = 0 <= len(shape) <= MAX_DIMENSIONS and min(shape, default=0) >= 0 and values.numel() == prod(shape)
+        if dtype not in EXACT or not fits:
+            raise UnsupportedError(f"a tensor of {dtype} {shape} has {values.numel()} values.")
         tensors.append(converted(values, torch_dtype(dtype)).reshape(shape))
-    try:
-        plain = json.loads(heads[0][4])
-        value = unpack(heads[0][3], tensors)
-        check_packable(value, path)
-    except (StoreError, ValueError, TypeError) as error:
-        raise UnsupportedError(f"{path.name}: an embedding is not described: {error}") from error
-    return value, description_from(plain if isinstance(plain, dict) else {})
+        check_finite(tensors[-1], "a tensor")
+    plain = json.loads(heads[0][4])
+    return rebuilt(heads[0][3], tensors), description_from(plain if isinstance(plain, dict) else {})
 
 
 def _connection() -> duckdb.DuckDBPyConnection:
@@ -185,10 +200,11 @@ def _connection() -> duckdb.DuckDBPyConnection:
         "autoinstall_known_extensions": "false",
         "autoload_known_extensions": "false",
         "allow_community_extensions": "false",
+        "temp_directory": "",  # nothing is written but the file
     }
     return duckdb.connect(":memory:", config=config)
 
 
 def _copy(cursor: Cursor, query: str, path: Path) -> None:
     name = str(path).replace("'", "''")
-    cursor.execute(f"COPY ({query}) TO '{name}' (FORMAT parquet, COMPRESSION zstd)")
+    cursor.execute(f"COPY ({query}) TO '{name}' (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP})")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .database import Cursor
+from .codec import content_hashes
 from .packing import pack
 from .records import Listing
 from .search import pooled
@@ -39,7 +39,6 @@ def list_embeddings(
     ids: Sequence[int] | None = None,
     order: str = "id",
     limit: int | None = None,
-    cursor: Cursor | None = None,
 ) -> list[Listing]:
     """Embeddings that fit every condition given; one with two names is listed twice.
 
@@ -68,11 +67,8 @@ def list_embeddings(
     query = f"SELECT {_COLUMNS} FROM embeddings WHERE {' AND '.join(conditions)} ORDER BY {_ORDERS[order]}"  # noqa: S608
     if limit is not None:
         query += f" LIMIT {int(limit)}"
-    if cursor is not None:
-        rows = cursor.execute(query, values).fetchall()
-    else:
-        store.flush()
-        rows = store.read(lambda own: own.execute(query, values).fetchall())
+    store.flush()
+    rows = store.read(lambda cursor: cursor.execute(query, values).fetchall())
     return [Listing(*[*row[:8], tuple(row[8]), *row[9:]]) for row in rows]
 
 
@@ -86,8 +82,8 @@ def nearest(
 ) -> list[Neighbour]:
     """Stored embeddings whose first prompt is nearest to that of `value`, best first.
 
-    Compared are mean token vectors of equal width, by cosine. Embeddings that hold exactly the same tensor are
-    left out unless `include_same`.
+    Compared are mean token vectors of equal width, by cosine. Embeddings that hold the same tensor, at
+    whatever precision it was stored, are left out unless `include_same`.
 
     Raises:
         UnsupportedError: `value` holds no tensor.
@@ -99,11 +95,11 @@ def nearest(
     if query is None:
         raise ValueError("The embedding to search for is all zero or not finite.")
     store.flush()
-    same = None if include_same else store.hash_of(main)
+    same = () if include_same else content_hashes(main).values()
     filtered = bool(tag or text)
     wanted = len(store.index.segment_of) if filtered else count + 8
     while True:
-        matches = [m for m in store.vectors.nearest(query, wanted) if m.content_hash != same]
+        matches = [m for m in store.vectors.nearest(query, wanted) if m.content_hash not in same]
         found = _embeddings_of(store, {m.content_hash: m.cosine for m in matches}, tag, text)
         if len(found) >= count or wanted >= len(store.index.segment_of):
             return found[:count]

@@ -28,8 +28,8 @@ class Session:
     """
 
     def __init__(self, path: Path | None, due: Callable[[], bool], housekeeping: Callable[[], None]) -> None:
-        self.path = path
-        self.database = Database(path)
+        self.path = None if path is None else path.resolve()
+        self.database = Database(self.path)
         self.index = Index()
         self.segments = Segments()
         self.damaged: set[str] = set()
@@ -99,7 +99,7 @@ class Session:
         with _store_errors():
             schema.prepare(cursor)
             self.generation += 1
-            self.index = Index.load(cursor)
+            self.index = Index.load(cursor, earlier=self.index)
             self.segments.load(cursor)
 
     def transact(self, job: Callable[[Cursor], T]) -> T:
@@ -123,6 +123,17 @@ class Session:
                 self._load_after_failure()
                 raise
         raise AssertionError
+
+    def change(self, job: Callable[[Cursor, Index], T]) -> T:
+        """As `transact`, for a job that adds to the index it is given; readers see that after the commit."""
+
+        def drafted(cursor: Cursor) -> tuple[T, Index]:
+            draft = self.index.draft()
+            return job(cursor, draft), draft
+
+        result, draft = self.transact(drafted)
+        self.index.adopt(draft)
+        return result
 
     def _load_after_failure(self) -> None:
         try:

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -21,15 +22,16 @@ import duckdb
 import torch
 
 from . import entries, operations
-from .codec import Precision, decode, encode
+from .codec import Precision, decode
 from .entries import Prepared
 from .errors import DamagedError, LockedError, StoreError
 from .identity import EmbeddingKey
 from .names import write_names
+from .operations import PreparedOperation
 from .packing import size_of, unpack
-from .records import Description, Entry, Operation, Stored
+from .records import Description, Entry, Operation, Part, Stored
 from .session import Session
-from .snapshots import size_of_operation, snapshot, snapshot_operation
+from .snapshots import snapshot
 from .usage import Usage, add_usage
 from .vectors import VectorCache
 
@@ -115,37 +117,30 @@ class EmbeddingStore(Session):
             UnsupportedError: a value that cannot be stored.
             StoreError: it could not be written, for example because the disk is full; nothing was changed.
         """
-        prepared = entries.prepare(value, precision)
-        return self._writer.run(lambda: self._put(prepared, description or Description()))
+        return self.put_prepared([(entries.prepare(value, precision), description or Description())])[0]
+
+    def put_prepared(self, items: Sequence[tuple[Prepared, Description]]) -> list[int]:
+        """Store values that entries.prepare has encoded, all or none; their ids. Errors as `put`."""
+        return self._writer.run(lambda: self._put(items))
 
     def put_later(
         self,
         value: Any,
         description: Description | None = None,
         precision: Precision = "half",
-        copied: bool = False,
     ) -> Future[int]:
         """As `put`, but returns once the tensors are copied; encoding and writing happen on the writer's thread.
-
-        Args:
-            copied: nobody else changes these tensors, so they need not be copied.
 
         Raises:
             QueueFullError: more than 64 MB are waiting already.
         """
-        kept = value if copied else snapshot(value)
-        return self._writer.submit(
-            lambda: self._put(entries.prepare(kept, precision), description or Description()), size_of(kept)
-        )
+        kept = snapshot(value)
+        return self._writer.submit(lambda: self.put(kept, description, precision), size_of(kept))
 
     def record(self, operation: Operation, precision: Precision = "half") -> int:
         """Store an operation with its inputs and its result; its id. Errors as `put`."""
-        return self._writer.run(lambda: self._record(operation, precision))
-
-    def record_later(self, operation: Operation, precision: Precision = "half", copied: bool = False) -> Future[int]:
-        """As `record`, in the manner of `put_later`."""
-        kept = operation if copied else snapshot_operation(operation)
-        return self._writer.submit(lambda: self._record(kept, precision), size_of_operation(kept))
+        ready = operations.prepare_operation(operation, precision)
+        return self._writer.run(lambda: self._record(ready))
 
     # getting
 
@@ -157,22 +152,35 @@ class EmbeddingStore(Session):
             DamagedError: its bytes on disk are damaged.
         """
         self._writer.flush()
-        if name not in self.index.names:
-            raise KeyError(name)
         return self.load(self.index.names[name])
 
     def find(self, key: EmbeddingKey) -> Stored | None:
         """The embedding that was stored under this cache key, or None. Raises DamagedError as `get`."""
         self._writer.flush()
         embedding_id = self.index.keys.get(key.cache_key)
-        return None if embedding_id is None else self.load(embedding_id)
+        try:
+            return None if embedding_id is None else self.load(embedding_id)
+        except KeyError:  # removed in the meantime
+            return None
 
     def load(self, embedding_id: int) -> Stored:
         """The embedding of an id. Raises KeyError and DamagedError as `get`."""
         entry = self.entry(embedding_id)
-        tensors = [decode(self._blob(p.content_hash), p.dtype, p.shape) for p in entry.parts]
+        try:
+            tensors = [self._tensor(part) for part in entry.parts]
+        except StoreError:
+            if entry.embedding_hash in self.index.id_of:
+                raise
+            raise KeyError(embedding_id) from None  # removed in the meantime
         self._usage.touch(embedding_id)
         return Stored(entry, unpack(entry.structure, tensors))
+
+    def blob(self, content_hash: str) -> bytes:
+        """The compressed bytes of a tensor. Raises DamagedError when they are missing or cannot be read."""
+        try:
+            return self._fetch(content_hash)
+        except StoreError:  # a clean-up may have moved them just then: look again while nobody writes
+            return self.run(lambda: self._fetch(content_hash))
 
     def entry(self, embedding_id: int) -> Entry:
         """What is known of an embedding. Raises KeyError when there is none of that id."""
@@ -198,15 +206,10 @@ class EmbeddingStore(Session):
         self._writer.flush()
         return sorted(self.index.names)
 
-    def id_of_value(self, value: Any, precision: Precision = "half") -> int | None:
-        """Id under which exactly this value is stored, or None."""
+    def id_of_value(self, value: Any) -> int | None:
+        """Id under which this value is stored, at whatever precision, or None."""
         self._writer.flush()
-        return self.index.id_of.get(entries.prepare(value, precision).embedding_hash)
-
-    @staticmethod
-    def hash_of(tensor: torch.Tensor, precision: Precision = "half") -> str:
-        """Content hash that a tensor is stored under."""
-        return encode(tensor, precision).content_hash
+        return next(filter(None, map(self.index.id_of.get, entries.hashes_of(value))), None)
 
     def flush_usage(self) -> None:
         """Write access counts that are still in memory."""
@@ -221,21 +224,22 @@ class EmbeddingStore(Session):
         with self._known_lock:
             self._known.clear()
 
-    def _put(self, prepared: Prepared, description: Description) -> int:
+    def _put(self, items: Sequence[tuple[Prepared, Description]]) -> list[int]:
         rewrite = frozenset(self.damaged)
-        result = self.transact(
-            lambda cursor: entries.insert(cursor, self.index, self.segments, prepared, description, rewrite)
+        ids = self.change(
+            lambda cursor, index: [entries.insert(cursor, index, self.segments, *item, rewrite) for item in items]
         )
-        self._note_contents(prepared)
+        for prepared, _ in items:
+            self._note_contents(prepared)
         with self._known_lock:
-            self._known.pop(result, None)
-        return result
+            for embedding_id in ids:
+                self._known.pop(embedding_id, None)
+        return ids
 
-    def _record(self, operation: Operation, precision: Precision) -> int:
-        ready = operations.prepare_operation(operation, precision)
+    def _record(self, ready: PreparedOperation) -> int:
         rewrite = frozenset(self.damaged)
-        result = self.transact(
-            lambda cursor: operations.insert_operation(cursor, self.index, self.segments, ready, rewrite)
+        result = self.change(
+            lambda cursor, index: operations.insert_operation(cursor, index, self.segments, ready, rewrite)
         )
         for prepared in ready.values:
             self._note_contents(prepared)
@@ -247,15 +251,19 @@ class EmbeddingStore(Session):
         self.damaged.difference_update(e.content_hash for e in prepared.encoded)
         self.vectors.add(prepared)
 
-    def _blob(self, content_hash: str) -> bytes:
+    def _tensor(self, part: Part) -> torch.Tensor:
+        try:
+            return decode(self.blob(part.content_hash), part.dtype, part.shape)
+        except DamagedError:
+            if part.content_hash in self.index.segment_of:
+                self.damaged.add(part.content_hash)
+            raise
+
+    def _fetch(self, content_hash: str) -> bytes:
         segment = self.index.segment_of.get(content_hash)
         if segment is None:
             raise DamagedError(f"The blob {content_hash[:12]} is missing from the store.")
-        try:
-            return self.read(lambda cursor: self.segments.fetch(cursor, segment, content_hash))
-        except DamagedError:
-            self.damaged.add(content_hash)
-            raise
+        return self.read(lambda cursor: self.segments.fetch(cursor, segment, content_hash))
 
     def _housekeeping_due(self) -> bool:
         stale = self.persistent and time.monotonic() - self._names_written_at > NAMES_SECONDS

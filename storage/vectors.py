@@ -25,8 +25,10 @@ class VectorCache:
 
     def nearest(self, query: Vector, count: int) -> list[Match]:
         """Tensors of the query's width by cosine, best first."""
+        if self._by_width is None:
+            self._store.run(self._load)
         with self._lock:
-            index = self._loaded().get(query.size)
+            index = (self._by_width or {}).get(query.size)
             return index.nearest(query, count) if index else []
 
     def add(self, prepared: Prepared) -> None:
@@ -43,10 +45,10 @@ class VectorCache:
             for index in (self._by_width or {}).values():
                 index.remove(hashes)
 
-    def _loaded(self) -> dict[int, VectorIndex]:
+    def _load(self) -> None:
+        """Read all, while nobody writes."""
         if self._by_width is None:
             self._by_width = self._store.read(self._read)
-        return self._by_width
 
     def _read(self, cursor: Cursor) -> dict[int, VectorIndex]:
         found: dict[int, VectorIndex] = {}

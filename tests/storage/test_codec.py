@@ -101,6 +101,20 @@ def test_float64_beyond_float32_is_kept():
     assert same_bits(round_trip(tensor), tensor)
 
 
+@pytest.mark.parametrize("value", [1e-300, 2.0**-140, 5e-324])
+@pytest.mark.parametrize("precision", ["half", "compact"])
+def test_a_float64_tensor_below_the_range_of_float32_is_kept(value, precision):
+    tensor = torch.full((2, 4), value, dtype=torch.float64)
+    assert same_bits(round_trip(tensor, precision), tensor)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_compact_keeps_values_too_small_to_round(dtype):
+    tensor = torch.tensor([[1.0, 2.0**-130], [-(2.0**-133), 0.3]], dtype=dtype)
+    again = round_trip(tensor, "compact")
+    assert bool(((again.double() - tensor.double()).abs() <= tensor.double().abs() * 2.0**-6).all())
+
+
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_trailing_zero_rows_take_no_space_but_rows_of_negative_zero_are_kept(dtype):
     tensor = torch.cat([randn(10, dtype=dtype), torch.zeros(500, 64, dtype=dtype)])
@@ -162,6 +176,12 @@ def test_what_cannot_be_stored_is_refused(tensor):
         encode(tensor)
 
 
+def test_a_tensor_that_could_not_be_read_again_is_refused():
+    for tensor in (torch.zeros(1 << 40, 0), torch.zeros(1).expand(3 << 30)):
+        with pytest.raises(UnsupportedError, match="limit"):
+            encode(tensor)
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     bits=hnp.arrays(np.uint32, hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=9)),
@@ -176,10 +196,28 @@ def test_any_float32_pattern_is_exact_or_within_the_stated_error(bits, precision
     relative = {"exact": 0.0, "half": 2.0**-11, "compact": 2.0**-6}[precision]
     error = (again.double() - tensor.double()).abs()[finite]
     # values too small for the target's normal range lose absolute, not relative precision
-    absolute = {"exact": 0.0, "half": 2.0**-25, "compact": 2.0**-132}[precision]
+    absolute = {"exact": 0.0, "half": 2.0**-25, "compact": 0.0}[precision]
     assert bool((error <= (tensor.double().abs()[finite] * relative).clamp_min(absolute)).all())
     if precision == "exact":
         assert same_bits(again, tensor)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    values=hnp.arrays(np.float64, hnp.array_shapes(max_dims=2, max_side=6), elements=st.floats(width=64)),
+    precision=st.sampled_from(["half", "exact", "compact"]),
+)
+def test_any_float64_is_exact_or_within_the_stated_error(values, precision):
+    tensor = torch.from_numpy(values.copy())
+    again = round_trip(tensor, precision)
+    if precision == "exact" or not torch.isfinite(tensor).all():
+        assert same_bits(again, tensor)
+    elif precision == "compact":
+        assert bool(((again - tensor).abs() <= tensor.abs() * 2.0**-6).all())
+    else:
+        peak = float(tensor.abs().max())
+        absolute = 2.0**-25 if peak >= 2.0**-7 else 0.0
+        assert bool(((again - tensor).abs() <= (tensor.abs() * 2.0**-11).clamp_min(absolute)).all())
 
 
 @settings(max_examples=200, deadline=None)
@@ -238,6 +276,12 @@ def test_a_small_blob_cannot_ask_for_much_memory():
         decode(crafted(1 << 20, 1 << 20, bomb, bomb), "float16", (1 << 20, 1 << 20))
     with pytest.raises(DamagedError):
         decode(crafted(1 << 40, 1 << 40), "float16", (1, 8))
+    for rows, columns in ((1 << 63, 0), (0, 1 << 63), (1 << 40, 0)):
+        with pytest.raises(DamagedError):
+            decode(crafted(rows, columns), "float16", (1, 0))
+    for shape in ((1 << 62, 0), (0, 1 << 40, 1 << 40), (-1, 8), (-1, -8)):
+        with pytest.raises(DamagedError):
+            decode(encode(torch.zeros(0, 8)).blob, "float32", shape)
     unsized = zstandard.ZstdCompressor(write_content_size=False, write_checksum=True).compress(bytes(8))
     with pytest.raises(DamagedError):
         decode(crafted(1, 8, unsized, unsized), "float16", (1, 8))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +13,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from wanvideo_activation_editor.storage import Description, EmbeddingStore, LockedError
+from wanvideo_activation_editor.storage import (
+    Description,
+    EmbeddingKey,
+    EmbeddingStore,
+    LockedError,
+    compaction,
+    maintenance,
+    segments,
+    session,
+)
 from wanvideo_activation_editor.storage.compaction import compact
-from wanvideo_activation_editor.storage.maintenance import verify
+from wanvideo_activation_editor.storage.maintenance import cleanup, evict, remove, verify
 
 from .helpers import finish, python, randn, same_bits
 
@@ -28,8 +40,6 @@ store.close()
 
 
 def test_a_second_process_says_once_who_holds_the_store_and_goes_on_in_memory(path: Path, caplog):
-    import subprocess
-
     holder = python(HOLD, str(path), stdin=subprocess.PIPE)
     assert holder.stdout is not None and holder.stdout.readline() == "open\n"
     with pytest.raises(LockedError, match=f"in use by process {holder.pid}"):
@@ -42,6 +52,72 @@ def test_a_second_process_says_once_who_holds_the_store_and_goes_on_in_memory(pa
         assert same_bits(store.get("n3").value, randn(5, seed=3))
     assert len([r for r in caplog.records if str(holder.pid) in r.message]) == 1
     finish(holder)
+    with EmbeddingStore.open(path) as store:
+        assert store.names() == ["held"]
+
+
+INTRUDE = """
+import sys, torch
+from wanvideo_activation_editor.storage import Description, EmbeddingStore, LockedError
+try:
+    with EmbeddingStore.open(sys.argv[1]) as store:
+        store.put(torch.ones(3, 8), Description("intruder"))
+        print("stored")
+except LockedError as error:
+    print(error)
+"""
+
+
+def test_nobody_opens_the_file_while_it_is_replaced(store: EmbeddingStore, monkeypatch):
+    """In the gap between closing the old file and putting the new one in its place."""
+    store.put(randn(5), Description("a"))
+    replace, said = os.replace, []
+
+    def intruded(source: Path, target: Path) -> None:
+        said.append(finish(python(INTRUDE, str(store.path))))
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compaction.os, "replace", intruded)
+        compact(store)
+    assert any(f"in use by process {os.getpid()}" in text for text in said), said
+    assert not any("stored" in text for text in said)
+    assert same_bits(store.get("a").value, randn(5))
+
+
+CREATE = """
+import sys
+from pathlib import Path
+from wanvideo_activation_editor.storage import EmbeddingStore, database
+connect = database._plain_connect
+def slowly(path):
+    Path(path).touch()
+    print("creating", flush=True)
+    sys.stdin.readline()
+    Path(path).unlink()
+    return connect(path)
+database._plain_connect = slowly
+with EmbeddingStore.open(sys.argv[1]) as store:
+    print(store.persistent)
+"""
+
+
+def test_a_file_that_another_process_is_just_creating_is_not_taken_for_a_damaged_one(path: Path):
+    creator = python(CREATE, str(path), stdin=subprocess.PIPE)
+    assert creator.stdout is not None and creator.stdout.readline() == "creating\n"
+    with pytest.raises(LockedError, match=f"process {creator.pid}"):
+        EmbeddingStore.open(path)
+    assert path.exists() and not list(path.parent.glob("*damaged*"))
+    creator.communicate("\n", 60)
+    with EmbeddingStore.open(path) as store:
+        assert store.persistent
+
+
+def test_the_lock_of_a_process_that_was_killed_does_not_stay(path: Path):
+    holder = python(HOLD, str(path), stdin=subprocess.PIPE)
+    assert holder.stdout is not None and holder.stdout.readline() == "open\n"
+    holder.kill()
+    holder.communicate()
     with EmbeddingStore.open(path) as store:
         assert store.names() == ["held"]
 
@@ -83,6 +159,88 @@ def test_eight_threads_get_their_own_embeddings_while_others_put_and_the_store_i
     assert not verify(store).damaged
     for name in store.names():
         assert same_bits(store.get(name).value, randn(30, 256, seed=int(name[1:])))
+
+
+def test_what_is_not_committed_is_not_seen(store: EmbeddingStore, monkeypatch):
+    """Another thread asks for a name and a cache key just before the commit of the put that brings them."""
+    key, seen = EmbeddingKey("fox", "umt5-xxl", "bf16"), []
+    transaction = session.transaction
+
+    @contextlib.contextmanager
+    def watched(cursor):
+        with transaction(cursor):
+            yield
+            with ThreadPoolExecutor(1) as reader:
+                ask = reader.submit(lambda: (store.find(key), store.id_of("fox"), store.id_of_value(randn(5))))
+                seen.append(ask.result())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "transaction", watched)
+        store.put(randn(5), Description("fox", key=key))
+    assert seen == [(None, None, None)]
+    assert same_bits(store.find(key).value, randn(5)) and same_bits(store.get("fox").value, randn(5))
+
+
+def filled_segments(store: EmbeddingStore, monkeypatch) -> list[int]:
+    """Three segments of eight embeddings, n0 to n23."""
+    monkeypatch.setattr(segments, "MAX_BLOBS", 8)
+    return [store.put(randn(5, seed=i), Description(f"n{i}")) for i in range(24)]
+
+
+def while_fetching(monkeypatch, action) -> None:
+    """Have another thread run `action` once, after a reader has looked up a blob's segment and before it reads it."""
+    fetch, pending = segments.Segments.fetch, [action]
+
+    def interrupted(cursor, segment, content_hash):
+        if pending:
+            with ThreadPoolExecutor(1) as other:
+                other.submit(pending.pop()).result()
+        return fetch(cursor, segment, content_hash)
+
+    monkeypatch.setattr(segments.Segments, "fetch", staticmethod(interrupted))
+
+
+def test_a_blob_that_clean_up_moves_under_a_reader_is_read_where_it_went(store: EmbeddingStore, monkeypatch):
+    ids = filled_segments(store, monkeypatch)
+    while_fetching(monkeypatch, lambda: remove(store, ids[1:7]))
+    assert same_bits(store.get("n0").value, randn(5))
+    assert not store.damaged
+
+
+def test_an_embedding_that_is_removed_under_a_reader_is_missing_and_not_damaged(store: EmbeddingStore, monkeypatch):
+    ids = filled_segments(store, monkeypatch)
+    while_fetching(monkeypatch, lambda: remove(store, ids[:7]))
+    with pytest.raises(KeyError):
+        store.get("n0")
+    assert not store.damaged
+
+
+def test_verifying_while_clean_up_moves_and_removes_finds_no_damage(store: EmbeddingStore, monkeypatch):
+    ids = filled_segments(store, monkeypatch)
+    while_fetching(monkeypatch, lambda: remove(store, ids[1:7]))
+    result = verify(store)
+    assert not result.damaged and result.whole == 18
+
+
+@pytest.mark.parametrize("clean", [lambda s: cleanup(s, 0, 10**6, False), lambda s: evict(s, 0, False)],
+                         ids=["cleanup", "evict"])  # fmt: skip
+def test_what_is_named_while_victims_are_chosen_is_kept(store: EmbeddingStore, monkeypatch, clean):
+    """The put comes from another thread between choosing and removing; however they interleave, it must hold."""
+    store.put(randn(5))
+    choose, started = maintenance.list_embeddings, []
+
+    def chosen(*args, **options):
+        found = choose(*args, **options)
+        if not started:
+            started.append(threading.Thread(target=lambda: store.put(randn(5), Description("kept"))))
+            started[0].start()
+            started[0].join(0.5)
+        return found
+
+    monkeypatch.setattr(maintenance, "list_embeddings", chosen)
+    clean(store)
+    started[0].join()
+    assert same_bits(store.get("kept").value, randn(5))
 
 
 def test_threads_that_store_the_same_values_make_one_of_each(store: EmbeddingStore):

