@@ -12,8 +12,8 @@ from hypothesis import settings
 
 # Continuous integration repeats the same examples; elsewhere every run tries new ones.
 settings.register_profile("ci", derandomize=True, deadline=None)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
+settings.register_profile("elsewhere", deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "elsewhere")
 
 
 def comfyui_folder() -> Path | None:
