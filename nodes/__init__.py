@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import amplification, analysis, blocks, editor, forcing, inspection, store, store_exchange, vectors
+from . import amplification, analysis, blocks, editor, forcing, hidden, inspection, store, store_exchange, vectors
 
 NODES: list[type[io.ComfyNode]] = [
     *editor.NODES,
@@ -13,6 +13,7 @@ NODES: list[type[io.ComfyNode]] = [
     *vectors.NODES,
     *amplification.NODES,
     *forcing.NODES,
+    *hidden.NODES,
     *analysis.NODES,
     *store.NODES,
     *store_exchange.NODES,
