@@ -208,7 +208,7 @@ class WanVideoLatentEncoder(io.ComfyNode):
                 latent=latent,
                 image_embeds=image_embeds,
                 after_block=progress(capture_after_blocks),
-                model=cached.identity,
+                identity=cached.identity,
                 model_name=wan_model.name,
                 prompt=prompt.prompt or "",
             )

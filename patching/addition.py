@@ -139,7 +139,7 @@ def _check_alignment(main: HiddenStates, injection: HiddenStates) -> None:
 
 def _warn_about_differences(main: HiddenStates, injection: HiddenStates) -> None:
     """What differs beside the prompt ends up in the difference."""
-    for name, what in (("seed", "seeds"), ("sigma", "sigmas"), ("model", "models")):
+    for name, what in (("seed", "seeds"), ("sigma", "sigmas"), ("identity", "models")):
         if getattr(main, name) != getattr(injection, name):
             log.warning("main_latent and injection_latent were captured with different %s, which they add too.", what)
 

@@ -51,7 +51,7 @@ class HiddenStates:
         grid: frames, height and width in tokens; models that add reference tokens have more tokens than that.
         sigma: noise level of the pass, 1 to 0.
         seed: seed of its noise; None when the latents were given.
-        model: identity of the model, its patches included; empty when it cannot be told.
+        identity: of the model, its patches included; empty when it cannot be told.
         model_name: for people.
         prompt: source text; empty when it is not known.
     """
@@ -61,7 +61,7 @@ class HiddenStates:
     grid: Grid
     sigma: float
     seed: int | None = None
-    model: str = ""
+    identity: str = ""
     model_name: str = ""
     prompt: str = ""
 
@@ -87,7 +87,7 @@ class HiddenStates:
             "grid": list(self.grid),
             "sigma": self.sigma,
             "seed": self.seed,
-            "model": self.model,
+            "identity": self.identity,
             "model_name": self.model_name,
             "prompt": self.prompt,
         }
@@ -101,7 +101,7 @@ class HiddenStates:
         """What `plain` gave; None for anything else."""
         if not isinstance(value, Mapping) or value.get("format") != FORMAT or not value.get("hidden_states"):
             return None
-        plain = {k: value[k] for k in ("sigma", "seed", "model", "model_name", "prompt")}
+        plain = {k: value[k] for k in ("sigma", "seed", "identity", "model_name", "prompt")}
         frames, height, width = value["grid"]
         return cls(tuple(value["hidden_states"]), tuple(value["blocks"]), (frames, height, width), **plain)
 
@@ -181,7 +181,7 @@ class Capture:
         """What was captured.
 
         Args:
-            known: `seed`, `model`, `model_name` and `prompt`, as the host knows them.
+            known: `seed`, `identity`, `model_name` and `prompt`, as the host knows them.
 
         Raises:
             RuntimeError: the host ended without running the blocks.

@@ -306,7 +306,7 @@ def test_unconditional_calls_and_steps_outside_of_the_window_are_plain(sampler, 
         sampler(main, steps=4)
     hook.remove()
     same = [torch.equal(x, y) for x, y in zip(plain, calls, strict=True)]
-    # The probe sees what the block itself gives, cond and uncond in turn: the first edited call of step 2 shows in step 3.
+    # The probe sees what the block itself gives, cond and uncond in turn: what step 2 adds shows in step 3.
     assert same == [True] * 6 + [False] * 2
 
 

@@ -78,8 +78,15 @@ class TestLeftovers(AnyInput):
         hooks = [f"{name}: {kind}" for name, m in modules.items() for kind in HOOKS if getattr(m, kind)]
         forwards = [name for name, m in modules.items() if "forward" in m.__dict__]
         options = sorted(model.model_options.get("transformer_options", {}))
+        places = sorted({f"{kind.__name__} on {t.device}" for t, kind in _tensors(transformer)})
+        swap = [getattr(transformer, "blocks_to_swap", None), getattr(transformer, "offload_txt_emb", None)]
         ui = {"hooks": hooks, "forwards": forwards, "options": options, "identity": [id(transformer)]}
+        ui |= {"places": places, "swap": swap}
         return {"ui": ui, "result": (model,)}
+
+
+def _tensors(module):
+    return [(t, kind) for kind in (torch.nn.Module.parameters, torch.nn.Module.buffers) for t in kind(module)]
 
 
 class TestStopInBlock(AnyInput):
