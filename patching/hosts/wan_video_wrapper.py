@@ -175,11 +175,13 @@ def identity(model: Any) -> str:
     transformer, pipeline = model.model.diffusion_model, getattr(model.model, "pipeline", {})
     options = dict(model.model_options.get("transformer_options") or {})
     options.pop(KEY, None)
-    state = pipeline.get("sd") or transformer.state_dict()
+    state = {unwrapped(k): v for k, v in (pipeline.get("sd") or transformer.state_dict()).items()}
+    # What the loader adds to the model itself, such as Stand-In's LoRA, is in no state dict of the pipeline.
+    added = {unwrapped(k): v for k, v in transformer.state_dict().items() if not v.is_meta}
     settings = ("base_dtype", "weight_dtype", "dtype", "quantization", "fp8_matmul")
     values = {
         "class": f"{type(transformer).__module__}.{type(transformer).__name__}",
-        "state": {unwrapped(k): v for k, v in state.items()},
+        "state": {**added, **state},
         "patches": dict(model.patches),
         "options": options,
         "settings": {k: str(pipeline[k]) for k in settings if k in pipeline},

@@ -310,7 +310,8 @@ class NativeHost(Host):
             embeds, against, latents = condition(flow, embeds, against)
         else:
             batch = options.pop("batch_size", 1)
-            latents = flow.add("EmptyHunyuanLatentVideo", length=FRAMES, batch_size=batch, **SIZE)
+            length = options.pop("length", FRAMES)
+            latents = flow.add("EmptyHunyuanLatentVideo", length=length, batch_size=batch, **SIZE)
         inputs = {
             "model": model,
             "positive": embeds,
