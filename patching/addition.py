@@ -169,7 +169,7 @@ class ActivationAddition:
 
     @property
     def name(self) -> str:
-        return "addition" + (", norms kept" if self.preserve_norm else "")
+        return "addition" + (" (norms kept)" if self.preserve_norm else "")
 
     def __call__(self, x: torch.Tensor, delta: torch.Tensor, strength: float) -> torch.Tensor:
         """A new tensor like x [batch, tokens, dim]; delta is broadcast over batch and tokens."""

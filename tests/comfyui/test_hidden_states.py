@@ -304,9 +304,9 @@ def test_the_viewer_and_the_log_describe_it(host: Host):
     result = host.server.run(flow).checked()
     text = result.output(shown[0], "text")[0]
     assert f"1 of {host.blocks} blocks active" in text
-    assert "addition, norms kept of the hidden, branch cond" in text
+    assert "addition (norms kept) to the hidden state, branch cond" in text
     assert "adds a difference captured after block 3, sigma 1.000, grid 2 x 4 x 4" in text
-    assert "addition, norms kept of a difference captured after block 3" in result.log
+    assert "addition (norms kept) of a difference captured after block 3" in result.log
     assert "block 3:" in result.log and "hidden state norm" in result.log
 
 
