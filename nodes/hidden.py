@@ -47,7 +47,7 @@ from .sockets import (
     transformer_options,
     window_and_branch_inputs,
 )
-from .store_access import store_path
+from .store_access import STORE, store_path
 
 if TYPE_CHECKING:
     from ..storage import EmbeddingKey
@@ -233,7 +233,7 @@ def progress(blocks: int) -> Callable[[int], None]:
 
 
 class _Cached:
-    """Where a capture may be found again: in memory, and in the embedding store when it has a file."""
+    """Where a capture may be found again: in memory, and in the embedding store when there is one on disk."""
 
     def __init__(
         self,
@@ -275,8 +275,9 @@ class _Cached:
         return ""
 
     def _store_key(self) -> EmbeddingKey | None:
-        """None without a file, and for all_blocks, which is too much for it."""
-        if self._settings["all_blocks"] or store_path() is None:
+        """None while there is no file, and for all_blocks, which is too much for it."""
+        path = store_path()
+        if self._settings["all_blocks"] or path is None or (STORE.opened is None and not path.exists()):
             return None
         try:
             from ..storage import EmbeddingKey

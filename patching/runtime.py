@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -101,6 +101,7 @@ class Run:
         self._streams: dict[int, SecondStream] = {}  # per hidden edit with a second stream
         self._follows = False  # a second stream goes on in the next block
         self._missed: set[int] = set()  # blocks that hidden edits are yet to change
+        self._ran = False  # the text projection ran
 
     # Life of the run
 
@@ -210,7 +211,7 @@ class Run:
         self._plan = None
         self._main = None
         self._hidden = ()
-        self._follows = False
+        self._follows = self._ran = False
         streams.note_left(None)
         for held in (self._targets, self._projected, self._aligned, self._blends, self._streams, self._missed):
             held.clear()
@@ -292,10 +293,16 @@ class Run:
         self._handles.append(block.register_forward_pre_hook(_hidden(enter), with_kwargs=True))
         self._handles.append(block.register_forward_hook(_hidden(leave), with_kwargs=True))
 
-    def check_skipped(self) -> None:
-        """After a model call: raise RuntimeError if the host ran some blocks that hidden edits change, but not all."""
+    def check_skipped(self, replaced: Collection[int]) -> None:
+        """After a model call: raise RuntimeError if the host left out a block that a hidden edit is to change.
+
+        A step cache, which leaves out all of them, is no error.
+
+        Args:
+            replaced: blocks that other nodes replace in this call.
+        """
         changed = {i for k in self._hidden for i, s in enumerate(self._strengths[k]) if s != 0.0}
-        if self._missed and self._missed != changed:
+        if self._missed and (self._missed != changed or (self._ran and self._missed.issubset(replaced))):
             raise RuntimeError(skipped_message(self._missed, "Skip-layer guidance"))
 
     def _add(self, k: int, index: int, x: torch.Tensor, rows: list[int] | None) -> torch.Tensor:
@@ -348,6 +355,7 @@ class Run:
 
     def _project(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
         """After the host projected its prompts: project the injected ones, in a batch of the same shape."""
+        self._ran = True
         if self._plan is None or self._projected or getattr(_projecting, "active", False):
             return
         targets = {k: rows for k, rows in self._targets.items() if not self.stack.edits[k].adds}

@@ -360,7 +360,8 @@ def apply_model(executor: Any, x: torch.Tensor, t: torch.Tensor, *args: Any, **k
         with run, eager(whole, COMPILE_SETTING, announce=not sampling.announced):
             sampling.announced = sampling.announced or whole
             result = executor(x, t, *args, **kwargs)
-            run.check_skipped()
+            replaced = (options.get("patches_replace") or {}).get("dit") or {}
+            run.check_skipped([key[1] for key in replaced if key[0] == "double_block"])
         completed = True
         return result
     finally:

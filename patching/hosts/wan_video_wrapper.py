@@ -323,7 +323,7 @@ def _check(target: WanModel, stack: EditStack, arguments: Mapping[str, Any]) -> 
     if not is_wrapper_embeds(embeds):
         raise EmbedsError(
             "The model carries WanVideo Activation Editor edits, but the sampler has no text_embeds. "
-            "Connect the text_embeds of the main prompt (the editor's output, if there is one) to the sampler."
+            "Connect the editor's text_embeds output to the sampler; with Latent Injector alone, the main prompt."
         )
     main = read_text_embeds(embeds, "text_embeds of the sampler")
     check_stack(stack, target, prompt_count=len(main.prompts), context_tokens=MAX_TOKENS)

@@ -189,10 +189,10 @@ class Host:
 
         return add
 
-    def leftovers(self, load: Callable[[Workflow], Link] | None = None) -> dict[str, list[Any]]:
-        """What is attached to the loaded model, between runs."""
+    def leftovers(self, load: Callable[[Workflow], Link] | None = None, places: bool = False) -> dict[str, list[Any]]:
+        """What is attached to the loaded model, between runs; with `places` also where its weights are."""
         flow = Workflow()
-        probe = flow.add("TestLeftovers", model=(load or self.load)(flow), nonce=next(_nonces))
+        probe = flow.add("TestLeftovers", model=(load or self.load)(flow), nonce=next(_nonces), places=places)
         return dict(self.server.run(flow).checked().outputs[probe[0]])
 
     def stop_in_block(self, call: int, action: str) -> Callable[[Workflow, Link], Link]:

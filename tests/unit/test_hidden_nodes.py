@@ -209,6 +209,9 @@ def test_captures_are_found_by_content_in_memory():
 
 def test_captures_are_found_in_a_store_with_a_file(monkeypatch, tmp_path: Path):
     monkeypatch.setenv(store_access.ENVIRONMENT, str(tmp_path / "store.duckdb"))
+    cached().keep(A)
+    assert not (tmp_path / "store.duckdb").exists(), "a capture alone makes no store"
+    STORE.open()
     for dtype in (torch.bfloat16, torch.float16):
         kept = states(5, dtype=dtype, seed=1, identity="x", prompt="a red fox")
         settings = {"seed": int(dtype == torch.float16)}
