@@ -303,7 +303,7 @@ class Run:
         """
         changed = {i for k in self._hidden for i, s in enumerate(self._strengths[k]) if s != 0.0}
         if self._missed and (self._missed != changed or (self._ran and self._missed.issubset(replaced))):
-            raise RuntimeError(skipped_message(self._missed, "Skip-layer guidance"))
+            raise RuntimeError(skipped_message(self._missed, "Skip-layer guidance, or a cache of single blocks,"))
 
     def _add(self, k: int, index: int, x: torch.Tensor, rows: list[int] | None) -> torch.Tensor:
         """The hidden state [batch, tokens, dim] with edit `k` added to its rows; x itself is not changed."""

@@ -303,13 +303,13 @@ def _check(stack: EditStack, guider: Any) -> None:
 
 
 def _check_windows(stack: EditStack, handler: Any, noise: torch.Tensor) -> None:
-    """With context windows each model call sees `context_length` latent frames.
+    """With context windows over frames each model call sees `context_length` latent frames.
 
     Raises:
         ValueError: a captured difference is of another length.
     """
     length = getattr(handler, "context_length", None)
-    if length is None or noise.shape[2] <= length:
+    if length is None or getattr(handler, "dim", 2) != 2 or noise.shape[2] <= length:
         return
     for edit in stack:
         if edit.adds and edit.delta.grid is not None and edit.delta.grid[0] != length:

@@ -331,7 +331,7 @@ def _check(target: WanModel, stack: EditStack, arguments: Mapping[str, Any]) -> 
         if edit.site == "hidden":
             _check_skipped(edit, target, arguments.get("slg_args"))
         if edit.adds:
-            _check_windows(edit, arguments.get("context_options"))
+            _check_windows(edit, arguments.get("context_options"), arguments["image_embeds"].get("num_frames", 0))
             continue
         check_echoshot(main.echoshot, main.token_counts, edit.text.token_counts, edit.label)
         edited_controls = [i for _, i in target.control_blocks if edit.strengths.resolve(target.block_count)[i]]
@@ -357,13 +357,13 @@ def _check_skipped(edit: Edit, target: WanModel, slg_args: Mapping[str, Any] | N
         raise ValueError(f"{edit.label or 'Edit'}: {skipped_message(skipped, 'slg_args (skip-layer guidance)')}")
 
 
-def _check_windows(edit: Edit, context_options: Mapping[str, Any] | None) -> None:
-    """With context windows each model call sees `context_frames` frames, at most.
+def _check_windows(edit: Edit, context_options: Mapping[str, Any] | None, num_frames: int) -> None:
+    """With context windows each model call sees `context_frames` frames of a video that has no fewer.
 
     Raises:
         ValueError: the captured difference is of another length.
     """
-    if context_options is None or edit.delta.grid is None:
+    if context_options is None or edit.delta.grid is None or context_options["context_frames"] > num_frames:
         return
     frames = (context_options["context_frames"] - 1) // 4 + 1
     if edit.delta.grid[0] != frames:

@@ -146,7 +146,7 @@ def test_skip_layer_guidance_of_comfyui_skips_the_second_stream_too(native: Nati
 
 
 def test_editing_a_block_that_comfyui_skips_is_refused(native: NativeHost):
-    message = "Skip-layer guidance skips block 9, .*Choose other blocks"
+    message = r"Skip-layer guidance, .* skips block 9, .*Choose other blocks"
     refused(native, message, mixed(block_activations="5-9"), **native_slg("9, 10"))
     for chosen in ("8, 9", "9"):
         refused(native, message, **native_slg("9, 10", native.adding(COUNT, at=chosen)))
@@ -197,6 +197,14 @@ def test_states_of_a_window_or_their_mean_fit_context_windows(host: Host):
     for given in ({"capture": {"num_frames": 9}}, {"reduce": "mean", "capture": {"num_frames": 17}}):
         assert host.digest(**windows(host, host.adding(COUNT, **given))) != plain
         assert host.digest(**windows(host, host.adding(COUNT, other=FOX, **given))) == plain
+
+
+def test_windows_longer_than_the_video_are_none(wrapper: WrapperHost):
+    """The wrapper leaves them out."""
+    windowed = wrapper_windows(frames=81)
+    whole = {"image_embeds": windowed["image_embeds"]}
+    after = wrapper.adding(COUNT, capture={"num_frames": 17})
+    assert wrapper.digest(after=after, **windowed) == wrapper.digest(after=after, **whole)
 
 
 # Blocks with a memory
