@@ -109,13 +109,21 @@ class WanVideoInjectionTester(io.ComfyNode):
             for edit in stack:
                 strengths = edit.strengths.resolve(wan_model.block_count)
                 parts += ["", f"{edit.label}: {strength_summary(strengths)}", f"  blocks {block_list(strengths)}"]
-                parts += _measurements(main, edit, weights, show_details)
+                parts += [_captured(edit)] if edit.adds else _measurements(main, edit, weights, show_details)
         text = "\n".join(parts)
         return io.NodeOutput(text, ui={"text": (text,)})
 
 
+def _captured(edit: Edit) -> str:
+    delta = edit.delta
+    return (
+        f"  {edit.operation.name} of a difference captured {delta.origin}: relative L2 {delta.relative_l2:.3f} of the "
+        "main hidden state"
+    )
+
+
 def _measurements(main: TextEmbeds, edit: Edit, weights: Any, details: bool) -> list[str]:
-    source, prompts = edit.source, compared_prompts(main, edit.branch)
+    source, prompts = edit.text, compared_prompts(main, edit.branch)
     if not prompts:
         return ["  It edits the negative prompt, which text_embeds does not hold, so there is nothing to compare."]
     try:

@@ -1,7 +1,10 @@
 """Block selection, edits, and the runtime that applies them while a host samples."""
 
+from .addition import REDUCTIONS, ActivationAddition, HiddenDelta, format_grid, hidden_delta
+from .capture import Capture, HiddenStates, Size, check_states
 from .checks import check_prompt_count, check_stack, check_width
 from .edit import BRANCHES, KEY, LOG_LEVELS, Edit, EditStack, Site, Window, stack_of
+from .fingerprint import UnidentifiedError, fingerprint
 from .hosts import host_of
 from .operations import Blend, Operation
 from .runtime import Run
@@ -32,15 +35,20 @@ __all__ = [
     "LOG_LEVELS",
     "PATTERNS",
     "PRESETS",
+    "REDUCTIONS",
+    "ActivationAddition",
     "Blend",
     "BlockRangeError",
     "BlockStrengths",
     "Boost",
+    "Capture",
     "ContextTransform",
     "Edit",
     "EditStack",
     "Explicit",
     "ForceDifference",
+    "HiddenDelta",
+    "HiddenStates",
     "NotAWanModelError",
     "Operation",
     "Pattern",
@@ -49,6 +57,8 @@ __all__ = [
     "Selection",
     "SelectionError",
     "Site",
+    "Size",
+    "UnidentifiedError",
     "Uniform",
     "WanModel",
     "Window",
@@ -56,8 +66,12 @@ __all__ = [
     "block_pattern",
     "check_prompt_count",
     "check_stack",
+    "check_states",
     "check_width",
     "discover",
+    "fingerprint",
+    "format_grid",
+    "hidden_delta",
     "host_of",
     "matching_preset",
     "parse_selection",

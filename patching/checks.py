@@ -35,6 +35,15 @@ def check_prompt_count(injected: int, main: int, found: str) -> None:
         raise ValueError(f"{found}. Inject one prompt, or as many as the main text input has.")
 
 
+def check_captured_width(width: int, model: WanModel, subject: str) -> None:
+    """Raise ValueError unless captured states are as wide as the model's hidden state."""
+    if model.width not in (None, width):
+        raise ValueError(
+            f"{subject}: the latents are {width} wide, but the hidden state of {model.name} is {model.width} wide. "
+            "Capture them from this model."
+        )
+
+
 def check_stack(
     stack: Iterable[Edit],
     model: WanModel,
@@ -60,8 +69,11 @@ def check_stack(
             edit.strengths.resolve(model.block_count)
         except ValueError as error:
             raise type(error)(f"{label}: {error}") from None
-        source = edit.source
-        if edit.site == "hidden" and model.control_blocks:
+        if edit.adds:
+            check_captured_width(edit.delta.width, model, label)
+            continue
+        source = edit.text
+        if edit.streams and model.control_blocks:
             raise ValueError(
                 f"{label}: {model.name} is a VACE model, whose control blocks add to the hidden state; a second stream "
                 "cannot follow them. Use injection_mode context."

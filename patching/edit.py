@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ..embeddings import TextEmbeds
+from .addition import ActivationAddition, HiddenDelta
 from .operations import Blend, Operation
 from .strengths import BlockStrengths
 from .transforms import ContextTransform
@@ -54,14 +55,14 @@ class Window:
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """One change to what chosen blocks attend to.
+    """One change to what chosen blocks attend to, or to the residual stream after them.
 
     Args:
-        source: the prompt to inject, raw T5 embeddings.
+        source: the prompt to inject, raw T5 embeddings, or a captured difference to add.
         strengths: strength per block.
         site: what is edited: `context` is the text that cross-attention reads, `hidden` the residual stream after a
-            block, which is mixed with that of the injected prompt.
-        operation: how main and injected context are combined.
+            block, which is mixed with that of the injected prompt's second stream, or added to.
+        operation: how main and injected context are combined; ActivationAddition for a captured difference.
         window: part of the run in which it acts.
         branch: the guidance branch it touches: the prompt (`cond`), the negative prompt, or both.
         label: a name for people, shown in logs and reports.
@@ -69,10 +70,10 @@ class Edit:
         transforms: changes to the injected prompt after the model's projection, in order.
     """
 
-    source: TextEmbeds
+    source: TextEmbeds | HiddenDelta
     strengths: BlockStrengths
     site: Site = "context"
-    operation: Operation = field(default_factory=Blend)
+    operation: Operation | ActivationAddition = field(default_factory=Blend)
     window: Window = field(default_factory=Window)
     branch: Branch = "cond"
     label: str = ""
@@ -86,6 +87,34 @@ class Edit:
             raise ValueError(f"log_level must be one of {', '.join(LOG_LEVELS)}, not {self.log_level!r}.")
         if self.site not in ("context", "hidden"):
             raise ValueError(f"site must be context or hidden, not {self.site!r}.")
+        if self.adds != isinstance(self.operation, ActivationAddition) or (self.adds and self.site != "hidden"):
+            raise ValueError(
+                "A captured difference is added (ActivationAddition) to the hidden state; nothing else is."
+            )
+
+    @property
+    def adds(self) -> bool:
+        """True when it adds a captured difference to the residual stream."""
+        return isinstance(self.source, HiddenDelta)
+
+    @property
+    def streams(self) -> bool:
+        """True when it runs a second stream."""
+        return self.site == "hidden" and not self.adds
+
+    @property
+    def text(self) -> TextEmbeds:
+        """The injected prompt, of an edit that has one."""
+        if not isinstance(self.source, TextEmbeds):
+            raise TypeError(f"{self.label or 'Edit'} adds captured states and has no prompt.")
+        return self.source
+
+    @property
+    def delta(self) -> HiddenDelta:
+        """The captured difference, of an edit that adds one."""
+        if not isinstance(self.source, HiddenDelta):
+            raise TypeError(f"{self.label or 'Edit'} injects a prompt and has no captured difference.")
+        return self.source
 
     def describe(self) -> dict[str, Any]:
         """The edit as plain values: what a person or a JSON file can read."""

@@ -7,7 +7,8 @@ belong to the prompt and to the negative prompt; hooks do the rest:
   host's own module, so device, dtype, quantisation and LoRA are the host's;
 - on each edited block: hands it the edited context instead of the main one;
 - on VACE control blocks: the same, with the edits of the main block that they feed;
-- after each block that a `hidden` edit covers: runs it for the second stream and mixes the two (streams.py).
+- after each block that a `hidden` edit covers: runs it for the second stream and mixes the two (streams.py), or adds
+  the captured difference (addition.py).
 
 They are ordinary torch hooks, hidden from torch.compile; `block.forward` is never replaced.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,8 +25,11 @@ from torch import nn
 
 from ..embeddings import TextEmbeds, check_fits
 from . import streams
+from .addition import ActivationAddition
+from .capture import Grid
 from .conflicts import warn_about_replaced_forwards
 from .edit import Edit, EditStack
+from .operations import Operation
 from .statistics import StepStatistics, effective_log_level
 from .streams import SecondStream
 from .transforms import ContextTransform, apply_transforms, real_share
@@ -85,6 +89,7 @@ class Run:
         measured = any(level in ("verbose", "trace") for level in self._log_levels)
         self._statistics = StepStatistics(trace="trace" in self._log_levels) if measured else None
         self._checked: set[tuple[int, str, int]] = set()  # edit, branch, prompt: transforms verified in this run
+        self._deltas: dict[tuple[int, int], torch.Tensor] = {}  # per adding edit and difference: on the device
         # The model call in progress
         self._plan: tuple[BlockPlan, ...] | None = None
         self._targets: dict[int, list[tuple[int, int]]] = {}
@@ -93,8 +98,11 @@ class Run:
         self._projected: dict[int, torch.Tensor] = {}  # per edit: injected text, as the host projects it
         self._aligned: dict[int, torch.Tensor] = {}  # per edit: the same in the layout of the host's context
         self._blends: dict[BlockPlan, torch.Tensor] = {}  # the last few contexts handed to blocks
-        self._streams: dict[int, SecondStream] = {}  # per hidden edit
-        self._left: torch.Tensor | None = None  # the hidden state that the last block left to the host
+        self._hidden: tuple[int, ...] = ()  # hidden edits that act
+        self._streams: dict[int, SecondStream] = {}  # per hidden edit with a second stream
+        self._follows = False  # a second stream goes on in the next block
+        self._missed: set[int] = set()  # blocks that hidden edits are yet to change
+        self._ran = False  # the text projection ran
 
     # Life of the run
 
@@ -106,8 +114,8 @@ class Run:
             warn_about_replaced_forwards(self.model, filter(self._is_edited, range(self.model.block_count)))
         self._handles.append(self.model.projection.register_forward_hook(_hidden(self._project)))
         for index, block in enumerate(self.model.blocks):
-            if self._is_streamed(index):
-                self._hook_stream(block, index)
+            if self._is_hidden(index):
+                self._hook_hidden(block, index)
             if self._is_edited(index):
                 self._hook_block(block, index, self.model.context)
         for block, index in self.model.control_blocks:
@@ -132,6 +140,7 @@ class Run:
             self._statistics.flush()
         self._end_call()
         self._prompts.clear()
+        self._deltas.clear()
         if completed:
             self._warn_if_unused()
 
@@ -153,6 +162,7 @@ class Run:
         progress: Callable[[], float],
         label: Callable[[], str] = lambda: "Model call",
         prompt_count: int | None = None,
+        grid: Grid | None = None,
     ) -> None:
         """Announce a call of the model.
 
@@ -161,6 +171,10 @@ class Run:
             progress: fraction of sampling done, 0..1; called only if an edit has a window.
             label: names the step in logs; called only when statistics are logged.
             prompt_count: prompts of the call, when edits may have fewer: then each goes to as many in a row.
+            grid: frames, height and width of its tokens, when known.
+
+        Raises:
+            ValueError: a captured difference does not fit the grid.
         """
         self._end_call()
         self.calls += 1
@@ -179,11 +193,15 @@ class Run:
             if touched:
                 targets[k] = touched
                 self._calls[k] += 1
+                if edit.adds and grid is not None:
+                    edit.delta.check_grid(grid, edit.label or "Edit")
         if targets:
             self._targets = targets
             self._plan = self._plan_for(tuple(targets))
-            for k in targets:
-                if self.stack.edits[k].site == "hidden" and any(self._strengths[k]):
+            self._hidden = tuple(k for k in targets if self.stack.edits[k].site == "hidden" and any(self._strengths[k]))
+            for k in self._hidden:
+                self._missed.update(i for i, s in enumerate(self._strengths[k]) if s != 0.0)
+                if self.stack.edits[k].streams:
                     self._streams[k] = SecondStream(self._strengths[k])
 
     @property
@@ -194,8 +212,10 @@ class Run:
     def _end_call(self) -> None:
         self._plan = None
         self._main = None
-        self._left = None
-        for held in (self._targets, self._projected, self._aligned, self._blends, self._streams):
+        self._hidden = ()
+        self._follows = self._ran = False
+        streams.note_left(None)
+        for held in (self._targets, self._projected, self._aligned, self._blends, self._streams, self._missed):
             held.clear()
 
     def _plan_for(self, active: tuple[int, ...]) -> tuple[BlockPlan, ...]:
@@ -212,9 +232,10 @@ class Run:
     def _is_edited(self, index: int) -> bool:
         return any(self._edits_context(k, index) for k in range(len(self.stack)))
 
-    def _is_streamed(self, index: int) -> bool:
+    def _is_hidden(self, index: int) -> bool:
+        """True when a second stream runs block `index`, or something is added after it."""
         return any(
-            edit.site == "hidden" and any(strengths[index:])
+            (edit.streams and any(strengths[index:])) or (edit.adds and strengths[index] != 0.0)
             for edit, strengths in zip(self.stack, self._strengths, strict=True)
         )
 
@@ -228,13 +249,13 @@ class Run:
 
         self._handles.append(block.register_forward_pre_hook(_hidden(hand_over), with_kwargs=True))
 
-    def _hook_stream(self, block: nn.Module, index: int) -> None:
+    def _hook_hidden(self, block: nn.Module, index: int) -> None:
         context = self.model.context
 
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if not self._streams or streams.is_running():
+            if not self._hidden or streams.is_running():
                 return
-            if self._left is not None and args[0] is not self._left:
+            if self._follows and args[0] is not streams.last_left():
                 raise RuntimeError(
                     f"{self.model.name} changes the hidden state between its blocks, which a second stream cannot "
                     "follow. Use injection_mode context, or switch off what acts there (controlnets, audio, faces)."
@@ -246,27 +267,89 @@ class Run:
 
         def leave(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
             main = self._main
-            if not self._streams or streams.is_running() or main is None:
+            if not self._hidden or streams.is_running() or main is None:
                 return None
+            self._missed.discard(index)
             x = mixed = output[0] if isinstance(output, tuple) else output
-            for k, stream in self._streams.items():
-                if stream.covers(index):
+            for k in self._hidden:
+                stream = self._streams.get(k)
+                if stream is None:
+                    if self._strengths[k][index] != 0.0:
+                        mixed = self._add(k, index, mixed, self._hidden_rows(k, main, x))
+                        self._edited_blocks += 1
+                elif stream.covers(index):
                     own_args, own_kwargs = context.replace(args, kwargs, self._align(k, main))
                     called = self.model.module.blocks[index]  # type: ignore[index, operator]
                     stream.advance(called, own_args[1:], own_kwargs)  # type: ignore[arg-type]
-                    mixed = stream.mix(index, mixed, self._stream_rows(k, main, x))
+                    mixed = stream.mix(index, mixed, self._hidden_rows(k, main, x))
                     self._edited_blocks += 1
-            self._left = mixed if any(s.covers(index + 1) for s in self._streams.values()) else None
+            self._follows = any(stream.covers(index + 1) for stream in self._streams.values())
+            if self._follows or streams.last_left() is x:  # or another run's second stream goes on
+                streams.note_left(mixed)
             if mixed is x:
                 return None
+            self._measure_hidden(index, main, x, mixed)
             return (mixed, *output[1:]) if isinstance(output, tuple) else mixed
 
         # Before the context hook of this run, so that the second stream sees what the host passed.
         self._handles.append(block.register_forward_pre_hook(_hidden(enter), with_kwargs=True))
         self._handles.append(block.register_forward_hook(_hidden(leave), with_kwargs=True))
 
-    def _stream_rows(self, k: int, context: torch.Tensor, x: torch.Tensor) -> list[int] | None:
-        """Rows of the hidden state that edit `k` mixes; None for all of them."""
+    def check_skipped(self, replaced: Collection[int]) -> None:
+        """After a model call: raise RuntimeError if the host left out a block that a hidden edit is to change.
+
+        A step cache, which leaves out all of them, is no error.
+
+        Args:
+            replaced: blocks that other nodes replace in this call.
+        """
+        changed = {i for k in self._hidden for i, s in enumerate(self._strengths[k]) if s != 0.0}
+        if self._missed and (self._missed != changed or (self._ran and self._missed.issubset(replaced))):
+            raise RuntimeError(skipped_message(self._missed, "Skip-layer guidance, or a cache of single blocks,"))
+
+    def _add(self, k: int, index: int, x: torch.Tensor, rows: list[int] | None) -> torch.Tensor:
+        """The hidden state [batch, tokens, dim] with edit `k` added to its rows; x itself is not changed."""
+        edit, strength = self.stack.edits[k], self._strengths[k][index]
+        delta = self._delta(k, index, x)
+        batch = len(delta)
+        if (x.shape[0] if rows is None else len(rows)) % batch != 0:
+            raise ValueError(
+                f"{edit.label or 'Edit'}: the latents were captured in a batch of {batch}, but the sampler's has "
+                f"{x.shape[0] if rows is None else len(rows)}. Capture with the sampler's batch size, or with 1."
+            )
+        if rows is None and batch in (1, len(x)):
+            return edit.operation(x, delta, strength)
+        out = x.clone()
+        for n, row in enumerate(range(len(x)) if rows is None else rows):
+            part, added = slice(row, row + 1), slice(n % batch, n % batch + 1)
+            out[part] = edit.operation(x[part], delta[added], strength)
+        return out
+
+    def _delta(self, k: int, index: int, x: torch.Tensor) -> torch.Tensor:
+        """What edit `k` adds after block `index`, in the dtype of x and on its device; moved there once per run."""
+        edit = self.stack.edits[k]
+        key = k, edit.delta.index_of[index]
+        found = self._deltas.get(key)
+        if found is None or found.device != x.device or found.dtype != x.dtype:
+            found = self._deltas[key] = edit.delta.deltas[key[1]].to(x.device, x.dtype)
+        if found.shape[1] not in (1, x.shape[1]) or found.shape[-1] != x.shape[-1]:
+            raise ValueError(
+                f"{edit.label or 'Edit'}: the latents were captured {edit.delta.origin}: {found.shape[1]} tokens of "
+                f"width {found.shape[-1]}, but the sampler has {x.shape[1]} of width {x.shape[-1]}. Capture with the "
+                "sampler's model, size and image inputs, or set reduce to mean."
+            )
+        return found
+
+    def _measure_hidden(self, index: int, main: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> None:
+        if self._statistics is None or not any(self._log_levels[k] in ("verbose", "trace") for k in self._hidden):
+            return
+        touched = [self._hidden_rows(k, main, before) for k in self._hidden]
+        every = range(len(before))
+        rows = sorted({row for some in touched for row in (every if some is None else some)})
+        self._statistics.record(index, ("hidden", index), before, after, rows, "hidden state")
+
+    def _hidden_rows(self, k: int, context: torch.Tensor, x: torch.Tensor) -> list[int] | None:
+        """Rows of the hidden state that edit `k` changes; None for all of them."""
         rows = sorted({row for row, _ in self._targets[k]})
         if len(rows) == len(context) or len(x) == 1:
             return None
@@ -274,17 +357,19 @@ class Run:
 
     def _project(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
         """After the host projected its prompts: project the injected ones, in a batch of the same shape."""
+        self._ran = True
         if self._plan is None or self._projected or getattr(_projecting, "active", False):
             return
+        targets = {k: rows for k, rows in self._targets.items() if not self.stack.edits[k].adds}
         _projecting.active = True
         try:
             shared: dict[tuple[int, tuple[tuple[int, int], ...]], torch.Tensor] = {}
-            for k, rows in self._targets.items():
+            for k, rows in targets.items():
                 source = (id(self.stack.edits[k].source), tuple(rows))
                 if source not in shared:
                     shared[source] = module(self._substitute(args[0], k, rows))
                     if self._after_projection is not None:
-                        self._after_projection(shared[source], [row for row, _ in rows], self.stack.edits[k].source)
+                        self._after_projection(shared[source], [row for row, _ in rows], self.stack.edits[k].text)
                 self._projected[k] = self._transform(k, rows, args[0], output, shared[source])
         finally:
             _projecting.active = False
@@ -326,7 +411,7 @@ class Run:
         return out
 
     def _prompt(self, k: int, prompt: int, like: torch.Tensor) -> torch.Tensor:
-        prompts = self.stack.edits[k].source.prompts
+        prompts = self.stack.edits[k].text.prompts
         count = self._prompt_count or max(len(prompts), prompt + 1)
         if count % len(prompts) != 0:
             raise ValueError(
@@ -367,7 +452,8 @@ class Run:
 
     def _apply(self, k: int, strength: float, out: torch.Tensor, main: torch.Tensor) -> torch.Tensor:
         """Apply edit `k` to `out`, which earlier edits made from the main context."""
-        operation, injection = self.stack.edits[k].operation, self._align(k, main)
+        operation: Operation | ActivationAddition = self.stack.edits[k].operation
+        injection = self._align(k, main)
         if out is main or all(rows == self._targets[k] for rows in self._targets.values()):
             return operation(out, injection, strength)
         # Edits of several branches meet in one batch: what this one does not touch is no longer the main context.
@@ -460,5 +546,14 @@ def _hidden(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compiler.disable(function)  # type: ignore[no-untyped-call, no-any-return]
 
 
+def skipped_message(blocks: set[int], setting: str) -> str:
+    """For blocks that a hidden edit is to change and that the host leaves out."""
+    return (
+        f"{setting} skips block {', '.join(map(str, sorted(blocks)))}, whose hidden state is to be edited. "
+        "Choose other blocks, or change the skipped ones."
+    )
+
+
 def _where(edit: Edit) -> str:
-    return f"{edit.operation.name}, branch {edit.branch}, window {edit.window.start:g}-{edit.window.end:g}"
+    captured = f" of a difference captured {edit.delta.origin}" if edit.adds else ""
+    return f"{edit.operation.name}{captured}, branch {edit.branch}, window {edit.window.start:g}-{edit.window.end:g}"

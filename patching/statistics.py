@@ -46,23 +46,34 @@ class StepStatistics:
     def __init__(self, trace: bool = False) -> None:
         self._trace = trace
         self._label: Callable[[], str] = str
-        self._blocks: list[tuple[int, Hashable]] = []
+        self._blocks: list[tuple[int, Hashable, str, str]] = []
         self._measured: dict[Hashable, torch.Tensor] = {}
-        self._shape = ""
 
     def begin(self, label: Callable[[], str]) -> None:
         """Log what the last model call collected and start the next one."""
         self.flush()
         self._label = label
 
-    def record(self, block: int, key: Hashable, main: torch.Tensor, edited: torch.Tensor, rows: Sequence[int]) -> None:
-        """Measure the touched rows of `edited` against `main` [batch, tokens, dim]; no host sync."""
+    def record(
+        self,
+        block: int,
+        key: Hashable,
+        main: torch.Tensor,
+        edited: torch.Tensor,
+        rows: Sequence[int],
+        what: str = "context",
+    ) -> None:
+        """Measure the touched rows of `edited` against `main` [batch, tokens, dim]; no host sync.
+
+        Args:
+            what: name of the tensors in the log.
+        """
         if key not in self._measured:
             index = torch.tensor(rows, device=main.device)
             a, b = main.index_select(0, index).float(), edited.index_select(0, index).float()
             self._measured[key] = torch.stack([changed_share(a, b), a.norm(), b.norm()])
-            self._shape = f"{list(edited.shape)} {edited.dtype} on {edited.device}"
-        self._blocks.append((block, key))
+        shape = f", {what} {list(edited.shape)} {edited.dtype} on {edited.device}" if self._trace else ""
+        self._blocks.append((block, key, what, shape))
 
     def flush(self) -> None:
         """Read the measurements of the finished call (one host sync) and log a line per block."""
@@ -70,15 +81,15 @@ class StepStatistics:
             return
         keys = list(self._measured)
         values = dict(zip(keys, torch.stack(list(self._measured.values())).tolist(), strict=True))
-        tail = f", context {self._shape}" if self._trace else ""
         label = self._label()
-        for block, key in self._blocks:
+        for block, key, what, tail in self._blocks:
             share, before, after = values[key]
             log.info(
-                "%s, block %d: %.2f%% of elements changed by more than 0.01, context norm %.4g before, %.4g after%s",
+                "%s, block %d: %.2f%% of elements changed by more than 0.01, %s norm %.4g before, %.4g after%s",
                 label,
                 block,
                 100 * share,
+                what,
                 before,
                 after,
                 tail,

@@ -22,6 +22,15 @@ def is_running() -> bool:
     return getattr(_running, "active", False)
 
 
+def note_left(x: torch.Tensor | None) -> None:
+    """Note the hidden state that the last block handed back to the host, after every edit of it."""
+    _running.left = x
+
+
+def last_left() -> torch.Tensor | None:
+    return getattr(_running, "left", None)
+
+
 class SecondStream:
     """One injected prompt's hidden state [batch, tokens, dim] during one model call.
 

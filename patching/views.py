@@ -103,9 +103,14 @@ def stack_report(stack: EditStack, block_count: int, visual: bool = True) -> str
         parts.append(
             f"Edit {number} of {len(stack)}: {edit.label or 'unnamed'}\n"
             f"  {strength_summary(strengths)}\n"
-            f"  {edit.operation.name} of the {edit.site}, branch {edit.branch}, "
+            f"  {edit.operation.name} {'to the hidden state' if edit.adds else f'of the {edit.site}'}, "
+            f"branch {edit.branch}, "
             f"sampling {edit.window.start:.0%} to {edit.window.end:.0%}\n"
-            f"  injects {source['prompts']} prompt(s), {source['tokens']} tokens, {source['dtype']}"
+            + (
+                f"  adds a difference captured {source['captured']}, relative L2 {source['relative_l2']:.3f}"
+                if edit.adds
+                else f"  injects {source['prompts']} prompt(s), {source['tokens']} tokens, {source['dtype']}"
+            )
         )
         shared = stack.transforms if edit.site == "context" else ()
         transforms = [t.name for t in (*shared, *edit.transforms)]

@@ -72,6 +72,23 @@ class WanModel:
     def block_count(self) -> int:
         return len(self.blocks)
 
+    @property
+    def width(self) -> int | None:
+        """Width of the hidden state, when the model says it."""
+        config: Any = getattr(self.module, "config", None)
+        if hasattr(config, "attention_head_dim"):
+            return int(config.num_attention_heads * config.attention_head_dim)
+        found = vars(self.module).get("dim")
+        return found if isinstance(found, int) else None
+
+    def grid(self, latents: Any) -> tuple[int, int, int]:
+        """Frames, height and width of the tokens of latents [..., frames, height, width], or of a list of such."""
+        x = latents[0] if isinstance(latents, list | tuple) else latents
+        config = getattr(self.module, "config", None)
+        patch = vars(self.module).get("patch_size") or getattr(config, "patch_size", None) or (1, 2, 2)
+        frames, height, width = (-(-size // p) for size, p in zip(x.shape[-3:], patch, strict=True))
+        return frames, height, width
+
 
 def unwrap(module: nn.Module) -> nn.Module:
     """The module behind torch.compile's wrapper. Hooks belong here: wrappers are replaced every run."""

@@ -1,4 +1,7 @@
-"""The hosts that run Wan models. Each module has owns, wan_model, with_stack and projection_weights."""
+"""The hosts that run Wan models.
+
+Each module has owns, wan_model, with_stack, projection_weights, capture and identity.
+"""
 
 from __future__ import annotations
 

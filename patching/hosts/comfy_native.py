@@ -13,8 +13,11 @@ from typing import Any
 
 import torch
 
+from ..addition import format_grid
+from ..capture import Capture, HiddenStates, Size
 from ..checks import check_stack, warn_about_cache
 from ..edit import KEY, EditStack, stack_of
+from ..fingerprint import fingerprint, unwrapped
 from ..projection import readable_weights
 from ..runtime import Run
 from ..wan_model import WanModel, discover, unwrap
@@ -23,9 +26,11 @@ from .compile import eager
 NAME = "ComfyUI"
 MAX_PROMPT_TOKENS = None  # long prompts are not cut
 SAMPLING_KEY = KEY + "_sampling"
+CAPTURE_KEY = KEY + "_capture"
 
 COMPILE_SETTING = "compile the blocks, not the whole diffusion_model"
 
+_CHANNELS_5B = 48  # latent channels of Wan 2.2 5B, whose VAE compresses 16 pixels into one
 _APPLY_MODEL = "apply_model"  # comfy.patcher_extension.WrappersMP.APPLY_MODEL
 
 
@@ -51,6 +56,107 @@ def with_stack(model: Any, stack: EditStack) -> Any:
         clone.remove_wrappers_with_key(kind, KEY)
         clone.add_wrapper_with_key(kind, KEY, wrapper)
     return clone
+
+
+def without_stack(model: Any) -> Any:
+    """A clone of the model without edits."""
+    clone = model.clone()
+    clone.model_options.get("transformer_options", {}).pop(KEY, None)
+    for kind in _WRAPPERS:
+        clone.remove_wrappers_with_key(kind, KEY)
+    return clone
+
+
+def capture(
+    model: Any,
+    text_embeds: Any,
+    count: int,
+    every: bool = False,
+    *,
+    size: Size,
+    seed: int = 0,
+    sigma: float = 1.0,
+    latent: Any = None,
+    image_embeds: Any = None,
+    after_block: Callable[[int], None] | None = None,
+    **known: Any,
+) -> HiddenStates:
+    """Run the first `count` blocks on a prompt, through ComfyUI's sampling with one step. Edits are left out.
+
+    The step's model call hands back zeros where it is cut, and the sampler then ends as it always does.
+
+    Args:
+        model: MODEL.
+        text_embeds: CONDITIONING of one prompt, with the images of image-to-video models in it.
+        count, every, after_block: see `Capture`.
+        size: of the video, without `latent`.
+        seed: seed of the noise.
+        sigma: noise level, above 0 to 1.
+        latent: LATENT to which the noise is added; one of zeros stands for no video.
+        image_embeds: None; the wrapper's.
+        known: see `Capture.result`.
+
+    Raises:
+        ValueError: image_embeds, or several prompts.
+    """
+    import comfy.sample
+    import comfy.samplers
+
+    if image_embeds is not None:
+        raise ValueError(
+            "image_embeds goes with a WANVIDEOMODEL. A native MODEL takes its images in the CONDITIONING "
+            "(WanImageToVideo); connect that to text_embeds and its latent to latent."
+        )
+    if len(text_embeds) != 1:
+        raise ValueError(f"text_embeds combines {len(text_embeds)} prompts. Capture one at a time.")
+    given = dict(latent or {})
+    samples = given.get("samples")
+    if samples is None:
+        channels = model.get_model_object("latent_format").latent_channels
+        samples = torch.zeros(1, channels, *size.latent(16 if channels == _CHANNELS_5B else 8))
+    clone = without_stack(model)
+    samples = comfy.sample.fix_empty_latent_channels(clone, samples)
+    noise = comfy.sample.prepare_noise(samples, seed, given.get("batch_index"))
+    running = Capture(wan_model(clone), count, every, after_block)
+
+    def stop_here(executor: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        whole = hasattr(executor.class_obj.diffusion_model, "_orig_mod")
+        with eager(whole, COMPILE_SETTING):
+            return running.stoppable(lambda: executor(x, *args, **kwargs), x)
+
+    clone.add_wrapper_with_key(_APPLY_MODEL, CAPTURE_KEY, stop_here)
+    euler = comfy.samplers.sampler_object("euler")
+    with running:
+        comfy.sample.sample_custom(
+            clone, noise, 1.0, euler, torch.tensor([sigma, 0.0]), text_embeds, [], samples, disable_pbar=True, seed=seed
+        )
+    return running.result(seed=seed, **known)
+
+
+def identity(model: Any) -> str:
+    """Fingerprint of the model's weights, patches and options, without the pack's edits.
+
+    Raises:
+        UnidentifiedError: it carries something whose content cannot be told.
+    """
+    plain = without_stack(model)
+    state = plain.model.diffusion_model.state_dict(prefix="diffusion_model.")
+    for key, saved in plain.backup.items():  # weights before the patches that are merged into the loaded model
+        if key in state:
+            state[key] = saved.weight
+    options = plain.model_options
+    values = {
+        "class": f"{type(plain.model).__module__}.{type(plain.model).__name__}",
+        "state": {unwrapped(k): v for k, v in state.items()},
+        "patches": plain.patches,
+        "object_patches": plain.object_patches,
+        "wrappers": {kind: keyed for kind, keyed in plain.wrappers.items() if any(keyed.values())},
+        "callbacks": {kind: keyed for kind, keyed in plain.callbacks.items() if any(keyed.values())},
+        "options": options.get("transformer_options", {}),
+        "function": options.get("model_function_wrapper"),
+        "dtype": str(plain.model.get_dtype()),
+    }
+    return fingerprint(values, sampled=True)
 
 
 def projection_weights(model: Any) -> Mapping[str, torch.Tensor] | None:
@@ -157,6 +263,7 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     if not len(stack):
         return executor(*args, **kwargs)
     _check(stack, guider)
+    _check_windows(stack, guider.model_options.get("context_handler"), args[0] if args else kwargs["noise"])
     if "easycache" in options:  # the key of both EasyCache and LazyCache
         warn_about_cache(stack)
     _make_innermost(options)
@@ -195,6 +302,24 @@ def _check(stack: EditStack, guider: Any) -> None:
             check_stack((edit,), model, prompt_count=len(conds), context_tokens=min(tokens, default=None))
 
 
+def _check_windows(stack: EditStack, handler: Any, noise: torch.Tensor) -> None:
+    """With context windows over frames each model call sees `context_length` latent frames.
+
+    Raises:
+        ValueError: a captured difference is of another length.
+    """
+    length = getattr(handler, "context_length", None)
+    if length is None or getattr(handler, "dim", 2) != 2 or noise.shape[2] <= length:
+        return
+    for edit in stack:
+        if edit.adds and edit.delta.grid is not None and edit.delta.grid[0] != length:
+            raise ValueError(
+                f"{edit.label or 'Edit'}: context windows sample {length} latent frames at a time, but the latents "
+                f"were captured on {format_grid(edit.delta.grid)} tokens. Capture with num_frames = "
+                f"{4 * (length - 1) + 1}, set reduce to mean, or remove the context windows node."
+            )
+
+
 def _make_innermost(options: Mapping[str, Any]) -> None:
     """Move this pack's model wrapper behind torch.compile's, so that it sees the module that really runs.
 
@@ -227,6 +352,7 @@ def apply_model(executor: Any, x: torch.Tensor, t: torch.Tensor, *args: Any, **k
         rows=sampling.rows(options, x.shape[0]),
         progress=lambda: sampling.progress(float(t.max())),
         label=lambda: f"Step at sigma {float(t.max()):.4f}",
+        grid=run.model.grid(x),
     )
     completed = False
     try:
@@ -234,6 +360,8 @@ def apply_model(executor: Any, x: torch.Tensor, t: torch.Tensor, *args: Any, **k
         with run, eager(whole, COMPILE_SETTING, announce=not sampling.announced):
             sampling.announced = sampling.announced or whole
             result = executor(x, t, *args, **kwargs)
+            replaced = (options.get("patches_replace") or {}).get("dit") or {}
+            run.check_skipped([key[1] for key in replaced if key[0] == "double_block"])
         completed = True
         return result
     finally:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from ...embeddings import read_text_embeds
+from ..addition import ActivationAddition, Reduce, hidden_delta
+from ..capture import Capture, HiddenStates
 from ..checks import check_stack
 from ..edit import Branch, Edit, EditStack, LogLevel, Site, Window
 from ..operations import Blend, Operation
@@ -20,6 +22,7 @@ from ..wan_model import discover
 from .compile import eager
 
 NAME = "diffusers"
+COMPILE_SETTING = "pipe.transformer.compile_repeated_blocks()"
 
 
 @contextlib.contextmanager
@@ -61,10 +64,9 @@ def inject(
         ValueError: a malformed selection, a block that the model lacks, a strength outside 0..1, embeddings of
             another width or with more than 512 tokens, no Wan model.
     """
-    strengths = parse_selection(blocks) if isinstance(blocks, str) else as_block_strengths(blocks)
     edit = Edit(
         source=read_text_embeds(embeds, "embeds").detached(),
-        strengths=strengths * strength,
+        strengths=_strengths(blocks) * strength,
         window=Window(*window),
         branch=branch,
         operation=operation or Blend(),
@@ -79,18 +81,111 @@ def inject(
 
 
 @contextlib.contextmanager
+def inject_hidden(
+    target: Any,
+    main: HiddenStates,
+    injection: HiddenStates,
+    blocks: str | BlockStrengths | dict[int, float] | list[float],
+    strength: float = 1.0,
+    *,
+    reduce: Reduce = "none",
+    preserve_norm: bool = False,
+    window: tuple[float, float] = (0.0, 1.0),
+    branch: Branch = "cond",
+    log_level: LogLevel = "off",
+) -> Iterator[EditStack]:
+    """Add strength * (injection - main) to the hidden state after chosen blocks for as long as the `with` block lasts.
+
+    Args:
+        target: a diffusers Wan pipeline or transformer.
+        main, injection: captured hidden states; see `capture`.
+        blocks, strength, window, branch, log_level: as for `inject`.
+        reduce: `none` adds token by token, `mean` the mean over tokens.
+        preserve_norm: scale each token back to its norm.
+
+    Raises:
+        ValueError: as `inject` and `hidden_delta`.
+    """
+    strengths = _strengths(blocks) * strength
+    count = discover(_transformers(target)[0]).block_count
+    edit = Edit(
+        source=hidden_delta(main, injection, strengths.active_blocks(count), reduce),
+        strengths=strengths,
+        site="hidden",
+        operation=ActivationAddition(preserve_norm),
+        window=Window(*window),
+        branch=branch,
+        label="inject_hidden",
+        log_level=log_level,
+    )
+    stack = EditStack((edit,))
+    with edited(target, stack):
+        yield stack
+
+
+@torch.no_grad()
+def capture(
+    target: Any,
+    embeds: torch.Tensor,
+    latents: torch.Tensor,
+    count: int,
+    *,
+    timestep: float = 1000.0,
+    every: bool = False,
+    after_block: Callable[[int], None] | None = None,
+    **inputs: Any,
+) -> HiddenStates:
+    """Run the first `count` blocks of a transformer on a prompt: one call of it, cut short.
+
+    Args:
+        target: a diffusers Wan pipeline (its first transformer) or a Wan transformer.
+        embeds: the prompt, [batch, tokens, 4096].
+        latents: noisy latents [batch, channels, frames, height, width].
+        count, every, after_block: see `Capture`.
+        timestep: 1000 times the noise level.
+        inputs: further inputs of the transformer, such as `encoder_hidden_states_image`.
+
+    Raises:
+        ValueError: `count` is out of range.
+    """
+    transformer = _transformers(target)[0]
+    model = discover(transformer)
+    module: Any = model.module
+    device, dtype = latents.device, module.dtype
+    running = Capture(model, count, every, after_block)
+    try:
+        with eager(_is_compiled_whole(transformer), COMPILE_SETTING), running:
+            transformer(
+                hidden_states=latents.to(dtype),
+                timestep=torch.full((len(latents),), timestep, device=device),
+                encoder_hidden_states=embeds.to(device, dtype),
+                **inputs,
+            )
+    finally:
+        if getattr(target, "_all_hooks", None):  # model offload: what a pipeline does at its end
+            target.maybe_free_model_hooks()
+    return running.result(model_name=model.name)
+
+
+def _strengths(blocks: str | BlockStrengths | dict[int, float] | list[float]) -> BlockStrengths:
+    return parse_selection(blocks) if isinstance(blocks, str) else as_block_strengths(blocks)
+
+
+def _transformers(target: Any) -> list[Any]:
+    """Of a pipeline both transformers, if it has two; else the target itself."""
+    found = [t for t in (getattr(target, name, None) for name in ("transformer", "transformer_2")) if t is not None]
+    return found or [target]
+
+
+@contextlib.contextmanager
 def edited(target: Any, stack: EditStack) -> Iterator[None]:
     """Apply an edit stack to a pipeline or transformer for as long as the `with` block lasts.
 
     Raises:
         ValueError: as `inject`.
     """
-    transformers = [
-        t for t in (getattr(target, name, None) for name in ("transformer", "transformer_2")) if t is not None
-    ]
-    scheduler = getattr(target, "scheduler", None)
-    if not transformers:
-        transformers, scheduler = [target], None
+    transformers = _transformers(target)
+    scheduler = getattr(target, "scheduler", None) if transformers[0] is not target else None
     if scheduler is None and any(not edit.window.is_full for edit in stack):
         raise ValueError("A window needs the pipeline's scheduler: pass the pipeline, not its transformer.")
     for transformer in transformers:
@@ -132,10 +227,11 @@ def _attached(transformer: Any, stack: EditStack, scheduler: Any) -> Iterator[Ru
             progress=lambda: _progress(t, scheduler),
             label=lambda: f"Step at timestep {float(t.max()):.1f}",
             prompt_count=text.shape[0],
+            grid=model.grid(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]),
         )
 
     with contextlib.ExitStack() as exits:
-        exits.enter_context(eager(_is_compiled_whole(transformer), "pipe.transformer.compile_repeated_blocks()"))
+        exits.enter_context(eager(_is_compiled_whole(transformer), COMPILE_SETTING))
         hook = torch.compiler.disable(on_call)  # type: ignore[no-untyped-call]
         exits.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         if cache_context is not None:

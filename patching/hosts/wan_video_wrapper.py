@@ -20,10 +20,13 @@ from typing import Any
 import torch
 
 from ...embeddings import MAX_TOKENS, EmbedsError, TextEmbeds, is_wrapper_embeds, read_text_embeds
+from ..addition import format_grid
+from ..capture import Capture, HiddenStates, Size
 from ..checks import check_stack, warn_about_cache
-from ..edit import KEY, EditStack, stack_of
+from ..edit import KEY, Edit, EditStack, stack_of
+from ..fingerprint import fingerprint, unwrapped
 from ..projection import readable_weights
-from ..runtime import Run
+from ..runtime import Run, skipped_message
 from ..wan_model import WanModel, discover, unwrap
 from .compile import eager
 
@@ -33,6 +36,7 @@ NAME = "ComfyUI-WanVideoWrapper"
 MAX_PROMPT_TOKENS = MAX_TOKENS
 SAMPLERS = ("WanVideoSampler", "WanVideoDiffusionForcingSampler")
 
+_IMAGE_CHANNELS = 36  # inputs of an image-to-video model: noise, image and mask
 _WRAPPED = "_wan_activation_editor_wrapped"
 _running: ContextVar[bool] = ContextVar("wan_activation_editor_running", default=False)
 
@@ -63,6 +67,129 @@ def with_stack(model: Any, stack: EditStack) -> Any:
     return clone
 
 
+def capture(
+    model: Any,
+    text_embeds: Any,
+    count: int,
+    every: bool = False,
+    *,
+    size: Size,
+    seed: int = 0,
+    sigma: float = 1.0,
+    latent: Any = None,
+    image_embeds: Any = None,
+    after_block: Callable[[int], None] | None = None,
+    **known: Any,
+) -> HiddenStates:
+    """Run the first `count` blocks on a prompt, through WanVideoSampler with one step. The model's edits are left out.
+
+    Args:
+        model: WANVIDEOMODEL.
+        text_embeds: WANVIDEOTEXTEMBEDS.
+        count, every, after_block: see `Capture`.
+        size: of the video, where neither `latent` nor `image_embeds` says it.
+        seed: seed of the noise.
+        sigma: noise level, above 0 to 1, in steps of 0.001.
+        latent: LATENT to which the noise is added.
+        image_embeds: WANVIDIMAGE_EMBEDS, as the sampler gets them.
+        known: see `Capture.result`.
+
+    Raises:
+        ValueError: the model needs image_embeds, or this version of the wrapper cannot add noise to a latent.
+    """
+    transformer = model.model.diffusion_model
+    sampler = sampler_classes(transformer).get(SAMPLERS[0])
+    if sampler is None:
+        raise RuntimeError(f"No {SAMPLERS[0]} was found beside {type(transformer).__name__}. Update {NAME}.")
+    parameters = inspect.signature(sampler.process).parameters
+    samples = None
+    if latent is not None:
+        samples = {"samples": latent["samples"]}
+        if "add_noise_to_samples" not in parameters:
+            raise ValueError(
+                f"latent: this version of {NAME} cannot add noise to a latent. Update it, or disconnect it."
+            )
+    if image_embeds is None:
+        if getattr(transformer, "in_dim", None) == _IMAGE_CHANNELS:
+            raise ValueError("This is an image-to-video model. Connect the sampler's image_embeds.")
+        # The sampler takes shapes at an eighth of the video's size and halves them for the 5B model.
+        scale = 2 if getattr(transformer, "out_dim", 16) == 48 else 1
+        frames, height, width = latent["samples"].shape[-3:] if latent is not None else size.latent(8 * scale)
+        shape = (16, frames, height * scale, width * scale)
+        image_embeds = {"target_shape": shape, "num_frames": 4 * (frames - 1) + 1}
+    clone = without_stack(model)
+    arguments = {
+        "model": clone,
+        "image_embeds": {**image_embeds},
+        "text_embeds": {k: v for k, v in text_embeds.items() if k != KEY},
+        "shift": 1.0,
+        "steps": 1,
+        "cfg": 1.0,
+        "seed": seed,
+        "scheduler": "unipc",
+        "riflex_freq_index": 0,
+        "force_offload": True,
+        "rope_function": "comfy",
+        "sigmas": torch.tensor([sigma, 0.0]),
+        "samples": samples,
+    }
+    if samples is not None:
+        arguments["add_noise_to_samples"] = True
+    running = Capture(wan_model(clone), count, every, after_block)
+    try:
+        with _compile_stance(model), running:
+            sampler().process(**arguments)
+    finally:
+        _offload(model, sampler)
+    return running.result(seed=seed, **known)
+
+
+def _offload(model: Any, sampler: type) -> None:
+    """What the sampler does at its end with force_offload, for versions that do not when it ends early."""
+    transformer, namespace = model.model.diffusion_model, vars(sys.modules[sampler.__module__])
+    try:
+        own_way = model.model["auto_cpu_offload"]
+    except KeyError:
+        own_way = False
+    if own_way:
+        return
+    if "offload_transformer" in namespace:
+        namespace["offload_transformer"](transformer)
+    elif "offload_device" in namespace:
+        transformer.to(namespace["offload_device"])
+
+
+def without_stack(model: Any) -> Any:
+    """A clone of the model without edits."""
+    clone = model.clone()
+    clone.model_options.get("transformer_options", {}).pop(KEY, None)
+    return clone
+
+
+def identity(model: Any) -> str:
+    """Fingerprint of the model's weights, LoRA and options, without the pack's edits.
+
+    Raises:
+        UnidentifiedError: it carries something whose content cannot be told.
+    """
+    transformer, pipeline = model.model.diffusion_model, getattr(model.model, "pipeline", {})
+    options = dict(model.model_options.get("transformer_options") or {})
+    options.pop(KEY, None)
+    state = {unwrapped(k): v for k, v in (pipeline.get("sd") or transformer.state_dict()).items()}
+    # What the loader adds to the model itself, such as Stand-In's LoRA, is in no state dict of the pipeline.
+    added = {unwrapped(k): v for k, v in transformer.state_dict().items() if not v.is_meta}
+    settings = ("base_dtype", "weight_dtype", "dtype", "quantization", "fp8_matmul")
+    values = {
+        "class": f"{type(transformer).__module__}.{type(transformer).__name__}",
+        "state": {**added, **state},
+        "patches": dict(model.patches),
+        "options": options,
+        "settings": {k: str(pipeline[k]) for k in settings if k in pipeline},
+        "attention": str(getattr(transformer, "attention_mode", "")),
+    }
+    return fingerprint(values, sampled=True)
+
+
 def projection_weights(model: Any) -> Mapping[str, torch.Tensor] | None:
     """Readable text projection weights as `0.weight, 0.bias, 2.weight, 2.bias`, or None.
 
@@ -84,23 +211,33 @@ def wrap_samplers(transformer: torch.nn.Module) -> None:
     Raises:
         RuntimeError: the package that the transformer comes from has no sampler that is known here.
     """
-    root = type(transformer).__module__.split(".wanvideo.")[0]
-    classes = set()
+    classes = sampler_classes(transformer)
+    if not classes:
+        raise RuntimeError(
+            f"No {' or '.join(SAMPLERS)} was found beside {type(transformer).__name__} "
+            f"({_package(transformer)}). Update {NAME}, or use the native MODEL workflow."
+        )
+    for cls in classes.values():
+        process = vars(cls)["process"]
+        if not getattr(process, _WRAPPED, False):
+            cls.process = _wrap(process)
+
+
+def sampler_classes(transformer: torch.nn.Module) -> dict[str, Any]:
+    """The sampler classes of the package that the transformer comes from, by name."""
+    root = _package(transformer)
+    found: dict[str, Any] = {}
     for module_name, module in list(sys.modules.items()):
         if module is not None and (module_name == root or module_name.startswith(root + ".")):
             for sampler in SAMPLERS:
                 cls = vars(module).get(sampler)
                 if isinstance(cls, type) and "process" in vars(cls):
-                    classes.add(cls)
-    if not classes:
-        raise RuntimeError(
-            f"No {' or '.join(SAMPLERS)} was found beside {type(transformer).__name__} ({root}). "
-            f"Update {NAME}, or use the native MODEL workflow."
-        )
-    for cls in classes:
-        process = vars(cls)["process"]
-        if not getattr(process, _WRAPPED, False):
-            cls.process = _wrap(process)  # type: ignore[attr-defined]
+                    found[sampler] = cls
+    return found
+
+
+def _package(transformer: torch.nn.Module) -> str:
+    return type(transformer).__module__.split(".wanvideo.")[0]
 
 
 def _wrap(process: Callable[..., Any]) -> Callable[..., Any]:
@@ -146,7 +283,7 @@ def _sample(process: Callable[..., Any], bound: inspect.BoundArguments, stack: E
         after_projection=_zero_padding if getattr(transformer, "is_longcat", False) else None,
     )
 
-    streamed = any(edit.site == "hidden" for edit in stack)
+    streamed = any(edit.streams for edit in stack)
 
     def on_call(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call = signature.bind_partial(module, *args, **kwargs).arguments
@@ -157,6 +294,7 @@ def _sample(process: Callable[..., Any], bound: inspect.BoundArguments, stack: E
             rows=_rows(call["context"], positive, negative, bool(call.get("is_uncond", False))),
             progress=lambda: progress(t, call.get("current_step_percentage", 0.0)),
             label=lambda: f"Step at sigma {float(t.max()) / 1000:.4f}",
+            grid=target.grid(call["x"]),
         )
 
     def attach_and_call(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -185,12 +323,17 @@ def _check(target: WanModel, stack: EditStack, arguments: Mapping[str, Any]) -> 
     if not is_wrapper_embeds(embeds):
         raise EmbedsError(
             "The model carries WanVideo Activation Editor edits, but the sampler has no text_embeds. "
-            "Connect the editor's text_embeds output to the sampler."
+            "Connect the editor's text_embeds output to the sampler; with Latent Injector alone, the main prompt."
         )
     main = read_text_embeds(embeds, "text_embeds of the sampler")
     check_stack(stack, target, prompt_count=len(main.prompts), context_tokens=MAX_TOKENS)
     for edit in stack:
-        check_echoshot(main.echoshot, main.token_counts, edit.source.token_counts, edit.label)
+        if edit.site == "hidden":
+            _check_skipped(edit, target, arguments.get("slg_args"))
+        if edit.adds:
+            _check_windows(edit, arguments.get("context_options"), arguments["image_embeds"].get("num_frames", 0))
+            continue
+        check_echoshot(main.echoshot, main.token_counts, edit.text.token_counts, edit.label)
         edited_controls = [i for _, i in target.control_blocks if edit.strengths.resolve(target.block_count)[i]]
         if edited_controls and len(main.prompts) > 1:
             raise ValueError(
@@ -201,6 +344,34 @@ def _check(target: WanModel, stack: EditStack, arguments: Mapping[str, Any]) -> 
     if getattr(target.module, "audio_model", None) is not None:
         log.warning("Ovi: the video blocks are edited; the audio blocks keep the main prompt.")
     return dict(embeds)
+
+
+def _check_skipped(edit: Edit, target: WanModel, slg_args: Mapping[str, Any] | None) -> None:
+    """Skip-layer guidance leaves blocks out of the negative prompt's calls, so their hidden state cannot be edited.
+
+    Raises:
+        ValueError: an edit of that branch chooses such a block.
+    """
+    skipped = set((slg_args or {}).get("blocks") or ()) & set(edit.strengths.active_blocks(target.block_count))
+    if skipped and edit.branch != "cond":
+        raise ValueError(f"{edit.label or 'Edit'}: {skipped_message(skipped, 'slg_args (skip-layer guidance)')}")
+
+
+def _check_windows(edit: Edit, context_options: Mapping[str, Any] | None, num_frames: int) -> None:
+    """With context windows each model call sees `context_frames` frames of a video that has no fewer.
+
+    Raises:
+        ValueError: the captured difference is of another length.
+    """
+    if context_options is None or edit.delta.grid is None or context_options["context_frames"] > num_frames:
+        return
+    frames = (context_options["context_frames"] - 1) // 4 + 1
+    if edit.delta.grid[0] != frames:
+        raise ValueError(
+            f"{edit.label or 'Edit'}: context_options samples windows of {frames} latent frames, but the latents were "
+            f"captured on {format_grid(edit.delta.grid)} tokens. Capture with num_frames = "
+            f"{context_options['context_frames']}, set reduce to mean, or disconnect context_options."
+        )
 
 
 # Arguments of a model call whose effect comes between blocks, in place, with the wrapper's node that sets each.

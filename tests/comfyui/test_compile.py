@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from .test_hidden_states import captured
 from .workflows import FOX, MOON, NativeHost, Workflow, WrapperHost, edit
 
 
@@ -66,4 +67,24 @@ def test_a_native_model_compiled_as_a_whole_runs_uncompiled_while_edited(native:
     assert native.reference(MOON) in str(result.outputs)
     assert "compiled as a whole; it runs uncompiled while edited" in result.log
     assert native.digest(FOX, **where) == plain
+    assert native.leftovers()["hooks"] == []
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["blocks", "whole model"])
+def test_capture_from_a_compiled_wrapper_model(wrapper: WrapperHost, whole):
+    """With the backend cudagraphs, which on the CPU gives the values of the uncompiled model."""
+    load = compiled(wrapper, backend="cudagraphs", blocks_only=not whole)
+    plain, bare = wrapper.digest(load=load), captured(wrapper)
+    assert captured(wrapper, load=load)["sha256"] == bare["sha256"]
+    assert wrapper.digest(load=load, after=wrapper.adding(4)) == wrapper.digest(after=wrapper.adding(4))
+    assert wrapper.digest(load=load) == plain
+
+
+def test_capture_from_a_native_model_compiled_as_a_whole(native: NativeHost):
+    def load(flow: Workflow):
+        return flow.add("TorchCompileModel", model=native.load(flow), backend="cudagraphs")
+
+    plain, bare = native.digest(load=load), captured(native)
+    assert captured(native, load=load)["sha256"] == bare["sha256"]
+    assert native.digest(load=load) == plain
     assert native.leftovers()["hooks"] == []

@@ -10,7 +10,8 @@ import pytest
 from . import tiny_models
 from .conftest import serve
 from .server import RunFailedError, older_wrapper
-from .workflows import FOX, FRAMES, MOON, SHARP, SIZE, WrapperHost, edit
+from .test_hidden_states import COUNT, HALF, captured, recorded
+from .workflows import FOX, FRAMES, MOON, SHARP, SIZE, Workflow, WrapperHost, edit
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,36 @@ def test_nothing_remains_after_a_run_that_ended_early(older: WrapperHost, how):
 def test_the_second_stream_of_a_prompt_equals_it_at_full_strength(older: WrapperHost):
     given = edit(injection_mode="hidden_states", block_activations="29")
     assert older.digest(FOX, given) == older.reference(MOON)
+
+
+def test_captured_states_are_those_of_a_run_and_can_be_added(older: WrapperHost):
+    other, _, scale = recorded(older, MOON, cfg=1.0)
+    assert captured(older, against=other)["recorded"] == [True]
+    _, difference, _ = recorded(older, FOX, cfg=1.0, after=older.adding(COUNT), against=other)
+    assert max(difference[0]) <= 4 * HALF * scale[0]
+    assert older.digest(after=older.adding(COUNT, other=FOX)) == older.reference()
+
+
+@pytest.mark.parametrize("ends", ["as it should", "with an exception"])
+def test_nothing_remains_after_a_capture(older: WrapperHost, ends):
+    plain = older.digest()
+    before = older.leftovers(places=True)
+    if ends == "as it should":
+        captured(older)
+    else:
+        flow = Workflow()
+        model = older.stop_in_block(1, "raise")(flow, older.load(flow))
+        link = older.capture(flow, model, MOON, 29)
+        flow.add("TestLatentEmbeds", latent_embeds=link, info="")
+        with pytest.raises(RunFailedError, match="stopped in the middle of a block"):
+            older.server.run(flow).checked()
+    assert older.leftovers(places=True) == before
+    assert older.digest() == plain
+
+
+def test_a_latent_needs_a_newer_wrapper(older: WrapperHost):
+    with pytest.raises(RunFailedError, match="this version of ComfyUI-WanVideoWrapper cannot add noise to a latent"):
+        captured(older, latent=lambda flow: older.branch(flow, SHARP))
 
 
 @pytest.mark.parametrize("batched", [False, True], ids=["separate calls", "one batched call"])

@@ -27,6 +27,7 @@ NATIVE_I2V = "native_i2v.safetensors"
 NATIVE_VACE = "native_vace.safetensors"
 WRAPPER_LORA = "wrapper_lora.safetensors"
 NATIVE_LORA = "native_lora.safetensors"
+STAND_IN_LORA = "stand_in.safetensors"
 VAE = "wan_vae.safetensors"
 
 
@@ -115,6 +116,17 @@ def lora(dim: int, blocks: Iterable[int], seed: int, rank: int = 4) -> State:
     return out.state
 
 
+def stand_in(dim: int, blocks: int, seed: int, rank: int = 128) -> State:
+    """Stand-In's LoRA: self-attention of the reference image."""
+    out = _Random(seed)
+    for i in range(blocks):
+        for part in "qkv":
+            name = f"diffusion_model.blocks.{i}.self_attn.{part}_loras"
+            out.normal(f"{name}.down.weight", rank, dim, scale=dim**-0.5)
+            out.normal(f"{name}.up.weight", dim, rank, scale=rank**-0.5)
+    return out.state
+
+
 def vae(seed: int, width: int = VAE_WIDTH) -> State:
     """The Wan 2.1 video VAE."""
     out = _Random(seed)
@@ -172,6 +184,7 @@ def write_models(root: Path) -> None:
         f"diffusion_models/{NATIVE_VACE}": transformer(native, 8, 6, control_blocks=4),
         f"loras/{WRAPPER_LORA}": lora(wrapper, range(0, WRAPPER_BLOCKS, 3), 7),
         f"loras/{NATIVE_LORA}": lora(native, range(0, NATIVE_BLOCKS, 4), 8),
+        f"loras/{STAND_IN_LORA}": stand_in(wrapper, WRAPPER_BLOCKS, 10),
         f"vae/{VAE}": vae(9),
     }
     for name, state in files.items():

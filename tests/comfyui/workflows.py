@@ -161,10 +161,38 @@ class Host:
             self._references[key] = self.digest(prompt, *edits, **kwargs)
         return self._references[key]
 
-    def leftovers(self, load: Callable[[Workflow], Link] | None = None) -> dict[str, list[Any]]:
-        """What is attached to the loaded model, between runs."""
+    def capture(self, flow: Workflow, model: Link, prompt: str, blocks: int, **options: Any) -> Link:
+        """Add a Latent Encoder at the size and seed of `sample`; returns its latent_embeds."""
+        encode = options.pop("encode", self.embeds)
+        inputs = {"width": 64, "height": 64, "num_frames": FRAMES, "seed": 42, "use_cache": False, **options}
+        inputs = {name: value(flow) if callable(value) else value for name, value in inputs.items()}
+        embeds = encode(flow, prompt, BLURRY)
+        return flow.add("WanVideoLatentEncoder", model=model, text_embeds=embeds, capture_after_blocks=blocks, **inputs)
+
+    def adding(
+        self, blocks: int, main: str = FOX, other: str = MOON, at: str | None = None, capture: Any = None, **inputs: Any
+    ) -> Callable[[Workflow, Link], Link]:
+        """For `after`: captures two prompts after that many blocks and adds their difference after the last of them.
+
+        Args:
+            blocks: see `capture`.
+            main, other: the prompts.
+            at: another selection of blocks.
+            capture: further inputs of both captures.
+            inputs: further inputs of the injector.
+        """
+
+        def add(flow: Workflow, model: Link) -> Link:
+            a, b = (self.capture(flow, model, prompt, blocks, **(capture or {})) for prompt in (main, other))
+            given = {"injection_strength": 1.0, "block_activations": at or str(blocks - 1), **inputs}
+            return flow.add("WanVideoLatentInjector", model=model, main_latent=a, injection_latent=b, **given)
+
+        return add
+
+    def leftovers(self, load: Callable[[Workflow], Link] | None = None, places: bool = False) -> dict[str, list[Any]]:
+        """What is attached to the loaded model, between runs; with `places` also where its weights are."""
         flow = Workflow()
-        probe = flow.add("TestLeftovers", model=(load or self.load)(flow), nonce=next(_nonces))
+        probe = flow.add("TestLeftovers", model=(load or self.load)(flow), nonce=next(_nonces), places=places)
         return dict(self.server.run(flow).checked().outputs[probe[0]])
 
     def stop_in_block(self, call: int, action: str) -> Callable[[Workflow, Link], Link]:
@@ -282,7 +310,8 @@ class NativeHost(Host):
             embeds, against, latents = condition(flow, embeds, against)
         else:
             batch = options.pop("batch_size", 1)
-            latents = flow.add("EmptyHunyuanLatentVideo", length=FRAMES, batch_size=batch, **SIZE)
+            length = options.pop("length", FRAMES)
+            latents = flow.add("EmptyHunyuanLatentVideo", length=length, batch_size=batch, **SIZE)
         inputs = {
             "model": model,
             "positive": embeds,

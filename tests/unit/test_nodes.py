@@ -57,6 +57,14 @@ CONTRACT = {
          "block_strengths", ("uniform_strength", 0.5)],
         ["model", "text_embeds"],
     ),
+    "WanVideoLatentEncoder": (
+        ["model", "text_embeds", ("capture_after_blocks", 3), ("use_cache", True)],
+        ["latent_embeds", "info"],
+    ),
+    "WanVideoLatentInjector": (
+        ["model", "main_latent", "injection_latent", ("injection_strength", 0.5), ("block_activations", ZEROS)],
+        ["model"],
+    ),
 }  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Nodes for tests: embeddings without a text encoder, read-outs for /history, and ways to end a run early."""
 
 from .contexts import CONTEXT_NODES
+from .hidden import HIDDEN_NODES
 from .inputs import INPUT_NODES
 from .probes import PROBE_NODES
 
-NODE_CLASS_MAPPINGS = {cls.__name__: cls for cls in (*INPUT_NODES, *PROBE_NODES, *CONTEXT_NODES)}
+NODE_CLASS_MAPPINGS = {cls.__name__: cls for cls in (*INPUT_NODES, *PROBE_NODES, *CONTEXT_NODES, *HIDDEN_NODES)}

@@ -64,22 +64,33 @@ class TestDigest:
 
 
 class TestLeftovers(AnyInput):
-    """Whatever is still attached to a transformer: hooks, replaced forwards; and which object it is."""
+    """Whatever is still attached to a transformer: hooks, replaced forwards; and which object it is.
+
+    With `places` also where its weights are, which a first run changes.
+    """
 
     OUTPUT_NODE = True
 
     @classmethod
     def INPUT_TYPES(cls):  # noqa: N802
-        return {"required": {"model": (ANY, {})}, "optional": {"nonce": ("INT", {"default": 0, "max": 2**62})}}
+        nonce = ("INT", {"default": 0, "max": 2**62})
+        return {"required": {"model": (ANY, {})}, "optional": {"nonce": nonce, "places": ("BOOLEAN", {})}}
 
-    def run(self, model, nonce=0):
+    def run(self, model, nonce=0, places=False):
         transformer = model.model.diffusion_model
         modules = dict(transformer.named_modules())
         hooks = [f"{name}: {kind}" for name, m in modules.items() for kind in HOOKS if getattr(m, kind)]
         forwards = [name for name, m in modules.items() if "forward" in m.__dict__]
         options = sorted(model.model_options.get("transformer_options", {}))
         ui = {"hooks": hooks, "forwards": forwards, "options": options, "identity": [id(transformer)]}
+        if places:
+            ui["places"] = sorted({f"{kind} on {t.device}" for t, kind in _tensors(transformer)})
+            ui["swap"] = [getattr(transformer, "blocks_to_swap", None), getattr(transformer, "offload_txt_emb", None)]
         return {"ui": ui, "result": (model,)}
+
+
+def _tensors(module):
+    return [(t, kind) for kind in ("parameters", "buffers") for t in getattr(module, kind)()]
 
 
 class TestStopInBlock(AnyInput):

@@ -1,0 +1,65 @@
+"""Example workflows: every link joins what it says, and values of this pack's nodes fit their inputs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+import wanvideo_activation_editor
+
+FOLDER = Path(wanvideo_activation_editor.__file__).resolve().parent / "example_workflows"
+SOCKETS = ("MODEL", "LATENT", "CONDITIONING", "WANVIDEO", "BLOCK_STRENGTHS", "LATENT_EMBEDS", "WANVIDIMAGE", "IMAGE")
+KINDS = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool, "COMBO": str}
+
+
+@pytest.fixture(scope="module")
+def schemas() -> dict:
+    extension = asyncio.run(wanvideo_activation_editor.comfy_entrypoint())
+    return {s.node_id: s for s in (n.define_schema() for n in asyncio.run(extension.get_node_list()))}
+
+
+@pytest.fixture(params=sorted(FOLDER.glob("*.json")), ids=lambda path: path.stem)
+def workflow(request) -> dict:
+    return json.loads(request.param.read_text(encoding="utf-8"))
+
+
+def is_widget(given) -> bool:
+    return hasattr(given, "default") and not given.get_io_type().startswith(SOCKETS)
+
+
+def test_links_join_what_they_say(workflow):
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    for link, source, output, target, place, kind in workflow["links"]:
+        assert link in nodes[source]["outputs"][output]["links"]
+        assert nodes[source]["outputs"][output]["type"] == kind
+        assert nodes[target]["inputs"][place]["link"] == link
+        accepted = nodes[target]["inputs"][place]["type"].split(",")
+        assert kind in accepted or accepted == ["*"]
+    linked = {i["link"] for node in nodes.values() for i in node["inputs"]} - {None}
+    assert linked == {link[0] for link in workflow["links"]}
+    assert workflow["last_link_id"] >= max(linked) and workflow["last_node_id"] >= max(nodes)
+
+
+def test_values_fit_the_inputs_of_this_packs_nodes(workflow, schemas):
+    seen = 0
+    for node in workflow["nodes"]:
+        if node["type"] not in schemas:
+            continue
+        seen += 1
+        schema = schemas[node["type"]]
+        widgets = [i for i in schema.inputs if is_widget(i)]
+        values = node["widgets_values"]
+        assert len(values) <= len(widgets), node["type"]
+        assert all(i.optional for i in widgets[len(values) :]), "added after the file was saved"
+        for given, value in zip(widgets, values, strict=False):
+            assert isinstance(value, KINDS[given.get_io_type()]), f"{node['type']}.{given.id}"
+            if given.get_io_type() == "COMBO" and node["mode"] != 2:  # a muted node may name what is stored later
+                assert value in given.options, f"{node['type']}.{given.id}"
+            if given.get_io_type() in ("INT", "FLOAT"):
+                assert given.min <= value <= given.max, f"{node['type']}.{given.id}"
+        sockets = [i.id for i in schema.inputs if not is_widget(i)]
+        assert [i["name"] for i in node["inputs"] if "widget" not in i] == sockets, node["type"]
+        assert [o["name"] for o in node["outputs"]] == [o.id for o in schema.outputs]
+    assert seen
