@@ -32,24 +32,37 @@ def api_workflow(graph: Mapping[str, Any], definitions: Mapping[str, Any]) -> Wo
     """The nodes that run, with their values and links.
 
     Args:
-        graph: the file's content; without subgraphs and bypassed nodes.
+        graph: the file's content; without subgraphs.
         definitions: the server's /object_info.
 
     Raises:
         KeyError: a node of the file does not exist on the server.
     """
     flow = Workflow()
-    links = {link[0]: [str(link[1]), link[2]] for link in graph["links"]}
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    links = {link[0]: _source(link, graph, nodes) for link in graph["links"]}
     for node in graph["nodes"]:
-        if node["type"] in FRONT_END_ONLY or node["mode"] == MUTED:
+        if node["type"] in FRONT_END_ONLY or node["mode"] in (MUTED, BYPASSED):
             continue
-        assert node["mode"] == ALWAYS, node
         names = widget_names(definitions[node["type"]])
         values = dict(zip(names, node["widgets_values"], strict=False))
         values.pop("", None)
-        linked = {i["name"]: links[i["link"]] for i in node["inputs"] if i.get("link") is not None}
+        linked = {i["name"]: source for i in node["inputs"] if (source := links.get(i.get("link"))) is not None}
         flow[str(node["id"])] = {"class_type": node["type"], "inputs": {**values, **linked}}
     return flow
+
+
+def _source(link: list[Any], graph: Mapping[str, Any], nodes: Mapping[int, Any]) -> list[Any] | None:
+    """Where a link begins: a bypassed node hands on its first input of the output's type."""
+    _, origin, slot, _, _, kind = link
+    node = nodes[origin]
+    if node["mode"] != BYPASSED:
+        return [str(origin), slot]
+    by_id = {other[0]: other for other in graph["links"]}
+    for given in node["inputs"]:
+        if given.get("link") is not None and kind in given["type"].split(","):
+            return _source(by_id[given["link"]], graph, nodes)
+    return None
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -73,6 +73,15 @@ def test_example_runs(server: ComfyServer, definitions, path: Path):
     assert outputs(flow, "SaveVideo") or path.stem == "store_and_reuse_wrapper"
 
 
+def test_hidden_state_example_runs_with_its_bypassed_nodes(server: ComfyServer, definitions):
+    graph = graph_files.read(REPOSITORY / "example_workflows" / "hidden_state_mixing_wrapper.json")
+    bypassed = [node for node in graph["nodes"] if node["mode"] == graph_files.BYPASSED]
+    assert {"WanVideoLatentEncoder", "WanVideoLatentInjector"} <= {node["type"] for node in bypassed}
+    for node in bypassed:
+        node["mode"] = graph_files.ALWAYS
+    server.run(small(graph_files.api_workflow(graph, definitions))).checked()
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_example_has_todays_sockets_and_a_note(definitions, path: Path):
     graph = graph_files.read(path)
