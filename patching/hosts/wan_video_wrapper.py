@@ -177,7 +177,7 @@ def identity(model: Any) -> str:
     options.pop(KEY, None)
     state = {unwrapped(k): v for k, v in (pipeline.get("sd") or transformer.state_dict()).items()}
     # What the loader adds to the model itself, such as Stand-In's LoRA, is in no state dict of the pipeline.
-    added = {unwrapped(k): v for k, v in transformer.state_dict().items() if not v.is_meta}
+    added = {unwrapped(k): v for k, v in transformer.named_parameters() if not v.is_meta}
     settings = ("base_dtype", "weight_dtype", "dtype", "quantization", "fp8_matmul")
     values = {
         "class": f"{type(transformer).__module__}.{type(transformer).__name__}",
