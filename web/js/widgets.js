@@ -1,0 +1,77 @@
+// The front end's nodes and widgets, as this extension uses them.
+
+/** Call `after` whenever `object[key]` was called, with the same arguments; what was there still runs. */
+export function chain(object, key, after) {
+  const before = object[key];
+  object[key] = function (...args) {
+    const result = before?.apply(this, args);
+    after.apply(this, args);
+    return result;
+  };
+}
+
+export function widgetNamed(node, name) {
+  return node.widgets?.find(w => w.name === name);
+}
+
+export function isLinked(node, name) {
+  return node.inputs?.find(input => input.name === name)?.link != null;
+}
+
+/** Hide a widget in both renderers; its value stays in the file and in the prompt. */
+export function hide(widget) {
+  widget.hidden = true;
+  widget.options.hidden = true;
+  widget.options.advanced = false; // else Nodes 2.0 keeps an empty "advanced" footer
+}
+
+/** Give a visible widget a value; its callback is what makes Nodes 2.0 show it. */
+export function setValue(app, node, widget, value) {
+  if (widget.value === value) return;
+  widget.value = value;
+  widget.callback?.(value, app.canvas, node);
+}
+
+/** Put an element into the node, as its last widget: 1.35.9 misplaces saved values behind one that is not saved. */
+export function addElement(node, name, element, minHeight, maxHeight) {
+  Object.assign(element.style, { minHeight: `${minHeight}px`, maxHeight: `${maxHeight}px` });
+  const margin = 6;
+  const widget = node.addDOMWidget(name, "WAN_ACTIVATION_EDITOR", element, {
+    serialize: false, // not in the API prompt
+    hideInPanel: true,
+    margin,
+    getMinHeight: () => minHeight + 2 * margin,
+    getMaxHeight: () => maxHeight + 2 * margin,
+  });
+  widget.serialize = false; // not in widgets_values
+  return widget;
+}
+
+/** Make the undo history take a step for an edit that was made from script. */
+export function markChanged(app) {
+  app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState?.();
+}
+
+/** Nodes that an output leads to. */
+export function targetsOf(node, output = 0) {
+  const links = node.outputs?.[output]?.links ?? [];
+  return links.flatMap(id => {
+    const link = node.graph?.getLink?.(id) ?? node.graph?.links?.[id];
+    const target = link && node.graph.getNodeById(link.target_id);
+    return target ? [target] : [];
+  });
+}
+
+/** The node that an input comes from; null when it is not linked or comes from outside of the graph. */
+export function originOf(node, name) {
+  const id = node.inputs?.find(input => input.name === name)?.link;
+  const link = id == null ? null : node.graph?.getLink?.(id) ?? node.graph?.links?.[id];
+  return (link && node.graph.getNodeById(link.origin_id)) ?? null;
+}
+
+/** The node with an execution id: `12`, or `3:12` for node 12 in the subgraph node 3. */
+export function nodeByExecutionId(graph, id) {
+  const [first, ...rest] = String(id).split(":");
+  const node = graph?.getNodeById(Number(first)) ?? graph?.getNodeById(first) ?? null;
+  return rest.length ? nodeByExecutionId(node?.subgraph, rest.join(":")) : node;
+}
