@@ -1,7 +1,7 @@
 """Block selection, edits, and the runtime that applies them while a host samples."""
 
 from .checks import check_prompt_count, check_stack, check_width
-from .edit import BRANCHES, KEY, LOG_LEVELS, Edit, EditStack, Site, Window, stack_of
+from .edit import BRANCHES, KEY, LOG_LEVELS, Edit, EditStack, Observer, Site, Window, stack_of
 from .hosts import host_of
 from .operations import Blend, Operation
 from .runtime import Run
@@ -42,6 +42,7 @@ __all__ = [
     "Explicit",
     "ForceDifference",
     "NotAWanModelError",
+    "Observer",
     "Operation",
     "Pattern",
     "Product",

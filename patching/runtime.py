@@ -25,7 +25,7 @@ from torch import nn
 from ..embeddings import TextEmbeds, check_fits
 from . import streams
 from .edit import Edit, EditStack
-from .statistics import StepStatistics, effective_log_level
+from .statistics import Observation, StepStatistics, effective_log_level
 from .streams import SecondStream
 from .transforms import ContextTransform, apply_transforms, real_share
 from .views import block_pattern
@@ -81,8 +81,15 @@ class Run:
         self._prompt_count: int | None = None
         self._log_levels = [effective_log_level(edit) for edit in stack]
         self._announced = False
-        measured = any(level in ("verbose", "trace") for level in self._log_levels)
+        self._observations = {
+            k: Observation(edit.observer, self._strengths[k])
+            for k, edit in enumerate(stack)
+            if edit.observer is not None and self._log_levels[k] != "off"
+        }
+        measured = self._observations or any(level in ("verbose", "trace") for level in self._log_levels)
         self._statistics = StepStatistics(trace="trace" in self._log_levels) if measured else None
+        self._label: Callable[[], str] = str
+        self._acting: tuple[int, ...] = ()  # edits that act in the model call in progress, or acted in the last one
         self._checked: set[tuple[int, str, int]] = set()  # edit, branch, prompt: transforms verified in this run
         # The model call in progress
         self._plan: tuple[BlockPlan, ...] | None = None
@@ -126,8 +133,9 @@ class Run:
         Args:
             completed: sampling ended normally; only then a missing effect is worth a warning.
         """
-        if self._statistics is not None:
-            self._statistics.flush()
+        self._end_statistics()
+        for observation in self._observations.values():
+            observation.end(completed)
         self._end_call()
         self._prompts.clear()
         if completed:
@@ -160,12 +168,14 @@ class Run:
             label: names the step in logs; called only when statistics are logged.
             prompt_count: prompts of the call, when edits may have fewer: then each goes to as many in a row.
         """
+        self._end_statistics()
         self._end_call()
         self.calls += 1
         self._prompt_count = prompt_count
         self._branch_of = {row: branch for branch, numbered in rows.items() for row, _ in numbered}
         if self._statistics is not None:
             self._statistics.begin(label)
+            self._label = label
         targets: dict[int, list[tuple[int, int]]] = {}
         now: float | None = None
         for k, edit in enumerate(self.stack):
@@ -179,6 +189,7 @@ class Run:
                 self._calls[k] += 1
         if targets:
             self._targets = targets
+            self._acting = tuple(targets)
             self._plan = self._plan_for(tuple(targets))
             for k in targets:
                 if self.stack.edits[k].site == "hidden" and any(self._strengths[k]):
@@ -188,6 +199,21 @@ class Run:
     def acts(self) -> bool:
         """True when an edit acts in the announced call."""
         return self._plan is not None
+
+    def _end_statistics(self) -> None:
+        """Log what the last model call measured, and tell the observers."""
+        if self._statistics is None:
+            return
+        measured = self._statistics.flush()
+        for k in self._acting:
+            if k in self._observations:
+                changes = {
+                    block: change
+                    for block, plan, change in measured
+                    if any(j == k for j, _ in plan)  # type: ignore[attr-defined]
+                }
+                self._observations[k].call(self._label(), changes)
+        self._acting = ()
 
     def _end_call(self) -> None:
         self._plan = None
@@ -350,9 +376,11 @@ class Run:
                 out = self._apply(k, strength, out, main)
         self._blends[plan] = out
         self._edited_blocks += 1
-        if self._statistics is not None and any(self._log_levels[k] in ("verbose", "trace") for k, _ in plan):
-            rows = sorted({row for k, _ in plan for row, _ in self._targets[k]})
-            self._statistics.record(index, plan, main, out, rows)
+        if self._statistics is not None:
+            logged = any(self._log_levels[k] in ("verbose", "trace") for k, _ in plan)
+            if logged or any(k in self._observations for k, _ in plan):
+                rows = sorted({row for k, _ in plan for row, _ in self._targets[k]})
+                self._statistics.record(index, plan, main, out, rows, logged)
         return out
 
     def _note_main(self, main: torch.Tensor) -> torch.Tensor:

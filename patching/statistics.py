@@ -1,18 +1,21 @@
 """What an edit did, measured on the device while sampling and read once per step.
 
-Used only when an edit's log level is `verbose` or `trace`, or the environment asks for it.
+Used only when an edit's log level is `verbose` or `trace`, the environment asks for it, or an edit that is not `off`
+has an observer.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 
 from ..embeddings import changed_share
-from .edit import LOG_LEVELS, Edit, LogLevel
+from .edit import LOG_LEVELS, Edit, LogLevel, Observer
 
 log = logging.getLogger("wanvideo_activation_editor")
 
@@ -46,7 +49,7 @@ class StepStatistics:
     def __init__(self, trace: bool = False) -> None:
         self._trace = trace
         self._label: Callable[[], str] = str
-        self._blocks: list[tuple[int, Hashable]] = []
+        self._blocks: list[tuple[int, Hashable, bool]] = []
         self._measured: dict[Hashable, torch.Tensor] = {}
         self._shape = ""
 
@@ -55,25 +58,39 @@ class StepStatistics:
         self.flush()
         self._label = label
 
-    def record(self, block: int, key: Hashable, main: torch.Tensor, edited: torch.Tensor, rows: Sequence[int]) -> None:
+    def record(
+        self,
+        block: int,
+        key: Hashable,
+        main: torch.Tensor,
+        edited: torch.Tensor,
+        rows: Sequence[int],
+        logged: bool = True,
+    ) -> None:
         """Measure the touched rows of `edited` against `main` [batch, tokens, dim]; no host sync."""
         if key not in self._measured:
             index = torch.tensor(rows, device=main.device)
             a, b = main.index_select(0, index).float(), edited.index_select(0, index).float()
-            self._measured[key] = torch.stack([changed_share(a, b), a.norm(), b.norm()])
+            self._measured[key] = torch.stack([changed_share(a, b), a.norm(), b.norm(), (b - a).norm()])
             self._shape = f"{list(edited.shape)} {edited.dtype} on {edited.device}"
-        self._blocks.append((block, key))
+        self._blocks.append((block, key, logged))
 
-    def flush(self) -> None:
-        """Read the measurements of the finished call (one host sync) and log a line per block."""
+    def flush(self) -> list[tuple[int, Hashable, float]]:
+        """Read the measurements of the finished call (one host sync) and log a line per block that asks for it.
+
+        Returns:
+            Block, key and relative L2 distance of the edited context from the main one, per recorded block.
+        """
         if not self._blocks:
-            return
+            return []
         keys = list(self._measured)
         values = dict(zip(keys, torch.stack(list(self._measured.values())).tolist(), strict=True))
         tail = f", context {self._shape}" if self._trace else ""
-        label = self._label()
-        for block, key in self._blocks:
-            share, before, after = values[key]
+        label = self._label() if any(logged for _, _, logged in self._blocks) else ""
+        for block, key, logged in self._blocks:
+            share, before, after, _ = values[key]
+            if not logged:
+                continue
             log.info(
                 "%s, block %d: %.2f%% of elements changed by more than 0.01, context norm %.4g before, %.4g after%s",
                 label,
@@ -83,5 +100,55 @@ class StepStatistics:
                 after,
                 tail,
             )
+        changes = [(block, key, values[key][3] / (values[key][1] or 1.0)) for block, key, _ in self._blocks]
         self._blocks.clear()
         self._measured.clear()
+        return changes
+
+
+class Observation:
+    """What one edit did in one run, told to its observer.
+
+    A message has `phase` (`step`, then `end` or, after an error or an interrupt, `stopped`), `step` (steps in which
+    the edit acted so far), `active` and `blocks` (edited blocks and all of them) and `change`, the mean relative L2
+    distance of the context that the edited blocks read from the main one: of the step, in the end of all of them. The
+    last message also has `changes`, the same per block. Changes are None where nothing was measured or the values were
+    not finite.
+
+    Args:
+        observer: gets the messages.
+        strengths: the edit's strength per block.
+    """
+
+    def __init__(self, observer: Observer, strengths: Sequence[float]) -> None:
+        self._observer = observer
+        self._blocks, self._active = len(strengths), sum(s != 0.0 for s in strengths)
+        self._label: str | None = None
+        self._step = 0
+        self._changes: list[list[float]] = [[] for _ in strengths]
+
+    def call(self, label: str, changes: Mapping[int, float]) -> None:
+        """A model call in which the edit acted has ended; calls with one label are one step, told once."""
+        for block, change in changes.items():
+            self._changes[block].append(change)
+        if label != self._label:
+            self._label = label
+            self._step += 1
+            self._tell("step", len(changes) or self._active, change=_mean(changes.values()))
+
+    def end(self, completed: bool) -> None:
+        """The run has ended."""
+        if self._step:
+            per_block = [_mean(c) for c in self._changes]
+            measured = [c for c in per_block if c is not None]
+            active = len(measured) or self._active
+            self._tell("end" if completed else "stopped", active, change=_mean(measured), changes=per_block)
+
+    def _tell(self, phase: str, active: int, **more: Any) -> None:
+        self._observer({"phase": phase, "step": self._step, "active": active, "blocks": self._blocks, **more})
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    """The mean of the finite values, or None; JSON has no other numbers."""
+    finite = [v for v in values if math.isfinite(v)]
+    return sum(finite) / len(finite) if finite else None

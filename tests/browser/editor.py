@@ -1,4 +1,4 @@
-"""One page of the graph editor, driven as a person would: real pointer and key events, files loaded as the page does."""
+"""One page of the graph editor, driven as a person would: real pointer and key events, files as the page loads them."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class GraphPage:
         )
 
     def reset(self) -> None:
-        """An empty graph at zoom 1."""
+        """An empty graph."""
         self.page.mouse.up()
         self.load(workflow())
         self.problems.clear()
@@ -126,10 +126,19 @@ class GraphPage:
         self.view(scale)
 
     def view(self, scale: float) -> None:
+        """Zoom, with node 1 in sight."""
         self.js(
             "s => { const c = app.canvas; c.min_font_size_for_lod = 0; c.low_quality_zoom_threshold = 0;"
             " c.ds.scale = s; c.ds.offset[0] = 60 / s - 200; c.ds.offset[1] = 60 / s - 60; c.setDirty(true, true) }",
             scale,
+        )
+        self.settle()
+        self.js(
+            """() => { const n = app.graph.getNodeById(1), c = app.canvas;
+            const element = n?.widgets?.find(w => w.type === 'WAN_ACTIVATION_EDITOR')?.element;
+            const box = element?.getBoundingClientRect();
+            if (!box?.height || box.bottom < innerHeight - 40) return;
+            c.ds.offset[1] -= (box.y + box.height / 2 - innerHeight / 2) / c.ds.scale; c.setDirty(true, true); }"""
         )
         self.settle()
 

@@ -20,7 +20,8 @@ PARAMETERS = (
 )
 SELECTIONS = (
     "", "none", "7", "0, 39", "3-9", "even", "odd:0.5", "/4", "/7:0.25", "!12", "!3-5 !odd", "all, !0-9", "1101",
-    "0" * 40, "10-29:0.6, 30-39:0.2", "5-20, 10-12:0", "EARLY_BLOCKS, late_blocks:1e-2", "mid_blocks !sparse", "0110:0.5, 2:0.1",
+    "0" * 40, "10-29:0.6, 30-39:0.2", "5-20, 10-12:0", "EARLY_BLOCKS, late_blocks:1e-2", "mid_blocks !sparse",
+    "0110:0.5, 2:0.1",
     "first_half:.5 second_half", "alternating, !/6", "29", "40", "30-45", "0001" * 12,
 )  # fmt: skip
 UNREADABLE = ("9-3", "/0", "!4:0.5", "3:", "3:2", "3:x", "01", "007", "early", "1 2 3-", "all, -4", "even:0.5:0.5")

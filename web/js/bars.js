@@ -18,7 +18,7 @@ const WHEEL_PAUSE = 400; // ms after the last turn of the wheel until it counts 
 export function makeBars({ app, count, read, write, commit }) {
   // The wheel changes a bar once the bars have the focus; else it zooms the canvas, as over any node.
   const root = makeSurface(app, () => track.contains(document.activeElement));
-  const track = make("div", "wan-ae-bars", { role: "group", "aria-label": "Block strengths", "data-capture-wheel": "true" });
+  const track = make("div", "wan-ae-bars", { role: "group", "aria-label": "Block strengths" });
   const note = make("span", "wan-ae-note", { style: "text-align: left" });
   const bars = Array.from({ length: count }, (_, i) =>
     make("div", "wan-ae-bar", { role: "slider", tabindex: "-1", "aria-orientation": "vertical", "aria-valuemin": 0, "aria-valuemax": 1,
@@ -112,8 +112,16 @@ export function makeBars({ app, count, read, write, commit }) {
     if (e.buttons === 0 && pointed !== barAt(e)) { pointed = barAt(e); refresh(); }
   });
   track.addEventListener("pointerleave", () => { pointed = -1; refresh(); });
-  track.addEventListener("focusin", () => { pointed = current; refresh(); });
-  track.addEventListener("focusout", () => { pointed = -1; refresh(); });
+  track.addEventListener("focusin", () => {
+    track.dataset.captureWheel = "true"; // Nodes 2.0 leaves the wheel to elements that say so
+    pointed = current;
+    refresh();
+  });
+  track.addEventListener("focusout", () => {
+    delete track.dataset.captureWheel;
+    pointed = -1;
+    refresh();
+  });
 
   const commitTurning = () => { if (turning) { clearTimeout(turning); turning = 0; commit(); } };
   track.addEventListener("wheel", e => {
