@@ -22,6 +22,10 @@ FRONT_ENDS = ("pinned", "newest")
 RENDERERS = ("classic", "vue")
 
 
+def chromium() -> str | None:
+    return os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+
+
 def newest_front_end() -> Path | None:
     given = os.environ.get("COMFYUI_FRONTEND_NEWEST")
     if given:
@@ -46,11 +50,11 @@ def browser() -> Iterator[Any]:
     if reason:
         pytest.skip(reason)
     playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if not chromium:
+    executable = chromium()
+    if not executable:
         pytest.skip("no chromium: install it, or name a browser in CHROMIUM")
     with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        browser = running.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
         yield browser
         browser.close()
 

@@ -52,23 +52,26 @@ class GraphPage:
         problems: its errors and exceptions since `reset`.
     """
 
-    def __init__(self, server: ComfyServer, context: Any, vue: bool) -> None:
-        self.server, self.vue = server, vue
+    def __init__(self, server: ComfyServer, context: Any, vue: bool, scripts: bool = True) -> None:
+        self.server, self.vue, self.scripts = server, vue, scripts
         self.console: list[str] = []
         self.problems: list[str] = []
         self._context = context
         self.page = context.new_page()
         self.page.on("console", self._on_console)
         self.page.on("pageerror", lambda e: self._note("exception", f"{e.message} {(e.stack or '')[:800]}"))
-        self.page.route("**/*", lambda r: r.continue_() if self._is_local(r.request.url) else r.abort())
+        self.page.route("**/*", lambda r: r.continue_() if self._is_wanted(r.request.url) else r.abort())
 
     @classmethod
-    def open(cls, browser: Any, server: ComfyServer, vue: bool, light: bool = False) -> GraphPage:
+    def open(
+        cls, browser: Any, server: ComfyServer, vue: bool, light: bool = False, scripts: bool = True
+    ) -> GraphPage:
+        """A new page; without `scripts` it is one that the pack has no script for."""
         server.call(
             "/settings", {**CALM, "Comfy.VueNodes.Enabled": vue, "Comfy.ColorPalette": "light" if light else "dark"}
         )
         context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT}, has_touch=True)
-        opened = cls(server, context, vue)
+        opened = cls(server, context, vue, scripts)
         opened.visit()
         return opened
 
@@ -77,7 +80,7 @@ class GraphPage:
         self.page.goto(self.server.url, wait_until="domcontentloaded")
         self.page.wait_for_function(
             f"() => window.app?.graph && window.LiteGraph?.registered_node_types?.{EDITOR} && app.extensionManager"
-            " && app.extensions?.some?.(e => e.name === 'WanVideoActivationEditor')",
+            + (" && app.extensions?.some?.(e => e.name === 'WanVideoActivationEditor')" if self.scripts else ""),
             timeout=60000,
         )
         self.page.wait_for_function("() => !document.querySelector('#splash-loader')")
@@ -87,7 +90,9 @@ class GraphPage:
     def close(self) -> None:
         self._context.close()
 
-    def _is_local(self, url: str) -> bool:
+    def _is_wanted(self, url: str) -> bool:
+        if not self.scripts and "/extensions/activation-editor/js/" in url:
+            return False
         return url.startswith((self.server.url, self.server.url.replace("http", "ws", 1), "data:", "blob:"))
 
     def _on_console(self, message: Any) -> None:

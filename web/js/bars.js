@@ -2,6 +2,7 @@
 
 import { hundredths, ramp } from "./selection.js";
 import { isShortcut, make, makeSurface, onStroke } from "./surface.js";
+import { coalesced } from "./widgets.js";
 
 const FINE = 0.01, COARSE = 0.1;
 const CLICK_SLACK = 3; // px that a click may move without becoming a drag
@@ -33,7 +34,7 @@ export function makeBars({ app, count, read, write, commit }) {
   let stroke = null;
   let turning = 0;
 
-  function refresh() {
+  const refresh = coalesced(() => {
     const { values, isLinked, blocks, locked } = read();
     bars.forEach((bar, i) => {
       const value = String(Math.round(values[i] * 1e4) / 1e4);
@@ -49,7 +50,7 @@ export function makeBars({ app, count, read, write, commit }) {
     track.setAttribute("aria-disabled", String(Boolean(locked)));
     const text = readout(values, isLinked, locked);
     if (note.textContent !== text) note.textContent = text;
-  }
+  });
 
   function readout(values, isLinked, locked) {
     if (locked) return locked;
@@ -185,6 +186,5 @@ export function makeBars({ app, count, read, write, commit }) {
     if (start === undefined) input.select();
   }
 
-  refresh();
   return { element: root, refresh, remove: () => clearTimeout(turning) };
 }

@@ -8,7 +8,7 @@ import { makeGrid } from "./grid.js";
 import { BLOCK_COUNT, patternStrengths, presetBlocks } from "./patterns.js";
 import { builders, editors, knownBlockCount } from "./registry.js";
 import { hundredths, range } from "./selection.js";
-import { addElement, chain, hide, isLinked, markChanged, setValue, targetsOf, widgetNamed } from "./widgets.js";
+import { addElement, chain, coalesced, hide, linkedInputs, markChanged, setValue, targetsOf, widgetNamed } from "./widgets.js";
 
 const CUSTOM = "custom";
 const BLOCKS = range(0, BLOCK_COUNT - 1);
@@ -73,46 +73,52 @@ function build(app, node, spec) {
     return BLOCKS.map(i => known[i] ?? spec.toRow(0));
   };
   const writeRows = next => rows.forEach((row, i) => { row.value = spec.toRow(next[i]); });
-  const linked = () => given.filter(w => isLinked(node, w.name)).map(w => w.name);
+  const linkedChoice = linked => given.find(w => linked.has(w.name))?.name;
 
   const view = spec.makeView({
     app,
     count: BLOCK_COUNT,
-    read: () => ({
-      values: shown(),
-      isLinked: i => choice.value === CUSTOM && isLinked(node, spec.rows[i]),
-      blocks: blocks(),
-      locked: linked().length ? `${linked()[0]} comes from a link` : "",
-    }),
+    read: () => {
+      const linked = linkedInputs(node), from = linkedChoice(linked), isCustom = choice.value === CUSTOM;
+      return {
+        values: shown(),
+        isLinked: i => isCustom && linked.has(spec.rows[i]),
+        blocks: blocks(),
+        locked: from ? `${from} comes from a link` : "",
+      };
+    },
     write: next => {
       writing = true;
       writeRows(next);
       setValue(app, node, choice, CUSTOM);
       writing = false;
-      redraw();
+      changed();
     },
     commit: () => markChanged(app),
   });
 
-  function redraw() {
+  const redraw = coalesced(() => {
     named = spec.curve(choice.value, BLOCK_COUNT) && shown();
     view.refresh();
     if (spec.title) {
       const title = spec.title(shown(), String(node.title ?? "").replace(COUNT_IN_TITLE, "") || node.constructor.title);
       if (node.title !== title) node.title = title;
     }
-    for (const target of targetsOf(node)) editors.get(target)?.refresh();
     node.setDirtyCanvas?.(true, true);
-  }
+  });
+  const changed = () => {
+    redraw();
+    for (const target of targetsOf(node)) editors.get(target)?.refresh();
+  };
 
   chain(choice, "callback", () => {
     if (writing) return;
     // A named choice is written to the rows; custom starts from what was shown.
     if (spec.curve(choice.value, BLOCK_COUNT)) writeRows(shown());
     else if (named) writeRows(named);
-    redraw();
+    changed();
   });
-  for (const widget of [...given.slice(1), ...rows]) chain(widget, "callback", () => { if (!writing) redraw(); });
+  for (const widget of [...given.slice(1), ...rows]) chain(widget, "callback", () => { if (!writing) changed(); });
 
   for (const row of rows) hide(row);
   addElement(node, "blocks", view.element, ...spec.height);
@@ -126,9 +132,9 @@ function build(app, node, spec) {
     }
     const height = node.computeSize()[1];
     if (node.size[1] > height + ROWS_HEIGHT) node.setSize([node.size[0], height]); // saved with forty rows
-    redraw();
+    changed();
   });
-  chain(node, "onConnectionsChange", redraw);
+  chain(node, "onConnectionsChange", changed);
   chain(node, "onRemoved", () => view.remove?.());
   if (spec.title)
     chain(node, "onSerialize", saved => {

@@ -2,6 +2,7 @@
 
 import { cellsBetween, moved, range, withValue } from "./selection.js";
 import { isShortcut, make, makeSurface, onStroke } from "./surface.js";
+import { coalesced } from "./widgets.js";
 
 const COLUMNS = 10;
 
@@ -41,7 +42,7 @@ export function makeGrid({ app, count, read, write, commit }) {
   let before = null; // values before the edit that ranges start from
   let stroke = null;
 
-  function refresh() {
+  const refresh = coalesced(() => {
     const { values, isLinked, blocks, locked } = read();
     cells.forEach((cell, i) => {
       const on = String(Boolean(values[i])), linked = isLinked(i), beyond = blocks !== null && i >= blocks;
@@ -56,7 +57,7 @@ export function makeGrid({ app, count, read, write, commit }) {
     grid.setAttribute("aria-disabled", String(Boolean(locked)));
     const text = locked || (blocks !== null && blocks !== count ? `model has ${blocks} blocks` : "");
     if (note.textContent !== text) note.textContent = text;
-  }
+  });
 
   /** Write what differs; linked cells keep their value. */
   function paint(values) {
@@ -137,6 +138,5 @@ export function makeGrid({ app, count, read, write, commit }) {
     e.stopPropagation();
   });
 
-  refresh();
   return { element: root, refresh };
 }

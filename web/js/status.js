@@ -4,7 +4,7 @@ import { BLOCK_COUNT } from "./patterns.js";
 import { builders, editors } from "./registry.js";
 import { SelectionError, isBlank, parseSelection, resolveSelection } from "./selection.js";
 import { make, makeSurface } from "./surface.js";
-import { addElement, chain, isLinked, originOf, widgetNamed } from "./widgets.js";
+import { addElement, chain, coalesced, isLinked, originOf, widgetNamed } from "./widgets.js";
 
 export const EVENT = "wan_activation_editor.status";
 export const EDITOR = "WanVideoActivationEditor";
@@ -21,9 +21,6 @@ export function addStatus(app, node, onBlocks) {
   picture.setAttribute("role", "img");
   picture.append(path);
   root.append(line, picture);
-  const state = { blocks: null, receive: receiveMessage, refresh: showPlan };
-  editors.set(node, state);
-
   function show(text, values, what, isWarning = false) {
     if (line.textContent !== text) line.textContent = line.title = text;
     line.classList.toggle("warning", isWarning);
@@ -32,11 +29,11 @@ export function addStatus(app, node, onBlocks) {
     path.setAttribute("d", values.map((v, i) => (v > 0 ? `M${i + 0.08} 1V${1 - Math.max(v, 0.05)}H${i + 0.92}V1Z` : "")).join(""));
   }
 
-  function showPlan() {
+  const showPlan = coalesced(() => {
     const count = state.blocks ?? BLOCK_COUNT;
     const { text, strengths, isWarning } = plan(node, count, state.blocks !== null);
     show(text, strengths ?? new Array(count).fill(0), "Planned strength per block", isWarning);
-  }
+  });
 
   function setBlocks(blocks) {
     if (state.blocks === blocks) return;
@@ -59,6 +56,8 @@ export function addStatus(app, node, onBlocks) {
     }
   }
 
+  const state = { blocks: null, receive: receiveMessage, refresh: showPlan };
+  editors.set(node, state);
   addElement(node, "status", root, 44, 44);
   for (const name of ["block_activations", "injection_strength", "enable_patching"]) {
     const widget = widgetNamed(node, name);

@@ -3,6 +3,7 @@
 const STYLE_ID = "wan-activation-editor-style";
 const STYLE = `
 .wan-ae { box-sizing: border-box; display: flex; flex-direction: column; gap: 4px; width: 100%; height: 100%; position: relative;
+  contain: layout style;
   font: 11px/1.2 var(--font-inter, Inter), sans-serif; color: var(--input-text, #ddd); user-select: none; -webkit-user-select: none; }
 .wan-ae *, .wan-ae *::before { box-sizing: border-box; }
 .wan-ae-tools { display: flex; align-items: center; gap: 4px; flex: none; height: 20px; }
