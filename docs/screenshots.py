@@ -67,7 +67,7 @@ def picture(page: GraphPage, kind: str) -> Image.Image:
     shown = show(page, kind)
     page.js(
         """id => { const n = app.graph.getNodeById(id), c = app.canvas;
-        for (const other of [...app.graph._nodes]) if (other !== n) app.graph.remove(other);
+        for (const other of app.graph._nodes) if (other !== n) other.pos = [other.pos[0], other.pos[1] + 5000];
         n.setSize([n.size[0], n.computeSize()[1]]);
         c.deselectAll?.(); c.ds.scale = 1; c.ds.offset[0] = 400 - n.pos[0]; c.ds.offset[1] = 160 - n.pos[1];
         c.setDirty(true, true); }""",
@@ -89,7 +89,9 @@ def picture(page: GraphPage, kind: str) -> Image.Image:
 
 def write(path: Path, pictures: list[Image.Image]) -> None:
     """Side by side, in 64 colours."""
-    out = Image.new("RGB", (sum(p.width for p in pictures), max(p.height for p in pictures)), pictures[0].getpixel((1, 1)))
+    out = Image.new(
+        "RGB", (sum(p.width for p in pictures), max(p.height for p in pictures)), pictures[0].getpixel((1, 1))
+    )
     left = 0
     for each in pictures:
         out.paste(each, (left, 0))

@@ -63,9 +63,7 @@ class GraphPage:
         self.page.route("**/*", lambda r: r.continue_() if self._is_wanted(r.request.url) else r.abort())
 
     @classmethod
-    def open(
-        cls, browser: Any, server: ComfyServer, vue: bool, light: bool = False, scripts: bool = True
-    ) -> GraphPage:
+    def open(cls, browser: Any, server: ComfyServer, vue: bool, light: bool = False, scripts: bool = True) -> GraphPage:
         """A new page; without `scripts` it is one that the pack has no script for."""
         server.call(
             "/settings", {**CALM, "Comfy.VueNodes.Enabled": vue, "Comfy.ColorPalette": "light" if light else "dark"}

@@ -250,10 +250,12 @@ def test_undo_and_redo(page: GraphPage):
 
 def test_copy_and_paste(page: GraphPage):
     page.load(workflow(node(ACTIVATIONS, ["custom", *ODD], title="Mine")))
-    page.page.mouse.click(1200, 700)
-    page.js("() => app.canvas.selectItems([app.graph.getNodeById(1)])")
-    page.press("Control+c", "Control+v")
+    page.page.mouse.click(1200, 700)  # the page copies what is selected when the canvas has the focus
     page.settle(10)
+    page.js("() => app.canvas.selectItems([app.graph.getNodeById(1)])")
+    page.press("Control+c")
+    page.press("Control+v")
+    page.settle(20)
     copied = [i for i in page.ids() if i != 1]
     assert len(copied) == 1
     page.view(1.0)

@@ -14,7 +14,8 @@ COLOURS = """e => { const s = getComputedStyle(e); return [s.backgroundColor, s.
 def luminance(colour: str) -> float:
     """WCAG relative luminance of a CSS colour without transparency."""
     parts = [float(p) for p in re.findall(r"[\d.]+", colour)]
-    assert colour.startswith("rgb(") and len(parts) == 3, colour
+    if colour.startswith("color(srgb"):
+        parts = [255 * p for p in parts[:3]]
     linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in (p / 255 for p in parts)]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 

@@ -45,8 +45,8 @@ const STYLE = `
 .wan-ae-picture { flex: 1; min-height: 0; width: 100%; border-radius: 3px; background: var(--comfy-input-bg, #222); }
 .wan-ae-picture path { fill: var(--wan-ae-on); }
 
-/* One blue for every theme: 3:1 or more against white and against the dark inputs, black text on it above 6:1. */
-.wan-ae { --wan-ae-on: #2b8fe0; --wan-ae-on-text: #000; }
+/* A blue that follows the theme's text, so that it differs from the theme's inputs in brightness, not in hue alone. */
+.wan-ae { --wan-ae-on: color-mix(in srgb, #1c7fd4 55%, var(--input-text, #ddd)); --wan-ae-on-text: var(--comfy-input-bg, #222); }
 `;
 
 /** An element with a class, attributes and children. */
