@@ -26,7 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 IMAGES, HELP_IMAGES = REPOSITORY / "docs" / "images", REPOSITORY / "web" / "docs" / "images"
 IN_HELP = (ACTIVATIONS, STRENGTHS, EDITOR)
 MARGIN = 12
-QUIET = {"Comfy.NodeBadge.NodeSourceBadgeMode": "None", "Comfy.NodeBadge.NodeIdBadgeMode": "None"}
+QUIET = {f"Comfy.NodeBadge.Node{kind}BadgeMode": "None" for kind in ("Source", "Id", "LifeCycle")}
 
 VALUES: Mapping[str, list[Any]] = {
     ACTIVATIONS: ["custom", *[i in (4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 24, 26, 28) for i in range(40)]],
@@ -69,12 +69,12 @@ def picture(page: GraphPage, kind: str) -> Image.Image:
         """id => { const n = app.graph.getNodeById(id), c = app.canvas;
         for (const other of app.graph._nodes) if (other !== n) other.pos = [other.pos[0], other.pos[1] + 5000];
         n.setSize([n.size[0], n.computeSize()[1]]);
-        c.deselectAll?.(); c.ds.scale = 1; c.ds.offset[0] = 400 - n.pos[0]; c.ds.offset[1] = 160 - n.pos[1];
+        c.links_render_mode = LiteGraph.HIDDEN_LINK; c.deselectAll?.(); c.ds.scale = 1; c.ds.offset[0] = 400 - n.pos[0]; c.ds.offset[1] = 160 - n.pos[1];
         c.setDirty(true, true); }""",
         shown,
     )
     page.page.mouse.move(5, 450)
-    page.settle(20)
+    page.page.wait_for_timeout(800)  # switches slide
     if page.vue:
         box = page.page.locator(f'[data-node-id="{shown}"]').bounding_box()
     else:

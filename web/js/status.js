@@ -13,7 +13,7 @@ const SVG = "http://www.w3.org/2000/svg";
 /** Give an editor node its status. `onBlocks` is called when the model's block count became known or unknown. */
 export function addStatus(app, node, onBlocks) {
   const root = makeSurface(app);
-  const line = make("div", "wan-ae-line", { role: "status" });
+  const line = make("div", "wan-ae-line", { role: "status", "aria-live": "off" }); // a step is no news to interrupt for
   const picture = document.createElementNS(SVG, "svg");
   const path = document.createElementNS(SVG, "path");
   picture.setAttribute("class", "wan-ae-picture");
@@ -21,9 +21,14 @@ export function addStatus(app, node, onBlocks) {
   picture.setAttribute("role", "img");
   picture.append(path);
   root.append(line, picture);
-  function show(text, values, what, isWarning = false) {
-    if (line.textContent !== text) line.textContent = line.title = text;
+
+  function say(text, isWarning = false, title = text) {
+    if (line.textContent !== text) line.textContent = text;
+    line.title = title;
     line.classList.toggle("warning", isWarning);
+  }
+
+  function draw(values, what) {
     picture.setAttribute("viewBox", `0 0 ${values.length} 1`);
     picture.setAttribute("aria-label", what);
     path.setAttribute("d", values.map((v, i) => (v > 0 ? `M${i + 0.08} 1V${1 - Math.max(v, 0.05)}H${i + 0.92}V1Z` : "")).join(""));
@@ -32,7 +37,8 @@ export function addStatus(app, node, onBlocks) {
   const showPlan = coalesced(() => {
     const count = state.blocks ?? BLOCK_COUNT;
     const { text, strengths, isWarning } = plan(node, count, state.blocks !== null);
-    show(text, strengths ?? new Array(count).fill(0), "Planned strength per block", isWarning);
+    say(text, isWarning);
+    draw(strengths ?? new Array(count).fill(0), "Planned strength per block");
   });
 
   function setBlocks(blocks) {
@@ -43,17 +49,17 @@ export function addStatus(app, node, onBlocks) {
 
   function receiveMessage({ phase, step, active, blocks, change, changes }) {
     setBlocks(blocks);
-    const parts = [`${active} of ${blocks} blocks`, ...(change == null ? [] : [`mean change ${change.toFixed(3)}`])];
+    const figures = [`${active} of ${blocks} blocks`, ...(change == null ? [] : [`mean change ${change.toFixed(3)}`])];
     if (phase === "step") {
-      const text = [`Step ${step}`, ...parts].join(", ");
-      if (line.textContent !== text) line.textContent = line.title = text;
-      line.classList.remove("warning");
-    } else {
-      const top = Math.max(1, ...changes.map(c => c ?? 0));
-      const ended = phase === "end" ? `${step} ${step === 1 ? "step" : "steps"}` : `Stopped after ${step}`;
-      show([ended, ...parts].join(", "), changes.map(c => (c ?? 0) / top), "Mean change per block");
-      line.title = `${line.textContent}. Change: relative L2 distance of the context that the blocks read.`;
+      say([`Step ${step}`, ...figures].join(", "));
+      return;
     }
+    const steps = `${step} ${step === 1 ? "step" : "steps"}`;
+    const text = [phase === "end" ? steps : `Stopped after ${steps}`, ...figures].join(", ");
+    say(text, false, change == null ? text : `${text}. Change: relative L2 distance of the context that the blocks read.`);
+    if (change == null) return; // nothing was measured: the plan stays
+    const top = Math.max(1, ...changes.map(c => c ?? 0));
+    draw(changes.map(c => (c ?? 0) / top), "Mean change per block");
   }
 
   const state = { blocks: null, receive: receiveMessage, refresh: showPlan };
