@@ -207,6 +207,7 @@ def test_keys(page: GraphPage):
     assert page.js(focused) == ["28", True]
     page.press("Delete", "Backspace")
     assert page.ids() == [1], "the node was not deleted"
+    assert not page.js("() => app.extensionManager.shiftDown"), "the page has seen the end of Shift"
 
 
 def test_names_for_screen_readers(page: GraphPage):

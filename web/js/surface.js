@@ -15,6 +15,9 @@ const STYLE = `
 .wan-ae :focus-visible { outline: 2px solid var(--input-text, #fff); outline-offset: 1px; }
 .wan-ae [aria-disabled="true"] { cursor: not-allowed; }
 
+/* Off the screen, or before it is placed, a picture costs no layout. */
+.wan-ae-grid, .wan-ae-bars { content-visibility: auto; }
+
 .wan-ae-grid { flex: 1; min-height: 0; display: grid; grid-template-columns: repeat(10, minmax(0, 1fr)); grid-auto-rows: minmax(18px, 1fr);
   gap: 3px; touch-action: none; font-size: 10px; }
 .wan-ae-row { display: contents; }
@@ -67,7 +70,7 @@ export function makeSurface(app, keepsWheel = () => false) {
   }
   const root = make("div", "wan-ae");
   root.addEventListener("pointerdown", e => { if (e.button === 0) e.stopPropagation(); });
-  for (const type of ["dblclick", "keyup"]) root.addEventListener(type, e => e.stopPropagation());
+  root.addEventListener("dblclick", e => e.stopPropagation());
   root.addEventListener("keydown", e => { if (e.key === "Delete" || e.key === "Backspace") e.stopPropagation(); });
   root.addEventListener("wheel", e => {
     if (keepsWheel()) { e.preventDefault(); e.stopPropagation(); }

@@ -14,13 +14,17 @@ export function widgetNamed(node, name) {
   return node.widgets?.find(w => w.name === name);
 }
 
+const slotOf = (node, name) => node.inputs?.findIndex(input => input.name === name) ?? -1;
+
 export function isLinked(node, name) {
-  return node.inputs?.find(input => input.name === name)?.link != null;
+  const slot = slotOf(node, name);
+  return Boolean(node.graph) && slot >= 0 && node.isInputConnected(slot);
 }
 
 /** Names of all linked inputs: one pass, since reading a slot is slow in newer front ends. */
 export function linkedInputs(node) {
-  return new Set((node.inputs ?? []).filter(input => input.link != null).map(input => input.name));
+  const inputs = node.graph ? node.inputs ?? [] : [];
+  return new Set(inputs.filter((_, slot) => node.isInputConnected(slot)).map(input => input.name));
 }
 
 /** `f` once, after the code that is running, however often the returned function is called meanwhile. */
@@ -67,21 +71,14 @@ export function markChanged(app) {
   app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState?.();
 }
 
-/** Nodes that an output leads to. */
-export function targetsOf(node, output = 0) {
-  const links = node.outputs?.[output]?.links ?? [];
-  return links.flatMap(id => {
-    const link = node.graph?.getLink?.(id) ?? node.graph?.links?.[id];
-    const target = link && node.graph.getNodeById(link.target_id);
-    return target ? [target] : [];
-  });
+/** Nodes that the first output leads to. */
+export function targetsOf(node) {
+  return (node.graph && node.getOutputNodes(0)) ?? [];
 }
 
 /** The node that an input comes from; null when it is not linked or comes from outside of the graph. */
 export function originOf(node, name) {
-  const id = node.inputs?.find(input => input.name === name)?.link;
-  const link = id == null ? null : node.graph?.getLink?.(id) ?? node.graph?.links?.[id];
-  return (link && node.graph.getNodeById(link.origin_id)) ?? null;
+  return isLinked(node, name) ? node.getInputNode(slotOf(node, name)) : null;
 }
 
 /** The node with an execution id: `12`, or `3:12` for node 12 in the subgraph node 3. */
