@@ -69,7 +69,8 @@ def picture(page: GraphPage, kind: str) -> Image.Image:
         """id => { const n = app.graph.getNodeById(id), c = app.canvas;
         for (const other of app.graph._nodes) if (other !== n) other.pos = [other.pos[0], other.pos[1] + 5000];
         n.setSize([n.size[0], n.computeSize()[1]]);
-        c.links_render_mode = LiteGraph.HIDDEN_LINK; c.deselectAll?.(); c.ds.scale = 1; c.ds.offset[0] = 400 - n.pos[0]; c.ds.offset[1] = 160 - n.pos[1];
+        c.links_render_mode = LiteGraph.HIDDEN_LINK; c.deselectAll?.();
+        c.ds.scale = 1; c.ds.offset[0] = 400 - n.pos[0]; c.ds.offset[1] = 160 - n.pos[1];
         c.setDirty(true, true); }""",
         shown,
     )
