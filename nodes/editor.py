@@ -13,6 +13,7 @@ from ..patching import (
     BlockStrengths,
     ContextTransform,
     Edit,
+    Observer,
     Site,
     Window,
     as_block_strengths,
@@ -23,6 +24,7 @@ from ..patching import (
     stack_of,
 )
 from ..patching.hosts.wan_video_wrapper import check_echoshot
+from .live import status_sender
 from .sockets import (
     CATEGORY,
     activations_input,
@@ -59,6 +61,7 @@ def add_edit(
     branch: str,
     sites: tuple[Site, ...] = ("context",),
     transforms: tuple[ContextTransform, ...] = (),
+    observer: Observer | None = None,
 ) -> tuple[Any, Any]:
     """Append an edit per site to a clone of the model; inputs that change nothing are handed back as they are.
 
@@ -66,6 +69,7 @@ def add_edit(
         node: label of the edit: the node's name and id.
         sites: what is edited in the chosen blocks, in order.
         transforms: changes to the injected prompt after projection.
+        observer: told what the first of the edits does while sampling.
 
     Returns:
         The model with the edit and the text embeds with its description.
@@ -93,6 +97,7 @@ def add_edit(
             label=node,
             log_level=log_level,  # type: ignore[arg-type]
             transforms=transforms,
+            observer=observer if site == sites[0] else None,
         )
         for site in sites
     ]
@@ -198,6 +203,7 @@ class WanVideoActivationEditor(io.ComfyNode):
                     window,
                     branch,
                     MODES[injection_mode],
+                    observer=status_sender(cls.hidden) if log_level != "off" else None,
                 )
             )
 

@@ -3,7 +3,7 @@
 from .addition import REDUCTIONS, ActivationAddition, HiddenDelta, format_grid, hidden_delta
 from .capture import Capture, HiddenStates, Size, check_states
 from .checks import check_prompt_count, check_stack, check_width
-from .edit import BRANCHES, KEY, LOG_LEVELS, Edit, EditStack, Site, Window, stack_of
+from .edit import BRANCHES, KEY, LOG_LEVELS, Edit, EditStack, Observer, Site, Window, stack_of
 from .fingerprint import UnidentifiedError, fingerprint
 from .hosts import host_of
 from .operations import Blend, Operation
@@ -50,6 +50,7 @@ __all__ = [
     "HiddenDelta",
     "HiddenStates",
     "NotAWanModelError",
+    "Observer",
     "Operation",
     "Pattern",
     "Product",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -19,6 +19,8 @@ Branch = Literal["cond", "uncond", "both"]
 Site = Literal["context", "hidden"]
 LogLevel = Literal["off", "basic", "verbose", "trace"]
 BRANCHES: tuple[Branch, ...] = ("cond", "uncond", "both")
+Observer = Callable[[Mapping[str, Any]], None]
+"""Called while sampling with plain values; see statistics.Observation."""
 LOG_LEVELS: tuple[LogLevel, ...] = ("off", "basic", "verbose", "trace")
 
 _ROUNDING = 4e-3  # schedulers round their noise levels; a step of a 100-step run is 0.01
@@ -68,6 +70,7 @@ class Edit:
         label: a name for people, shown in logs and reports.
         log_level: how much this edit reports while sampling.
         transforms: changes to the injected prompt after the model's projection, in order.
+        observer: told once per step and at the end what the edit did, unless its log level is off.
     """
 
     source: TextEmbeds | HiddenDelta
@@ -79,6 +82,7 @@ class Edit:
     label: str = ""
     log_level: LogLevel = "off"
     transforms: tuple[ContextTransform, ...] = ()
+    observer: Observer | None = None
 
     def __post_init__(self) -> None:
         if self.branch not in BRANCHES:

@@ -30,7 +30,7 @@ from .capture import Grid
 from .conflicts import warn_about_replaced_forwards
 from .edit import Edit, EditStack
 from .operations import Operation
-from .statistics import StepStatistics, effective_log_level
+from .statistics import Observation, StepStatistics, effective_log_level
 from .streams import SecondStream
 from .transforms import ContextTransform, apply_transforms, real_share
 from .views import block_pattern
@@ -86,8 +86,15 @@ class Run:
         self._prompt_count: int | None = None
         self._log_levels = [effective_log_level(edit) for edit in stack]
         self._announced = False
-        measured = any(level in ("verbose", "trace") for level in self._log_levels)
+        self._observations = {
+            k: Observation(edit.observer, self._strengths[k])
+            for k, edit in enumerate(stack)
+            if edit.observer is not None and self._log_levels[k] != "off"
+        }
+        measured = self._observations or any(level in ("verbose", "trace") for level in self._log_levels)
         self._statistics = StepStatistics(trace="trace" in self._log_levels) if measured else None
+        self._label: Callable[[], str] = str
+        self._acting: tuple[int, ...] = ()  # edits that act in the model call in progress, or acted in the last one
         self._checked: set[tuple[int, str, int]] = set()  # edit, branch, prompt: transforms verified in this run
         self._deltas: dict[tuple[int, int], torch.Tensor] = {}  # per adding edit and difference: on the device
         # The model call in progress
@@ -136,8 +143,9 @@ class Run:
         Args:
             completed: sampling ended normally; only then a missing effect is worth a warning.
         """
-        if self._statistics is not None:
-            self._statistics.flush()
+        self._end_statistics()
+        for observation in self._observations.values():
+            observation.end(completed)
         self._end_call()
         self._prompts.clear()
         self._deltas.clear()
@@ -176,12 +184,14 @@ class Run:
         Raises:
             ValueError: a captured difference does not fit the grid.
         """
+        self._end_statistics()
         self._end_call()
         self.calls += 1
         self._prompt_count = prompt_count
         self._branch_of = {row: branch for branch, numbered in rows.items() for row, _ in numbered}
         if self._statistics is not None:
             self._statistics.begin(label)
+            self._label = label
         targets: dict[int, list[tuple[int, int]]] = {}
         now: float | None = None
         for k, edit in enumerate(self.stack):
@@ -197,6 +207,7 @@ class Run:
                     edit.delta.check_grid(grid, edit.label or "Edit")
         if targets:
             self._targets = targets
+            self._acting = tuple(targets)
             self._plan = self._plan_for(tuple(targets))
             self._hidden = tuple(k for k in targets if self.stack.edits[k].site == "hidden" and any(self._strengths[k]))
             for k in self._hidden:
@@ -208,6 +219,17 @@ class Run:
     def acts(self) -> bool:
         """True when an edit acts in the announced call."""
         return self._plan is not None
+
+    def _end_statistics(self) -> None:
+        """Log what the last model call measured, and tell the observers."""
+        if self._statistics is None:
+            return
+        measured = self._statistics.flush()
+        for k in self._acting:
+            if k in self._observations:
+                changes = {block: change for block, edits, change in measured if k in edits}
+                self._observations[k].call(self._label(), changes)
+        self._acting = ()
 
     def _end_call(self) -> None:
         self._plan = None
@@ -341,12 +363,15 @@ class Run:
         return found
 
     def _measure_hidden(self, index: int, main: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> None:
-        if self._statistics is None or not any(self._log_levels[k] in ("verbose", "trace") for k in self._hidden):
+        edits = [k for k in self._hidden if self._strengths[k][index] != 0.0]
+        logged = any(self._log_levels[k] in ("verbose", "trace") for k in edits)
+        if self._statistics is None or not (logged or any(k in self._observations for k in edits)):
             return
-        touched = [self._hidden_rows(k, main, before) for k in self._hidden]
+        touched = [self._hidden_rows(k, main, before) for k in edits]
         every = range(len(before))
         rows = sorted({row for some in touched for row in (every if some is None else some)})
-        self._statistics.record(index, ("hidden", index), before, after, rows, "hidden state")
+        key, what = ("hidden", index), "hidden state"
+        self._statistics.record(index, key, before, after, rows, edits=edits, what=what, logged=logged)
 
     def _hidden_rows(self, k: int, context: torch.Tensor, x: torch.Tensor) -> list[int] | None:
         """Rows of the hidden state that edit `k` changes; None for all of them."""
@@ -437,9 +462,12 @@ class Run:
                 out = self._apply(k, strength, out, main)
         self._blends[plan] = out
         self._edited_blocks += 1
-        if self._statistics is not None and any(self._log_levels[k] in ("verbose", "trace") for k, _ in plan):
-            rows = sorted({row for k, _ in plan for row, _ in self._targets[k]})
-            self._statistics.record(index, plan, main, out, rows)
+        if self._statistics is not None:
+            logged = any(self._log_levels[k] in ("verbose", "trace") for k, _ in plan)
+            if logged or any(k in self._observations for k, _ in plan):
+                rows = sorted({row for k, _ in plan for row, _ in self._targets[k]})
+                edits = [k for k, _ in plan]
+                self._statistics.record(index, plan, main, out, rows, edits=edits, logged=logged)
         return out
 
     def _note_main(self, main: torch.Tensor) -> torch.Tensor:

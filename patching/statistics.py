@@ -1,18 +1,22 @@
 """What an edit did, measured on the device while sampling and read once per step.
 
-Used only when an edit's log level is `verbose` or `trace`, or the environment asks for it.
+Used only when an edit's log level is `verbose` or `trace`, the environment asks for it, or an edit that is not `off`
+has an observer.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from ..embeddings import changed_share
-from .edit import LOG_LEVELS, Edit, LogLevel
+from .edit import LOG_LEVELS, Edit, LogLevel, Observer
 
 log = logging.getLogger("wanvideo_activation_editor")
 
@@ -37,6 +41,18 @@ def _is_set(variable: str) -> bool:
     return os.environ.get(variable, "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """A measured block: which measurement is its own, the edits it is of, and what the log says of it."""
+
+    block: int
+    key: Hashable
+    edits: tuple[int, ...]
+    what: str
+    shape: str
+    logged: bool
+
+
 class StepStatistics:
     """Collects one measurement per block of a model call and logs them together.
 
@@ -46,7 +62,7 @@ class StepStatistics:
     def __init__(self, trace: bool = False) -> None:
         self._trace = trace
         self._label: Callable[[], str] = str
-        self._blocks: list[tuple[int, Hashable, str, str]] = []
+        self._entries: list[_Entry] = []
         self._measured: dict[Hashable, torch.Tensor] = {}
 
     def begin(self, label: Callable[[], str]) -> None:
@@ -61,38 +77,99 @@ class StepStatistics:
         main: torch.Tensor,
         edited: torch.Tensor,
         rows: Sequence[int],
+        *,
+        edits: Sequence[int],
         what: str = "context",
+        logged: bool = True,
     ) -> None:
         """Measure the touched rows of `edited` against `main` [batch, tokens, dim]; no host sync.
 
         Args:
+            edits: indices of the edits that made the change.
             what: name of the tensors in the log.
+            logged: write a line for the block.
         """
         if key not in self._measured:
             index = torch.tensor(rows, device=main.device)
             a, b = main.index_select(0, index).float(), edited.index_select(0, index).float()
-            self._measured[key] = torch.stack([changed_share(a, b), a.norm(), b.norm()])
+            self._measured[key] = torch.stack([changed_share(a, b), a.norm(), b.norm(), (b - a).norm()])
         shape = f", {what} {list(edited.shape)} {edited.dtype} on {edited.device}" if self._trace else ""
-        self._blocks.append((block, key, what, shape))
+        self._entries.append(_Entry(block, key, tuple(edits), what, shape, logged))
 
-    def flush(self) -> None:
-        """Read the measurements of the finished call (one host sync) and log a line per block."""
-        if not self._blocks:
-            return
+    def flush(self) -> list[tuple[int, tuple[int, ...], float]]:
+        """Read the measurements of the finished call (one host sync) and log a line per block that asks for it.
+
+        Returns:
+            Block, edits and relative L2 distance of the edited tensor from the main one, per recorded block.
+        """
+        if not self._entries:
+            return []
         keys = list(self._measured)
         values = dict(zip(keys, torch.stack(list(self._measured.values())).tolist(), strict=True))
-        label = self._label()
-        for block, key, what, tail in self._blocks:
-            share, before, after = values[key]
-            log.info(
-                "%s, block %d: %.2f%% of elements changed by more than 0.01, %s norm %.4g before, %.4g after%s",
-                label,
-                block,
-                100 * share,
-                what,
-                before,
-                after,
-                tail,
-            )
-        self._blocks.clear()
+        label = self._label() if any(entry.logged for entry in self._entries) else ""
+        changes = []
+        for entry in self._entries:
+            share, before, after, distance = values[entry.key]
+            changes.append((entry.block, entry.edits, distance / (before or 1.0)))
+            if entry.logged:
+                log.info(
+                    "%s, block %d: %.2f%% of elements changed by more than 0.01, %s norm %.4g before, %.4g after%s",
+                    label,
+                    entry.block,
+                    100 * share,
+                    entry.what,
+                    before,
+                    after,
+                    entry.shape,
+                )
+        self._entries.clear()
         self._measured.clear()
+        return changes
+
+
+class Observation:
+    """What one edit did in one run, told to its observer.
+
+    A message has `phase` (`step`, then `end` or, after an error or an interrupt, `stopped`), `step` (steps in which
+    the edit acted so far), `active` and `blocks` (edited blocks and all of them) and `change`, the mean relative L2
+    distance of the context that the edited blocks read from the main one, or of the hidden state that they leave from
+    what it was: of the step, in the end of all of them. The last message also has `changes`, the same per block.
+    Changes are None where nothing was measured or the values were not finite.
+
+    Args:
+        observer: gets the messages.
+        strengths: the edit's strength per block.
+    """
+
+    def __init__(self, observer: Observer, strengths: Sequence[float]) -> None:
+        self._observer = observer
+        self._blocks, self._active = len(strengths), sum(s != 0.0 for s in strengths)
+        self._label: str | None = None
+        self._step = 0
+        self._changes: list[list[float]] = [[] for _ in strengths]
+
+    def call(self, label: str, changes: Mapping[int, float]) -> None:
+        """A model call in which the edit acted has ended; calls with one label are one step, told once."""
+        for block, change in changes.items():
+            self._changes[block].append(change)
+        if label != self._label:
+            self._label = label
+            self._step += 1
+            self._tell("step", len(changes) or self._active, change=_mean(changes.values()))
+
+    def end(self, completed: bool) -> None:
+        """The run has ended."""
+        if self._step:
+            per_block = [_mean(c) for c in self._changes]
+            measured = [c for c in per_block if c is not None]
+            active = len(measured) or self._active
+            self._tell("end" if completed else "stopped", active, change=_mean(measured), changes=per_block)
+
+    def _tell(self, phase: str, active: int, **more: Any) -> None:
+        self._observer({"phase": phase, "step": self._step, "active": active, "blocks": self._blocks, **more})
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    """The mean of the finite values, or None; JSON has no other numbers."""
+    finite = [v for v in values if math.isfinite(v)]
+    return sum(finite) / len(finite) if finite else None

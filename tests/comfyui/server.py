@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,11 +105,13 @@ class ComfyServer:
     Args:
         base: its base directory; `models` in it is read.
         wrapper: the WanVideoWrapper to load.
+        options: more of ComfyUI's command line options.
     """
 
     base: Path
     wrapper: Path
     url: str = ""
+    options: Sequence[str] = ()
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
@@ -134,7 +136,7 @@ class ComfyServer:
         command = [
             str(comfyui_python(comfyui)), "-u", "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(port),
             "--disable-api-nodes", "--disable-auto-launch", "--base-directory", str(self.base),
-            "--database-url", f"sqlite:///{self.base / 'user' / 'comfyui.db'}",
+            "--database-url", f"sqlite:///{self.base / 'user' / 'comfyui.db'}", *self.options,
         ]  # fmt: skip
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         for name in ("PYTHONPATH", "WAN_ACTIVATION_DEBUG", "WAN_ACTIVATION_VERBOSE"):

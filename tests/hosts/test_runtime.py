@@ -153,3 +153,56 @@ def test_a_forward_that_is_the_modules_own_is_no_conflict(model, caplog):
     model.blocks[2].forward = model.blocks[2].forward  # what is left by packs that put the original back
     run(model, edit(OTHER))
     assert "has replaced" not in caplog.text
+
+
+def observed(model: torch.nn.Module, *edits: Edit, labels=("a", "b"), completed: bool = True) -> None:
+    run_ = Run(EditStack(edits), discover(model))
+    with run_:
+        for label in labels:
+            run_.begin(ROWS, progress=lambda: 0.0, label=lambda label=label: label)
+            call(model, NEGATIVE, MAIN)
+    run_.close(completed)
+
+
+def test_an_observer_gets_the_change_that_its_edit_made(model):
+    messages: list[dict] = []
+    silent: list[dict] = []
+    half = edit(OTHER, "1-2:0.5, 4", log_level="basic", observer=messages.append)
+    observed(model, half, edit(THIRD, "0", observer=silent.append))
+    main, other = (model.condition_embedder.text_embedder(x) for x in (MAIN, OTHER))
+    full = ((other - main).norm() / main.norm()).item()
+    assert silent == [], "its log level is off"
+    assert [m["phase"] for m in messages] == ["step", "step", "end"]
+    assert [m["step"] for m in messages] == [1, 2, 2]
+    for message in messages:
+        assert (message["active"], message["blocks"]) == (3, 6)
+        assert message["change"] == pytest.approx(full * 2 / 3, rel=1e-5)
+    changes = messages[-1]["changes"]
+    assert [c is None for c in changes] == [True, False, False, True, False, True]
+    assert [c for c in changes if c is not None] == pytest.approx([full / 2, full / 2, full], rel=1e-5)
+
+
+def test_an_observer_is_told_once_per_step_and_how_the_run_ended(model):
+    messages: list[dict] = []
+    observed(model, edit(OTHER, log_level="basic", observer=messages.append), labels="aab", completed=False)
+    assert [(m["phase"], m["step"]) for m in messages] == [("step", 1), ("step", 2), ("stopped", 2)]
+
+
+def test_an_observer_of_a_second_stream_gets_the_change_of_the_hidden_state(model):
+    messages: list[dict] = []
+    left: list[torch.Tensor] = []
+    with model.blocks[3].register_forward_hook(lambda module, args, out: left.append(out)):
+        call(model, NEGATIVE, MAIN)
+        call(model, NEGATIVE, OTHER)
+    plain, other = (x[1] for x in left)
+    observed(model, edit(OTHER, "3", site="hidden", log_level="basic", observer=messages.append), labels="a")
+    expected = ((other - plain).norm() / plain.norm()).item()
+    assert [(m["phase"], m["active"]) for m in messages] == [("step", 1), ("end", 1)]
+    assert [m["change"] for m in messages] == pytest.approx([expected, expected], rel=1e-4)
+
+
+def test_an_observer_changes_nothing_and_off_measures_nothing(model, monkeypatch):
+    plain = run(model, edit(OTHER, "all:0.5"))
+    assert torch.equal(run(model, edit(OTHER, "all:0.5", log_level="basic", observer=lambda m: None)), plain)
+    monkeypatch.setattr("wanvideo_activation_editor.patching.runtime.StepStatistics", None)
+    assert torch.equal(run(model, edit(OTHER, "all:0.5", observer=lambda m: None)), plain)

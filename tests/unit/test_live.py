@@ -1,0 +1,37 @@
+"""Messages of a running edit to the page; tests/browser has the real server and page."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+from wanvideo_activation_editor.nodes.live import EVENT, status_sender
+
+HIDDEN = SimpleNamespace(unique_id="3:12")
+
+
+def server(monkeypatch, client: str | None) -> list[tuple]:
+    """Stands in for ComfyUI's `server` module; returns what is sent."""
+    sent: list[tuple] = []
+    instance = SimpleNamespace(client_id=client, send_sync=lambda *args: sent.append(args))
+    module = SimpleNamespace(PromptServer=SimpleNamespace(instance=instance))
+    monkeypatch.setitem(sys.modules, "server", module)
+    return sent
+
+
+def test_messages_go_to_the_page_that_queued_the_workflow(monkeypatch):
+    sent = server(monkeypatch, "page 1")
+    status_sender(HIDDEN)({"phase": "step", "step": 1})
+    assert sent == [(EVENT, {"node": "3:12", "phase": "step", "step": 1}, "page 1")]
+
+
+def test_a_workflow_without_a_page_sends_nothing(monkeypatch):
+    sent = server(monkeypatch, None)
+    status_sender(HIDDEN)({"phase": "step"})
+    assert sent == []
+
+
+def test_outside_of_a_server_or_a_prompt_there_is_no_sender(monkeypatch):
+    assert status_sender(SimpleNamespace(unique_id=None)) is None
+    monkeypatch.delitem(sys.modules, "server", raising=False)
+    assert status_sender(HIDDEN) is None

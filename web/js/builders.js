@@ -1,0 +1,146 @@
+// The two builder nodes: a choice (preset or pattern), forty hidden widgets, and a picture that edits them.
+//
+// What is shown: the named preset or pattern, else the forty values; as in Python. Loading a file writes nothing, except
+// where the file holds the choice alone. An edit in the picture writes all forty and sets the choice to custom.
+
+import { makeBars } from "./bars.js";
+import { makeGrid } from "./grid.js";
+import { BLOCK_COUNT, patternStrengths, presetBlocks } from "./patterns.js";
+import { builders, editors, knownBlockCount } from "./registry.js";
+import { hundredths, range } from "./selection.js";
+import { addElement, chain, coalesced, hide, linkedInputs, markChanged, setValue, targetsOf, widgetNamed } from "./widgets.js";
+
+const CUSTOM = "custom";
+const BLOCKS = range(0, BLOCK_COUNT - 1);
+const ROWS_HEIGHT = BLOCK_COUNT * 20; // px; forty visible widgets take at least this
+const COUNT_IN_TITLE = /\s*\(\d+ active\)$/;
+
+export const BUILDERS = {
+  WanVideoBlockActivationBuilder: activationBuilder,
+  WanVideoBlockStrengthBuilder: strengthBuilder,
+};
+
+function activationBuilder(app, node) {
+  build(app, node, {
+    choice: "preset",
+    rows: BLOCKS.map(i => `block_${i}`),
+    curve: (name, count) => presetBlocks(name, count),
+    valueOf: widget => widget.value !== false && widget.value != null,
+    toRow: Boolean,
+    makeView: makeGrid,
+    height: [106, 190],
+    title: (values, own) => `${own} (${values.filter(Boolean).length} active)`,
+    output: (name, values) => ({ selection: () => (name() === CUSTOM ? values().map(on => (on ? "1" : "0")).join("") : name()) }),
+  });
+}
+
+function strengthBuilder(app, node) {
+  const parameter = name => widgetNamed(node, name)?.value;
+  build(app, node, {
+    choice: "pattern",
+    rows: BLOCKS.map(i => `block_${i}_strength`),
+    parameters: ["base_strength", "peak_block", "spread", "step_size", "seed"],
+    curve: (name, count) => patternStrengths(name, count, {
+      base: parameter("base_strength"), peak: parameter("peak_block"), spread: parameter("spread"),
+      step: parameter("step_size"), seed: parameter("seed"),
+    }),
+    valueOf: widget => Math.min(Math.max(Number(widget.value) || 0, 0), 1),
+    toRow: hundredths,
+    makeView: makeBars,
+    height: [120, 220],
+    output: (name, values) => ({ strengths: values }),
+  });
+}
+
+/**
+ * @param spec.choice name of the combo; spec.rows names of the forty widgets; spec.parameters of those that shape a curve
+ * @param spec.curve (name, count) => values, or null for custom
+ * @param spec.valueOf, spec.toRow between a row's widget and a value of the picture
+ * @param spec.output what registry.js holds of the node, from its choice and its values
+ */
+function build(app, node, spec) {
+  const choice = widgetNamed(node, spec.choice), rows = spec.rows.map(name => widgetNamed(node, name));
+  if (!choice || rows.includes(undefined)) return;
+  const given = [choice, ...(spec.parameters ?? []).map(name => widgetNamed(node, name)).filter(Boolean)];
+  let writing = false;
+  let named = null; // the values of a named choice as last shown
+
+  const blocks = () => knownBlockCount(targetsOf(node));
+  const values = (count = BLOCK_COUNT) => spec.curve(choice.value, count) ?? rows.map(spec.valueOf);
+  const shown = () => {
+    const count = Math.min(blocks() ?? BLOCK_COUNT, BLOCK_COUNT);
+    const known = values(count);
+    return BLOCKS.map(i => known[i] ?? spec.toRow(0));
+  };
+  const writeRows = next => rows.forEach((row, i) => { row.value = spec.toRow(next[i]); });
+  const linkedChoice = linked => given.find(w => linked.has(w.name))?.name;
+
+  const view = spec.makeView({
+    app,
+    count: BLOCK_COUNT,
+    read: () => {
+      const linked = linkedInputs(node), from = linkedChoice(linked), isCustom = choice.value === CUSTOM;
+      return {
+        values: shown(),
+        isLinked: i => isCustom && linked.has(spec.rows[i]),
+        blocks: blocks(),
+        locked: from ? `${from} comes from a link` : "",
+      };
+    },
+    write: next => {
+      writing = true;
+      writeRows(next);
+      setValue(app, node, choice, CUSTOM);
+      writing = false;
+      changed();
+    },
+    commit: () => markChanged(app),
+  });
+
+  const redraw = coalesced(() => {
+    named = spec.curve(choice.value, BLOCK_COUNT) && shown();
+    view.refresh();
+    if (spec.title) {
+      const title = spec.title(shown(), String(node.title ?? "").replace(COUNT_IN_TITLE, "") || node.constructor.title);
+      if (node.title !== title) node.title = title;
+    }
+    node.setDirtyCanvas?.(true, true);
+  });
+  const changed = () => {
+    redraw();
+    for (const target of targetsOf(node)) editors.get(target)?.refresh();
+  };
+
+  chain(choice, "callback", () => {
+    if (writing) return;
+    // A named choice is written to the rows; custom starts from what was shown.
+    if (spec.curve(choice.value, BLOCK_COUNT)) writeRows(shown());
+    else if (named) writeRows(named);
+    changed();
+  });
+  for (const widget of [...given.slice(1), ...rows]) chain(widget, "callback", () => { if (!writing) changed(); });
+
+  for (const row of rows) hide(row);
+  addElement(node, "blocks", view.element, ...spec.height);
+  builders.set(node, { refresh: redraw, ...spec.output(() => choice.value, values) });
+
+  chain(node, "onConfigure", info => {
+    const saved = info?.widgets_values;
+    if (!Array.isArray(saved) || saved.length <= given.length) {
+      const curve = spec.curve(choice.value, BLOCK_COUNT);
+      if (curve) writeRows(curve);
+    }
+    const height = node.computeSize()[1];
+    if (node.size[1] > height + ROWS_HEIGHT) node.setSize([node.size[0], height]); // saved with forty rows
+    changed();
+  });
+  chain(node, "onConnectionsChange", changed);
+  chain(node, "onRemoved", () => view.remove?.());
+  if (spec.title)
+    chain(node, "onSerialize", saved => {
+      if (typeof saved.title !== "string") return;
+      saved.title = saved.title.replace(COUNT_IN_TITLE, "");
+      if (!saved.title || saved.title === node.constructor.title) delete saved.title;
+    });
+  redraw();
+}

@@ -1,0 +1,34 @@
+// WanVideo Activation Editor in the graph editor. Acts on this pack's nodes as they are created, and on nothing else.
+
+import { api } from "../../../scripts/api.js";
+import { app } from "../../../scripts/app.js";
+import { BUILDERS } from "./builders.js";
+import { builders, editors } from "./registry.js";
+import { EDITOR, EVENT, addStatus } from "./status.js";
+import { nodeByExecutionId } from "./widgets.js";
+
+const CATEGORY = "WanVideo/Activation Editor";
+const MIN_WIDTH = 400; // px; Nodes 2.0 cuts our titles below
+
+function refreshBuilders(editor) {
+  for (const node of editor.graph?._nodes ?? []) builders.get(node)?.refresh();
+}
+
+app.registerExtension({
+  name: "WanVideoActivationEditor",
+
+  nodeCreated(node) {
+    const { category, name } = node.constructor.nodeData ?? {};
+    if (!category?.startsWith(CATEGORY)) return;
+    BUILDERS[name]?.(app, node);
+    if (name === EDITOR) addStatus(app, node, refreshBuilders);
+    node.setSize([Math.max(MIN_WIDTH, node.size[0]), node.computeSize()[1]]);
+  },
+
+  setup() {
+    api.addEventListener(EVENT, ({ detail }) => {
+      const graph = app.rootGraph ?? app.graph?.rootGraph ?? app.graph;
+      editors.get(nodeByExecutionId(graph, detail.node))?.receive(detail);
+    });
+  },
+});

@@ -1,0 +1,89 @@
+// The front end's nodes and widgets, as this extension uses them.
+
+/** Call `after` whenever `object[key]` was called, with the same arguments; what was there still runs. */
+export function chain(object, key, after) {
+  const before = object[key];
+  object[key] = function (...args) {
+    const result = before?.apply(this, args);
+    after.apply(this, args);
+    return result;
+  };
+}
+
+export function widgetNamed(node, name) {
+  return node.widgets?.find(w => w.name === name);
+}
+
+const slotOf = (node, name) => node.inputs?.findIndex(input => input.name === name) ?? -1;
+
+export function isLinked(node, name) {
+  const slot = slotOf(node, name);
+  return Boolean(node.graph) && slot >= 0 && node.isInputConnected(slot);
+}
+
+/** Names of all linked inputs: one pass, since reading a slot is slow in newer front ends. */
+export function linkedInputs(node) {
+  const inputs = node.graph ? node.inputs ?? [] : [];
+  return new Set(inputs.filter((_, slot) => node.isInputConnected(slot)).map(input => input.name));
+}
+
+/** `f` once, after the code that is running, however often the returned function is called meanwhile. */
+export function coalesced(f) {
+  let isDue = false;
+  return () => {
+    if (isDue) return;
+    isDue = true;
+    queueMicrotask(() => { isDue = false; f(); });
+  };
+}
+
+/** Hide a widget in both renderers; its value stays in the file and in the prompt. */
+export function hide(widget) {
+  widget.hidden = true;
+  widget.options.hidden = true;
+  widget.options.advanced = false; // else Nodes 2.0 keeps an empty "advanced" footer
+}
+
+/** Give a visible widget a value; its callback is what makes Nodes 2.0 show it. */
+export function setValue(app, node, widget, value) {
+  if (widget.value === value) return;
+  widget.value = value;
+  widget.callback?.(value, app.canvas, node);
+}
+
+/** Put an element into the node, as its last widget: 1.35.9 misplaces saved values behind one that is not saved. */
+export function addElement(node, name, element, minHeight, maxHeight) {
+  Object.assign(element.style, { minHeight: `${minHeight}px`, maxHeight: `${maxHeight}px` });
+  const margin = 6;
+  const widget = node.addDOMWidget(name, "WAN_ACTIVATION_EDITOR", element, {
+    serialize: false, // not in the API prompt
+    hideInPanel: true,
+    margin,
+    getMinHeight: () => minHeight + 2 * margin,
+    getMaxHeight: () => maxHeight + 2 * margin,
+  });
+  widget.serialize = false; // not in widgets_values
+  return widget;
+}
+
+/** Make the undo history take a step for an edit that was made from script. */
+export function markChanged(app) {
+  app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState?.();
+}
+
+/** Nodes that the first output leads to. */
+export function targetsOf(node) {
+  return (node.graph && node.getOutputNodes(0)) ?? [];
+}
+
+/** The node that an input comes from; null when it is not linked or comes from outside of the graph. */
+export function originOf(node, name) {
+  return isLinked(node, name) ? node.getInputNode(slotOf(node, name)) : null;
+}
+
+/** The node with an execution id: `12`, or `3:12` for node 12 in the subgraph node 3. */
+export function nodeByExecutionId(graph, id) {
+  const [first, ...rest] = String(id).split(":");
+  const node = graph?.getNodeById(Number(first)) ?? graph?.getNodeById(first) ?? null;
+  return rest.length ? nodeByExecutionId(node?.subgraph, rest.join(":")) : node;
+}
