@@ -433,7 +433,7 @@ def test_with_the_log_level_off_nothing_is_measured(main, other, caplog, monkeyp
     caplog.set_level(logging.INFO)
     model = make_transformer()
     counted = []
-    monkeypatch.setattr(StepStatistics, "record", lambda self, block, *_: counted.append(block))
+    monkeypatch.setattr(StepStatistics, "record", lambda self, block, *_, **__: counted.append(block))
     with inject(model, other, "1, 3:0.5"):
         one_call(model, main)
     assert (counted, caplog.messages) == ([], [])
