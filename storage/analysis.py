@@ -28,7 +28,7 @@ def insert_analysis(cursor: Cursor, embedding_id: int, analysis_type: str, text:
     cursor.execute(
         "DELETE FROM embedding_analysis WHERE embedding_id = ? AND analysis_type = ?", [embedding_id, analysis_type]
     )
-    cursor.execute("INSERT INTO embedding_analysis VALUES (?, ?, ?, ?)", [embedding_id, analysis_type, text, now()])
+    cursor.insert("embedding_analysis", embedding_id, analysis_type, text, now())
 
 
 def saved_analysis(store: EmbeddingStore, embedding_id: int, analysis_type: str) -> dict[str, Any] | None:

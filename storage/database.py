@@ -24,6 +24,7 @@ MAX_STATEMENTS = 512
 CHECKPOINT_THRESHOLD = "256MB"
 """Checkpoints are made when a segment is full (segments.py); DuckDB's own come only if those fail."""
 
+_TRANSACTION = ("BEGIN", "COMMIT", "ROLLBACK")
 _LOCK = re.compile(r"Could not set lock on file.*?(?:\(PID (\d+)\)|$)", re.S)
 _NOT_A_DATABASE = ("not a valid DuckDB database file", "Corrupt database file", "checksum", "Serialization Error")
 _CORRUPT_WAL = re.compile(r"Corrupt WAL|WAL.*checksum", re.S)
@@ -67,16 +68,33 @@ class Gate:
 
 
 class Cursor:
-    """A DuckDB cursor that parses each query once; parsing is a third of the time of a small query."""
+    """A DuckDB cursor that parses each query once; parsing is a third of the time of a small query.
+
+    The optimizer is on for `execute` and off for `insert`, where it finds nothing and takes a tenth of a put.
+    """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
         self._statements: dict[str, duckdb.Statement] = {}
+        self._optimizing = True
 
     def execute(self, query: str, values: Sequence[Any] | None = None) -> duckdb.DuckDBPyConnection:
         """Run a query; one without values may hold several statements."""
+        if not self._optimizing and query not in _TRANSACTION:
+            self._connection.execute("PRAGMA enable_optimizer")
+            self._optimizing = True
         if values is None:
             return self._connection.execute(query)
+        return self._run(query, values)
+
+    def insert(self, table: str, *values: Any) -> None:
+        """Insert one row; with VALUES instead of SELECT a blob of 0.5 MB takes a quarter longer (measured)."""
+        if self._optimizing:
+            self._connection.execute("PRAGMA disable_optimizer")
+            self._optimizing = False
+        self._run(f"INSERT INTO {table} SELECT {', '.join('?' * len(values))}", values)
+
+    def _run(self, query: str, values: Sequence[Any]) -> duckdb.DuckDBPyConnection:
         statement = self._statements.get(query)
         if statement is None:
             if len(self._statements) >= MAX_STATEMENTS:

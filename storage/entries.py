@@ -140,21 +140,19 @@ def insert(
     new = embedding_id is None
     if embedding_id is None:
         embedding_id = index.next_embedding
-        cursor.execute(
-            "INSERT INTO embedding_entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                embedding_id,
-                prepared.embedding_hash,
-                prepared.packed.structure,
-                [p.as_row() for p in prepared.parts],
-                prepared.packed.main,
-                description.prompt,
-                description.negative_prompt,
-                description.kind,
-                description.form,
-                prepared.raw_bytes,
-                now(),
-            ],
+        cursor.insert(
+            "embedding_entries",
+            embedding_id,
+            prepared.embedding_hash,
+            prepared.packed.structure,
+            [p.as_row() for p in prepared.parts],
+            prepared.packed.main,
+            description.prompt,
+            description.negative_prompt,
+            description.kind,
+            description.form,
+            prepared.raw_bytes,
+            now(),
         )
         index.next_embedding += 1
         index.id_of[prepared.embedding_hash] = embedding_id
@@ -186,10 +184,7 @@ def _insert_content(
     if known:
         cursor.execute("UPDATE contents SET segment = ? WHERE content_hash = ?", [segment, key])
     else:
-        cursor.execute(
-            "INSERT INTO contents VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [key, segment, encoded.stored, encoded.rows, encoded.columns, len(encoded.blob), now()],
-        )
+        cursor.insert("contents", key, segment, encoded.stored, encoded.rows, encoded.columns, len(encoded.blob), now())
     index.segment_of[key] = segment
 
 
@@ -200,25 +195,20 @@ def _describe(cursor: Cursor, index: Index, embedding_id: int, new: bool, descri
             [embedding_id, description.note, now(), description.name],
         )
     elif description.name is not None:
-        cursor.execute(
-            "INSERT INTO embedding_names VALUES (?, ?, ?, ?)",
-            [description.name, embedding_id, description.note, now()],
-        )
+        cursor.insert("embedding_names", description.name, embedding_id, description.note, now())
     if description.name is not None:
         index.names[description.name] = embedding_id
     if description.tags:
         query = "SELECT tag FROM embedding_tags WHERE embedding_id = ?"
         there = set() if new else {tag for (tag,) in cursor.execute(query, [embedding_id]).fetchall()}
         for tag in dict.fromkeys(t for t in description.tags if t not in there):
-            cursor.execute("INSERT INTO embedding_tags VALUES (?, ?)", [embedding_id, tag])
+            cursor.insert("embedding_tags", embedding_id, tag)
     if description.key is not None:
         key = description.key.cache_key
         if key in index.keys:
             cursor.execute("DELETE FROM embedding_keys WHERE cache_key = ?", [key])
-        cursor.execute(
-            "INSERT INTO embedding_keys VALUES (?, ?, ?, ?)",
-            [key, embedding_id, json.dumps(description.key.identity(), sort_keys=True), now()],
-        )
+        identity = json.dumps(description.key.identity(), sort_keys=True)
+        cursor.insert("embedding_keys", key, embedding_id, identity, now())
         index.keys[key] = embedding_id
 
 

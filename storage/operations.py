@@ -52,26 +52,21 @@ def insert_operation(
     described = Description(kind=operation.result_description.kind, form=operation.result_description.form)
     ids = [embedding_id(i.embedding, prepared, described) for i, prepared in ready.inputs]
     result_id = embedding_id(operation.result, ready.result, operation.result_description)
-    cursor.execute(
-        "INSERT INTO vector_operations VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        [
-            operation_id,
-            operation.operation_type,
-            result_id,
-            operation.duration_ms,
-            operation.peak_memory_bytes,
-            now(),
-            operation.device,
-            operation.node,
-        ],
+    cursor.insert(
+        "vector_operations",
+        operation_id,
+        operation.operation_type,
+        result_id,
+        operation.duration_ms,
+        operation.peak_memory_bytes,
+        now(),
+        operation.device,
+        operation.node,
     )
     for position, ((given, _), input_id) in enumerate(zip(ready.inputs, ids, strict=True)):
-        cursor.execute(
-            "INSERT INTO operation_inputs VALUES (?, ?, ?, ?, ?)",
-            [operation_id, position, given.role, input_id, given.weight],
-        )
+        cursor.insert("operation_inputs", operation_id, position, given.role, input_id, given.weight)
     for name, text in plain_parameters(operation.parameters).items():
-        cursor.execute("INSERT INTO operation_parameters VALUES (?, ?, ?)", [operation_id, name, text])
+        cursor.insert("operation_parameters", operation_id, name, text)
     index.next_operation += 1
     return operation_id
 

@@ -23,7 +23,7 @@ Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint16]
 
 LEVEL = 1
-RUN = 1 << 15
+RUN = 1 << 16
 """Values that are rearranged at a time: few enough to stay in the processor's cache."""
 
 _UNUSED_DESCRIPTOR_BIT = 0x10

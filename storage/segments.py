@@ -70,10 +70,7 @@ class Segments:
                 f"CREATE TABLE {table(self._current)}(content_hash VARCHAR PRIMARY KEY, "
                 "data BLOB USING COMPRESSION uncompressed, pooled BLOB USING COMPRESSION uncompressed)"
             )
-        cursor.execute(
-            f"INSERT INTO {table(self._current)} VALUES (?, ?, ?)",  # noqa: S608
-            [blob.content_hash, blob.data, blob.pooled],
-        )
+        cursor.insert(table(self._current), blob.content_hash, blob.data, blob.pooled)
         self._blobs += 1
         self._bytes += len(blob.data)
         return self._current

@@ -262,3 +262,15 @@ def test_a_store_in_memory_stays_small_and_keeps_the_newest(monkeypatch):
         names = store.names()
         assert 10 < len(names) < 60 and "n119" in names
         assert same_value(store.get("n119").value, randn(60, 256, seed=119))
+
+
+def test_queries_are_optimized_after_a_put(store: EmbeddingStore):
+    store.put(randn(5, seed=0))
+    cursor = store.database.cursor()
+    query = "EXPLAIN SELECT data FROM blobs_00000 WHERE content_hash = 'x'"
+    optimized = cursor.execute(query).fetchall()
+    cursor.execute("PRAGMA disable_optimizer")
+    assert cursor.execute(query).fetchall() != optimized
+    cursor.execute("PRAGMA enable_optimizer")
+    store.put(randn(5, seed=1))
+    assert cursor.execute(query).fetchall() == optimized
