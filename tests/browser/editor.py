@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..comfyui.server import ComfyServer
@@ -113,6 +114,12 @@ class GraphPage:
             " await new Promise(r => setTimeout(r, 30)); }",
             frames,
         )
+
+    def until(self, check: Callable[[], bool], seconds: float = 10.0) -> None:
+        """Wait for what the page does later; the caller asserts it after, so that a failure shows the difference."""
+        end = time.monotonic() + seconds
+        while not check() and time.monotonic() < end:
+            self.settle()
 
     def reset(self) -> None:
         """An empty graph."""
