@@ -63,3 +63,10 @@ def test_values_fit_the_inputs_of_this_packs_nodes(workflow, schemas):
         assert [i["name"] for i in node["inputs"] if "widget" not in i] == sockets, node["type"]
         assert [o["name"] for o in node["outputs"]] == [o.id for o in schema.outputs]
     assert seen
+
+
+def test_every_example_has_a_small_thumbnail():
+    for path in FOLDER.glob("*.json"):
+        picture = path.with_suffix(".jpg")
+        assert picture.exists(), "python -m docs.screenshots examples"
+        assert picture.stat().st_size < 60_000
