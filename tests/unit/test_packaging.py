@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
-tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no tomllib")
+try:
+    import tomllib
+except ImportError:  # Python 3.10
+    import tomli as tomllib
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FLAGGED_CALLS = {"eval", "exec", "compile", "__import__"}
@@ -28,17 +33,35 @@ FLAGGED_MODULES = {
 }
 
 
-def published() -> list[Path]:
-    """Files of the archive that the registry gets: tracked ones that .comfyignore does not name."""
-    listed = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+def tracked(*options: str) -> set[str]:
+    listed = subprocess.run(["git", "ls-files", *options], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     if listed.returncode:
         pytest.skip("not a git clone")
-    ignored = tuple((REPOSITORY / ".comfyignore").read_text(encoding="utf-8").split())
-    return [REPOSITORY / name for name in listed.stdout.splitlines() if not name.startswith(ignored)]
+    return set(listed.stdout.splitlines())
+
+
+def published() -> list[Path]:
+    """Files of the archive that the registry gets: tracked ones that .comfyignore, a gitignore file, does not match."""
+    left_out = tracked("--cached", "--ignored", "--exclude-from=.comfyignore")
+    assert {".comfyignore", "README.md"}.isdisjoint(left_out) and "Makefile" in left_out
+    return [path for name in sorted(tracked() - left_out) if (path := REPOSITORY / name).exists()]
 
 
 def test_archive_is_below_one_megabyte():
-    assert sum(path.stat().st_size for path in published() if path.exists()) < 1_000_000
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        for path in published():
+            packed.write(path, path.relative_to(REPOSITORY))
+    assert archive.tell() < 1_000_000
+
+
+def test_archive_has_what_the_graph_editor_shows():
+    names = {path.relative_to(REPOSITORY).as_posix() for path in published()}
+    for page in (REPOSITORY / "web" / "docs").glob("*.md"):
+        assert f"web/docs/{page.name}" in names
+    assert {"locales/en/nodeDefs.json", "locales/zh/nodeDefs.json", "web/js/extension.js"} <= names
+    assert sum(name.startswith("example_workflows/") for name in names) >= 16
+    assert not any(name.startswith(("tests/", "docs/", "tools/")) for name in names)
 
 
 def test_nothing_that_scanners_flag():
