@@ -94,8 +94,49 @@ test("arithmetic: the first of four weights becomes the unit of the others", () 
   assert.deepEqual(names(node.outputs), ["result_embeds"]);
   assert.deepEqual(node.widgets_values, ["weighted_sum", 0.5, -0.25, 0]);
   assert.match(node.properties[NOTICE], /weight 0.5/);
+  assert.doesNotMatch(node.properties[NOTICE], /times what it was/);
   assert.deepEqual(build(["add", 1, 0.5, 0.5, 0.5]).properties, undefined);
-  assert.deepEqual(build(["add", 0.01, 1, -1, 0]).widgets_values, ["add", 10, -10, 0]);
+  const limited = build(["add", 0.01, 1, -0.05, 0]);
+  assert.deepEqual(limited.widgets_values, ["add", 10, -5, 0]);
+  assert.match(limited.properties[NOTICE], /1 \/ 0.01 times what it was; weight_1 should be 100 and became 10/);
+  const none = build(["add", 0, 1, 2, 3]);
+  assert.deepEqual(none.widgets_values, ["add", 1, 2, 3]);
+  assert.match(none.properties[NOTICE], /had weight 0 and now has 1: connect another prompt/);
+});
+
+test("a strength beyond today's range is limited and named", () => {
+  const build = (values) => converted([{ type: "WanVideoActivationEditor", values, in: ["model"] }]).nodes[0];
+  assert.deepEqual(build([1.5, "01", 0, 1]).widgets_values.slice(0, 2), [1, "01"]);
+  assert.match(build([5, 0.8, 1, "01"]).properties[NOTICE], /injection_strength 5 is outside 0 to 1 and became 1/);
+  assert.match(build([-2, true, false]).properties[NOTICE], /became 0/);
+});
+
+test("a LATENT no longer fits the latent injector", () => {
+  const data = file(
+    [{ type: "Sampler", out: ["latent"] }, { type: "WanVideoLatentInjector", values: [0.5, 0, 20, "linear"], in: ["model", "main_latent"] }],
+    [[0, 0, 1, "main_latent"]],
+  );
+  data.nodes[1].inputs[1].type = "LATENT";
+  convertOldFile(data);
+  assert.deepEqual(data.links, []);
+  assert.equal(data.nodes[1].inputs[1].link, null);
+  assert.match(data.nodes[1].properties[NOTICE], /steps 0 to 20 .* WanVideo Latent Encoder/);
+});
+
+test("nodes that another pack provides stay what they are", () => {
+  const data = file([{ type: "WanVideoBlockMonitor", values: ["0,10"], in: ["model"], out: ["model"] }]);
+  const before = structuredClone(data);
+  convertOldFile(data, (type) => type === "WanVideoBlockMonitor");
+  assert.deepEqual(data, before);
+});
+
+test("an output that leads on from nothing is named", () => {
+  const data = converted(
+    [{ type: "WanVideoBlockMonitor", values: [], in: ["model"], out: ["model"] }, { type: "Sampler", in: ["model"] }],
+    [[0, 0, 1, "model"]],
+  );
+  assert.deepEqual(data.links, []);
+  assert.match(data.nodes[0].properties[NOTICE], /the output model led on from an input that is not connected/);
 });
 
 test("the analyzer's outputs change places and so do their links", () => {
@@ -176,6 +217,7 @@ test("debugging nodes become their nearest relatives and stay out of the way", (
   assert.deepEqual(encoder.outputs[0].links.sort(), [2, 6]);
   assert.match(tester.properties[NOTICE], /was WanVideoActivationDebugger/);
   assert.match(tester.properties[NOTICE], /baseline_embeds/);
+  assert.match(tester.properties[NOTICE], /settings detailed, true have no counterpart.*Preview Any/);
 });
 
 test("a link id that two inputs use becomes two links", () => {

@@ -58,7 +58,7 @@ function showNotice(node) {
 app.registerExtension({
   name: "WanVideoActivationEditor.OlderFiles",
   beforeConfigureGraph(data) {
-    convertOldFile(data);
+    convertOldFile(data, (type) => type in LiteGraph.registered_node_types);
   },
   loadedGraphNode(node) {
     showNotice(node);

@@ -17,50 +17,64 @@ const fits = (values, ...checks) => values.length === checks.length && checks.ev
 /** [strength, enabled, debug] of a file without a block string. */
 const isStrengthEnabledDebug = (values) => fits(values, isNumber, isBoolean, isBoolean);
 
+/** Strengths went beyond 1 in early files. */
+function unitStrength(strength) {
+  const value = Math.min(1, Math.max(0, strength));
+  return { value, lost: value === strength ? [] : [`injection_strength ${strength} is outside 0 to 1 and became ${value}`] };
+}
+
+const NO_MAIN_PROMPT = "text_embeds, the main prompt, was not an input of this node: connect it";
+
 function editorValues(values) {
+  if (!isNumber(values[0])) return { values };
+  const { value: strength, lost } = unitStrength(values[0]);
   if (isStrengthEnabledDebug(values)) {
-    const [strength, enabled, debug] = values;
-    return { values: [strength, ZEROS, enabled, debug ? "basic" : "off", "context"] };
+    const [, enabled, debug] = values;
+    return { values: [strength, ZEROS, enabled, debug ? "basic" : "off", "context"], lost };
   }
   if (fits(values, isNumber, isString, isNumber, isNumber)) {
-    const [strength, blocks, start, end] = values;
-    return {
-      values: [strength, blocks, true, "off", "context", start, end],
-      lost: ["text_embeds, the main prompt, was not an input of this node: connect it"],
-    };
+    const [, blocks, start, end] = values;
+    return { values: [strength, blocks, true, "off", "context", start, end], lost: [...lost, NO_MAIN_PROMPT] };
   }
   if (fits(values, isNumber, isNumber, isNumber, isString)) {
-    const [strength, alpha, delta, blocks] = values;
+    const [, alpha, delta, blocks] = values;
     return {
       values: [strength, blocks, true, "off", "context"],
-      lost: [
-        `alpha ${alpha} and delta ${delta} have no counterpart`,
-        "text_embeds, the main prompt, was not an input of this node: connect it",
-      ],
+      lost: [...lost, `alpha ${alpha} and delta ${delta} have no counterpart`, NO_MAIN_PROMPT],
     };
   }
-  return { values };
+  return { values: [strength, ...values.slice(1)], lost };
 }
 
 function perBlockEditorValues(values) {
   if (!isStrengthEnabledDebug(values)) return { values };
-  const [strength, enabled, debug] = values;
-  return {
-    values: [ZEROS, enabled, strength],
-    lost: debug ? ["this node has no log: use WanVideo Activation Editor with log_level basic"] : [],
-  };
+  const [given, enabled, debug] = values;
+  const { value: strength, lost } = unitStrength(given);
+  if (debug) lost.push("this node has no log: use WanVideo Activation Editor with log_level basic");
+  return { values: [ZEROS, enabled, strength], lost };
 }
 
-/** Four weights, the first for the base; today the base has weight 1 and the others are relative to it. */
+/**
+ * Four weights, the first for the base. Today the base has weight 1, so the others are divided by its old one, which
+ * leaves a weighted sum and a normalized sum as they were and makes other results larger or smaller.
+ */
 function arithmeticValues(values) {
   if (!fits(values, isString, isNumber, isNumber, isNumber, isNumber)) return { values };
   const [operation, base, ...weights] = values;
   if (base === 1) return { values: [operation, ...weights] };
-  const relative = weights.map((weight) => Math.min(10, Math.max(-10, base ? weight / base : weight)));
-  return {
-    values: [operation, ...relative],
-    lost: [`the weight ${base} of the base has no counterpart: the other weights are now relative to it`],
-  };
+  if (base <= 0)
+    return {
+      values: [operation, ...weights],
+      lost: [`the base had weight ${base} and now has 1: connect another prompt as base_embeds`],
+    };
+  const lost = [`the base had weight ${base} and now has 1, so the other weights were divided by ${base}`];
+  if (!["weighted_sum", "normalize"].includes(operation)) lost.push(`the result is 1 / ${base} times what it was`);
+  const relative = weights.map((weight, n) => {
+    const limited = Math.min(10, Math.max(-10, weight / base));
+    if (limited !== weight / base) lost.push(`weight_${n + 1} should be ${weight / base} and became ${limited}`);
+    return limited;
+  });
+  return { values: [operation, ...relative], lost };
 }
 
 function databaseValues(values) {
@@ -73,6 +87,15 @@ function strengthBuilderValues(values) {
   const lost = values[0] === "stepped" ? [`step_size ${values[4]} is below 1 and became 5`] : [];
   return { values: [...values.slice(0, 4), 5, ...values.slice(5)], lost };
 }
+
+/** Values of a node that takes another's place: its settings are named, and where its report comes out. */
+const stoodIn = (name, values) => (given) => ({
+  values,
+  lost: [
+    ...(given.length ? [`the settings ${given.join(", ")} have no counterpart`] : []),
+    `${name} stands in for it: connect its text output to Preview Any`,
+  ],
+});
 
 function latentInjectorValues(values) {
   if (!fits(values, isNumber, isNumber, isNumber, isString)) return { values };
@@ -126,31 +149,35 @@ const CONVERSIONS = {
   WanVideoStrengthVisualizer: { outputs: { visualization: "text_visualization" } },
   WanVideoBlockActivationViewer: { outputs: { info: "visualization" } },
   WanVideoBlockStrengthBuilder: { values: strengthBuilderValues },
-  WanVideoLatentInjector: { outputs: { blended_latent: null }, values: latentInjectorValues },
+  WanVideoLatentInjector: {
+    inputs: { main_latent: "main_latent", injection_latent: "injection_latent" },
+    outputs: { blended_latent: null },
+    values: latentInjectorValues,
+  },
   WanVideoActivationDebugger: {
     type: "WanVideoInjectionTester",
     inputs: { baseline_embeds: null },
     outputs: { debug_report: "test_results" },
     passed: { model: "model", text_embeds: "text_embeds" },
-    values: () => ({ values: [true] }),
+    values: stoodIn("WanVideo Injection Tester", [true]),
   },
   WanVideoActivationValidator: {
     type: "WanVideoInjectionTester",
     outputs: { validation_report: "test_results", is_valid: null },
     passed: { model: "model", text_embeds: "text_embeds" },
-    values: () => ({ values: [true] }),
+    values: stoodIn("WanVideo Injection Tester", [true]),
   },
   WanVideoEmbeddingInspector: {
     type: "WanVideoEmbeddingAnalyzer",
     inputs: { embeddings: "text_embeds" },
     outputs: { inspection_report: "analysis_report", embeddings: "text_embeds", heatmap: null },
-    values: () => ({ values: ["all", false] }),
+    values: stoodIn("WanVideo Embedding Analyzer", ["all", false]),
   },
   WanVideoBlockMonitor: {
     type: "WanVideoBlockActivationViewer",
     outputs: { monitor_config: null },
     passed: { model: "model" },
-    values: () => ({ values: [true] }),
+    values: stoodIn("WanVideo Block Activation Viewer", [true]),
   },
 };
 
@@ -227,7 +254,9 @@ function convertInputs(graph, node, names, lost) {
   for (const input of node.inputs ?? []) {
     if (!Object.hasOwn(names, input.name)) continue;
     const [old, link] = [input.name, graph.link(input.link)];
-    if (names[old] === null) {
+    if (names[old] === old) {
+      if (link && input.type === "LATENT") graph.cut(link); // of another type today
+    } else if (names[old] === null) {
       if (link) {
         graph.cut(link);
         lost.push(`the input ${old} has no counterpart`);
@@ -253,6 +282,8 @@ function convertOutputs(graph, node, conversion, lost) {
     if (Object.hasOwn(passed, output.name)) {
       const source = graph.link(node.inputs?.find(({ name }) => name === passed[output.name])?.link);
       for (const link of links) source ? graph.moveOrigin(link, source) : graph.cut(link);
+      if (links.length && !source)
+        lost.push(`the output ${output.name} led on from an input that is not connected: connect its source instead`);
       continue;
     }
     const name = Object.hasOwn(names, output.name) ? names[output.name] : output.name;
@@ -274,9 +305,9 @@ function convertOutputs(graph, node, conversion, lost) {
   node.outputs = kept.map(({ output }) => output);
 }
 
-function convertNode(graph, node) {
+function convertNode(graph, node, isInstalled) {
   const conversion = CONVERSIONS[node.type];
-  if (!conversion) return;
+  if (!conversion || (conversion.type && isInstalled(node.type))) return;
   const { inputs = {}, outputs = {} } = conversion;
   const lost = [];
   graph.repair(node);
@@ -301,10 +332,11 @@ function convertNode(graph, node) {
  * Convert a workflow, and the subgraphs in it, to today's sockets and widget orders.
  *
  * @param {object} data the workflow as the front end saves it; changed in place. One of today is not changed.
+ * @param {(type: string) => boolean} isInstalled true for node types that exist; none of them is replaced by another.
  */
-export function convertOldFile(data) {
+export function convertOldFile(data, isInstalled = () => false) {
   for (const part of [data, ...(data?.definitions?.subgraphs ?? [])]) {
     const graph = new Graph(part);
-    for (const node of graph.nodes.values()) convertNode(graph, node);
+    for (const node of graph.nodes.values()) convertNode(graph, node, isInstalled);
   }
 }
