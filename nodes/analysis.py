@@ -31,7 +31,7 @@ class WanVideoEmbeddingAnalyzer(io.ComfyNode):
                     options=[*REPORTS, "all"],
                     default="all",
                     tooltip="statistics: values and norms. shape: sizes and dtype. pca_preview: how many dimensions "
-                    "the tokens use.",
+                    "the tokens use. all: everything.",
                 ),
                 io.Boolean.Input("store_in_db", default=True, tooltip="Keep the result in the embedding store."),
             ],

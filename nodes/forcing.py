@@ -165,7 +165,7 @@ class WanVideoDirectInjector(io.ComfyNode):
                     "injection_prompt",
                     default="",
                     multiline=True,
-                    tooltip="Text of a stored embedding; used when injection_embeds is not connected.",
+                    tooltip="Name or text of a stored embedding; used when injection_embeds is not connected.",
                 ),
                 io.Float.Input(
                     "difference_target",

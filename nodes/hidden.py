@@ -118,10 +118,22 @@ class WanVideoLatentEncoder(io.ComfyNode):
                     tooltip="Use an earlier capture of the same model, prompt, size, sigma, seed and blocks.",
                 ),
                 io.Int.Input(
-                    "width", default=832, min=16, max=8192, step=16, optional=True, tooltip="Width of the video."
+                    "width",
+                    default=832,
+                    min=16,
+                    max=8192,
+                    step=16,
+                    optional=True,
+                    tooltip="Width of the video, in pixels.",
                 ),
                 io.Int.Input(
-                    "height", default=480, min=16, max=8192, step=16, optional=True, tooltip="Height of the video."
+                    "height",
+                    default=480,
+                    min=16,
+                    max=8192,
+                    step=16,
+                    optional=True,
+                    tooltip="Height of the video, in pixels.",
                 ),
                 io.Int.Input(
                     "num_frames", default=81, min=1, max=10000, step=4, optional=True, tooltip="Frames of the video."

@@ -8,6 +8,7 @@ Prints one line per problem, `file:line: what`, and exits with 1 if there is one
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -25,7 +26,6 @@ DOCUMENTS = (
 )
 
 OTHER_NODES = {
-    "WanVideo Activation",  # the pack's own name
     "WanVideo TextEmbed Bridge",
     "WanVideo TextEncode",
     "WanVideo TextEncode Cached",
@@ -33,10 +33,20 @@ OTHER_NODES = {
     "WanVideo Model Loader",
     "WanVideo Empty Embeds",
     "WanVideo Decode",
-    "WanVideo Set Block Swap",
-    "WanVideo LoRA Select",
+    "WanVideo Set BlockSwap",
+    "WanVideo Lora Select",
 }
 """Names in the documents that are not nodes of this pack."""
+
+OTHER_WORDS = {
+    "custom_nodes",
+    "add_noise_to_samples",
+    "rope_function",
+    "force_offload",
+    "batched_cfg",
+    "immediate_transaction_mode",
+}
+"""Identifiers of hosts and of DuckDB."""
 
 OUTSIDE = (
     "output/",
@@ -56,6 +66,7 @@ OUTSIDE = (
 
 _FILE = re.compile(r"^[\w.@-]+(/[\w.@<>*{}-]*)+$|^[\w-]+\.(md|toml|txt|py|json)$")
 _NODE_NAME = re.compile(r"WanVideo(?: (?:[A-Z][\w-]*))+")
+_WORD = re.compile(r"[a-z]+[0-9]*(?:_[a-z0-9]+)+")
 
 
 def schemas() -> dict[str, Any]:
@@ -79,14 +90,44 @@ def problems(nodes: Mapping[str, Any], root: Path = ROOT) -> Iterator[str]:
     for node in sorted(nodes.keys() & pages.keys()):
         yield from _page(nodes[node], pages[node], root)
     names = {schema.display_name for schema in nodes.values()} | OTHER_NODES
+    words = known_words(nodes, root)
     readme = (root / "README.md").read_text(encoding="utf-8")
     for schema in nodes.values():
         if schema.display_name.removeprefix("WanVideo ") not in readme:
             yield f"README.md: {schema.display_name} is not named"
     for path in documents(root):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            for what in _line(line, path, names, root):
+            for what in (*_line(line, path, names, root), *_words(line, words)):
                 yield f"{path.relative_to(root)}:{number}: {what}"
+    for path in sorted((root / "example_workflows").glob("*.json")):
+        for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]:
+            if node["type"] == "MarkdownNote":
+                for line in node["widgets_values"][0].splitlines():
+                    yield from (f"{path.relative_to(root)}: {what}" for what in _words(line, words))
+
+
+def known_words(nodes: Mapping[str, Any], root: Path) -> set[str]:
+    """Identifiers with an underscore that documents may name: of nodes, examples, and anything in the code."""
+    words = {path.stem for path in (root / "example_workflows").glob("*.json")}
+    for schema in nodes.values():
+        words |= {i.id for i in schema.inputs} | {o.id for o in schema.outputs}
+        words |= {option for i in schema.inputs for option in getattr(i, "options", None) or []}
+    sources = [
+        *root.glob("*/*.py"),
+        *root.glob("patching/hosts/*.py"),
+        *root.glob("tests/**/*.py"),
+        root / "pyproject.toml",
+    ]
+    for source in sources:
+        if source != Path(__file__):
+            words.update(_WORD.findall(source.read_text(encoding="utf-8")))
+    return words | OTHER_WORDS
+
+
+def _words(line: str, known: set[str]) -> Iterator[str]:
+    for code in re.findall(r"`([^`]+)`", line):
+        if re.fullmatch(_WORD, code) and code not in known:
+            yield f"nothing is called {code}"
 
 
 def _page(schema: Any, path: Path, root: Path) -> Iterator[str]:
@@ -98,6 +139,8 @@ def _page(schema: Any, path: Path, root: Path) -> Iterator[str]:
         if not re.fullmatch(r"block_\d+(_strength)?", name):
             yield f"{where}: the input {name} is not in the table of inputs"
     yield from (f"{where}: no input {name}" for name in sorted(named - inputs))
+    if not re.search(r"^(## Example|Example:)", text, re.MULTILINE):
+        yield f"{where}: no example"
     for output in schema.outputs:
         if not re.search(rf"\b{re.escape(output.id)}\b", text):
             yield f"{where}: the output {output.id} is not named"
@@ -132,17 +175,36 @@ def _expanded(name: str) -> Iterator[str]:
 
 def _line(line: str, path: Path, names: set[str], root: Path) -> Iterator[str]:
     for match in _NODE_NAME.finditer(line):
-        if not any(match[0] == name or match[0].startswith(f"{name} ") for name in names) and not any(
-            name.startswith(f"{match[0]} ") for name in names
-        ):
+        if not any(match[0] == name or match[0].startswith(f"{name} ") for name in names):
             yield f"no node {match[0]}"
-    for target in re.findall(r"\]\(([^)#\s]+)", line):
-        if not target.startswith("http") and not (path.parent / target).exists():
-            yield f"no file {target}"
+    for text, target in re.findall(r"\[([^\]]*)\]\(([^)\s]+)\)", line):
+        if not target.startswith("http"):
+            yield from _link(text, target, path, names)
     for code in re.findall(r"`([^`]+)`", line):
         yield from _code(code, root)
-    if path.suffix == ".md" and (command := re.match(r"^(?:make|python|\.venv/bin/python) .+", line)):
+    if command := re.match(r"^(?:make|python|\.venv/bin/python) .+", line):
         yield from _code(command[0], root)
+
+
+def _link(text: str, target: str, path: Path, names: set[str]) -> Iterator[str]:
+    file, _, anchor = target.partition("#")
+    to = path.parent / file if file else path
+    if not to.exists():
+        yield f"no file {target}"
+        return
+    if anchor and anchor not in {_anchor(line) for line in to.read_text(encoding="utf-8").splitlines()}:
+        yield f"no heading {target}"
+    if "web/docs/" in file and to.suffix == ".md" and not anchor:
+        title = to.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+        if title.removeprefix("WanVideo ") != text:
+            yield f"[{text}] leads to the page of {title}"
+
+
+def _anchor(line: str) -> str | None:
+    """GitHub's anchor of a heading."""
+    if not line.startswith("#"):
+        return None
+    return re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-")
 
 
 def _code(code: str, root: Path) -> Iterator[str]:

@@ -39,11 +39,21 @@ def test_readme_is_short():
         ("README.md", "make demo ", "make video ", "no target make video"),
         ("README.md", "benchmarks/README.md)", "benchmarks/TABLES.md)", "no file benchmarks/TABLES.md"),
         ("README.md", "WAN_ACTIVATION_DEBUG", "WAN_ACTIVATION_LOG", "no environment variable WAN_ACTIVATION_LOG"),
+        ("README.md", "[Injection Tester]", "[Injection Prober]", "[Injection Prober] leads to"),
+        ("README.md", "`injection_strength`", "`injection_power`", "nothing is called injection_power"),
+        ("README.md", "`store_and_reuse_wrapper`", "`store_reuse_wrapper`", "nothing is called store_reuse_wrapper"),
+        (
+            "README.md",
+            "Put **WanVideo Activation Editor**",
+            "Put **WanVideo Activation Mixer**",
+            "no node WanVideo Activation M",
+        ),
+        ("web/docs/WanVideoVectorInterpolation.md", "## Example", "## Sample", "no example"),
         ("README.md", "Put **WanVideo Activation Editor**", "Put **WanVideo Prompt Mixer**", "no node WanVideo Prompt"),
     ],
 )
 def test_a_wrong_name_is_found(nodes, tmp_path, page, old, new, problem):
-    for name in ("README.md", "web/docs", "Makefile", "docs", "benchmarks", "nodes"):
+    for name in ("README.md", "web/docs", "Makefile", "docs", "benchmarks", "nodes", "example_workflows"):
         source, target = REPOSITORY / name, tmp_path / name
         shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
     text = (tmp_path / page).read_text(encoding="utf-8")

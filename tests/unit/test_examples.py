@@ -14,6 +14,15 @@ SOCKETS = ("MODEL", "LATENT", "CONDITIONING", "WANVIDEO", "BLOCK_STRENGTHS", "LA
 KINDS = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool, "COMBO": str}
 
 
+def test_the_examples_are_there():
+    names = {path.stem for path in FOLDER.glob("*.json")}
+    assert names >= {
+        "first_injection_wrapper", "first_injection_native", "presets_and_strengths_wrapper", "concept_vector_wrapper",
+        "amplifier_and_booster_wrapper", "hidden_state_mixing_wrapper", "store_and_reuse_wrapper",
+        "debug_an_injection_wrapper",
+    }  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def schemas() -> dict:
     extension = asyncio.run(wanvideo_activation_editor.comfy_entrypoint())

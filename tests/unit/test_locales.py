@@ -41,6 +41,8 @@ def test_other_languages_are_translated(english):
     for language in set(locales.languages()) - {"en"}:
         for node, definition in locales.read(language).items():
             ours = english[node]
-            assert definition["description"] != ours["description"], (language, node)
+            for text in ("display_name", "description"):
+                assert definition[text] and definition[text] != ours[text], (language, node)
+            assert all(texts["tooltip"] for texts in definition["inputs"].values()), (language, node)
             same = [n for n, t in definition["inputs"].items() if t == ours["inputs"][n]]
             assert not same, (language, node, same)
