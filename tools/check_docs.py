@@ -112,13 +112,7 @@ def known_words(nodes: Mapping[str, Any], root: Path) -> set[str]:
     for schema in nodes.values():
         words |= {i.id for i in schema.inputs} | {o.id for o in schema.outputs}
         words |= {option for i in schema.inputs for option in getattr(i, "options", None) or []}
-    sources = [
-        *root.glob("*/*.py"),
-        *root.glob("patching/hosts/*.py"),
-        *root.glob("tests/**/*.py"),
-        root / "pyproject.toml",
-    ]
-    for source in sources:
+    for source in [*root.glob("*/*.py"), *root.glob("patching/hosts/*.py"), *root.glob("tests/**/*.py")]:
         if source != Path(__file__):
             words.update(_WORD.findall(source.read_text(encoding="utf-8")))
     return words | OTHER_WORDS

@@ -45,8 +45,8 @@ def test_readme_is_short():
         (
             "README.md",
             "Put **WanVideo Activation Editor**",
-            "Put **WanVideo Activation Mixer**",
-            "no node WanVideo Activation M",
+            "Put **WanVideo Block Mixer**",
+            "no node WanVideo Block M",
         ),
         ("web/docs/WanVideoVectorInterpolation.md", "## Example", "## Sample", "no example"),
         ("README.md", "Put **WanVideo Activation Editor**", "Put **WanVideo Prompt Mixer**", "no node WanVideo Prompt"),
