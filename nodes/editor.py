@@ -163,7 +163,7 @@ class WanVideoActivationEditor(io.ComfyNode):
             outputs=[
                 *passed_on.outputs,
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
         )
 
     @classmethod

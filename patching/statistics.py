@@ -159,11 +159,10 @@ class Observation:
 
     def end(self, completed: bool) -> None:
         """The run has ended."""
-        if self._step:
-            per_block = [_mean(c) for c in self._changes]
-            measured = [c for c in per_block if c is not None]
-            active = len(measured) or self._active
-            self._tell("end" if completed else "stopped", active, change=_mean(measured), changes=per_block)
+        per_block = [_mean(c) for c in self._changes]
+        measured = [c for c in per_block if c is not None]
+        active = len(measured) or self._active
+        self._tell("end" if completed else "stopped", active, change=_mean(measured), changes=per_block)
 
     def _tell(self, phase: str, active: int, **more: Any) -> None:
         self._observer({"phase": phase, "step": self._step, "active": active, "blocks": self._blocks, **more})

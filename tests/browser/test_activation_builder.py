@@ -151,6 +151,26 @@ def test_shift_click_selects_a_range(page: GraphPage):
     shown_and_saved(page, "custom", blocks(5, 6, 7, 30))
 
 
+def test_a_range_starts_from_what_is_there_now(page: GraphPage):
+    page.load(workflow(node(ACTIVATIONS, ["custom"])))
+    page.click(page.cell(0))
+    page.click(page.cell(3), modifiers=["Shift"])
+    page.js(
+        """() => { const n = app.graph.getNodeById(1), w = n.widgets.find(w => w.name === 'preset');
+        w.value = 'all'; w.callback('all', app.canvas, n); }"""
+    )
+    page.settle()
+    page.click(page.cell(5), modifiers=["Shift"])
+    assert page.cells() == [True] * 40, "the preset chosen in between is not undone"
+
+
+def test_toggles_saved_as_numbers_are_read_as_python_does(page: GraphPage):
+    page.load(workflow(node(ACTIVATIONS, ["custom", *[0] * 20, *[1] * 20])))
+    assert page.cells() == [False] * 20 + [True] * 20
+    page.click(page.cell(39))
+    shown_and_saved(page, "custom", blocks(*range(20, 39)))
+
+
 @pytest.mark.parametrize("scale", [0.3, 2.0])
 def test_cells_are_hit_at_any_zoom(page: GraphPage, scale: float):
     page.load(workflow(node(ACTIVATIONS, ["custom"])), scale)
@@ -192,6 +212,11 @@ def test_touch_and_pinch(page: GraphPage):
     touch("touchEnd")
     page.settle()
     shown_and_saved(page, "custom", blocks(4, 20, 21, 22))
+    page.load(workflow(node(ACTIVATIONS, ["alternating"])))
+    touch("touchStart", page.cell(30))
+    touch("touchStart", page.cell(30), page.cell(35))
+    touch("touchEnd")
+    shown_and_saved(page, "alternating", EVEN)  # the preset stays, which fits models of any block count
 
 
 # Keyboard

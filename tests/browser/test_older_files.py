@@ -57,7 +57,7 @@ def test_an_older_file_opens_joined_and_says_what_it_lost(page: GraphPage):
     assert values(page, "WanVideoActivationEditor")[:5] == [0.5, ZEROS, True, "off", "context"]
     assert values(page, "WanVideoVectorArithmetic")[:4] == ["weighted_sum", 0.5, 0.5, 0]
     notices = page.js(NOTICES)
-    assert "weight 0.5 of the base" in notices["WanVideoVectorArithmetic"]
+    assert "the base had weight 0.5" in notices["WanVideoVectorArithmetic"]
     assert "was WanVideoActivationDebugger" in notices["WanVideoInjectionTester"]
     assert notices["WanVideoActivationEditor"] is None
 

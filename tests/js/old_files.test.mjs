@@ -277,5 +277,5 @@ test("a file of today stays as it is", () => {
 });
 
 test("a graph without nodes or links is no error", () => {
-  for (const data of [{}, { nodes: [] }, { nodes: [{ id: 1, type: "WanVideoActivationEditor" }] }]) convertOldFile(data);
+  for (const data of [null, {}, { nodes: {} }, { nodes: [null] }, { nodes: [] }, { nodes: [{ id: 1, type: "WanVideoActivationEditor" }] }]) convertOldFile(data);
 });

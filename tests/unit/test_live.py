@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from wanvideo_activation_editor.nodes.live import EVENT, status_sender
 
-HIDDEN = SimpleNamespace(unique_id="3:12")
+HIDDEN = SimpleNamespace(unique_id="3:12", extra_pnginfo={"workflow": {"id": "w1"}})
 
 
 def server(monkeypatch, client: str | None) -> list[tuple]:
@@ -22,7 +22,7 @@ def server(monkeypatch, client: str | None) -> list[tuple]:
 def test_messages_go_to_the_page_that_queued_the_workflow(monkeypatch):
     sent = server(monkeypatch, "page 1")
     status_sender(HIDDEN)({"phase": "step", "step": 1})
-    assert sent == [(EVENT, {"node": "3:12", "phase": "step", "step": 1}, "page 1")]
+    assert sent == [(EVENT, {"node": "3:12", "workflow": "w1", "phase": "step", "step": 1}, "page 1")]
 
 
 def test_a_workflow_without_a_page_sends_nothing(monkeypatch):

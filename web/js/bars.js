@@ -6,6 +6,7 @@ import { coalesced } from "./widgets.js";
 
 const FINE = 0.01, COARSE = 0.1;
 const CLICK_SLACK = 3; // px that a click may move without becoming a drag
+const isPinch = e => e.ctrlKey || e.metaKey; // on a trackpad, as the browser tells it
 const WHEEL_PAUSE = 400; // ms after the last turn of the wheel until it counts as one edit
 
 /**
@@ -13,12 +14,12 @@ const WHEEL_PAUSE = 400; // ms after the last turn of the wheel until it counts 
  * @param count number of bars
  * @param read () => ({ values: number[], isLinked: i => boolean, blocks: number | null, locked: string }); see grid.js
  * @param write called with the new values, in hundredths, while they change
- * @param commit called once at the end of an edit
+ * @param commit, save, restore see grid.js
  * @returns {{ element: HTMLElement, refresh: () => void, remove: () => void }}
  */
-export function makeBars({ app, count, read, write, commit }) {
+export function makeBars({ app, count, read, write, commit, save, restore }) {
   // The wheel changes a bar once the bars have the focus; else it zooms the canvas, as over any node.
-  const root = makeSurface(app, () => track.contains(document.activeElement));
+  const root = makeSurface(app, e => !isPinch(e) && track.contains(e.target) && track.contains(document.activeElement));
   const track = make("div", "wan-ae-bars", { role: "group", "aria-label": "Block strengths" });
   const note = make("span", "wan-ae-note", { style: "text-align: left" });
   const bars = Array.from({ length: count }, (_, i) =>
@@ -57,7 +58,7 @@ export function makeBars({ app, count, read, write, commit }) {
     if (pointed >= 0) return `block ${pointed}: ${values[pointed].toFixed(2)}` + (isLinked(pointed) ? ", set by its input" : "");
     const active = values.filter(v => v > 0), low = Math.min(...active), high = Math.max(...active);
     if (!active.length) return "no block active";
-    return `${active.length} of ${count} active, ` + (low === high ? high.toFixed(2) : `${low.toFixed(2)} to ${high.toFixed(2)}`);
+    return `${active.length} of ${count} active, ` + (low === high ? high.toFixed(2) : `${low < FINE / 2 ? "below 0.01" : low.toFixed(2)} to ${high.toFixed(2)}`);
   }
 
   function set(pairs) {
@@ -87,7 +88,7 @@ export function makeBars({ app, count, read, write, commit }) {
   onStroke(track, {
     start(e) {
       const i = barAt(e);
-      stroke = { at: i, value: valueAt(e), before: read().values, drew: false, y: e.clientY };
+      stroke = { at: i, value: valueAt(e), saved: save(), drew: false, y: e.clientY };
       pointed = i;
       focus(i);
       refresh();
@@ -105,7 +106,8 @@ export function makeBars({ app, count, read, write, commit }) {
       if (stroke.drew) commit();
     },
     cancel() {
-      if (stroke.drew) set(stroke.before.map((value, i) => [i, value]));
+      if (stroke.drew) restore(stroke.saved);
+      refresh();
     },
   });
 
@@ -120,13 +122,14 @@ export function makeBars({ app, count, read, write, commit }) {
   });
   track.addEventListener("focusout", () => {
     delete track.dataset.captureWheel;
+    commitTurning();
     pointed = -1;
     refresh();
   });
 
   const commitTurning = () => { if (turning) { clearTimeout(turning); turning = 0; commit(); } };
   track.addEventListener("wheel", e => {
-    if (!track.contains(document.activeElement) || e.deltaY === 0) return;
+    if (isPinch(e) || !track.contains(document.activeElement) || e.deltaY === 0) return;
     const i = barAt(e);
     pointed = i;
     set([[i, read().values[i] - Math.sign(e.deltaY) * FINE]]);
@@ -136,7 +139,7 @@ export function makeBars({ app, count, read, write, commit }) {
 
   track.addEventListener("dblclick", e => type(barAt(e)));
   track.addEventListener("keydown", e => {
-    if (isShortcut(e)) return;
+    if (isShortcut(e)) return commitTurning(); // so that undo finds it
     const step = e.shiftKey ? COARSE : FINE;
     const change = { ArrowUp: step, ArrowDown: -step, PageUp: COARSE, PageDown: -COARSE, Delete: -1, Backspace: -1 }[e.key];
     const to = { ArrowLeft: Math.max(current - 1, 0), ArrowRight: Math.min(current + 1, count - 1), Home: 0, End: count - 1 }[e.key];

@@ -25,12 +25,12 @@ function activationBuilder(app, node) {
     choice: "preset",
     rows: BLOCKS.map(i => `block_${i}`),
     curve: (name, count) => presetBlocks(name, count),
-    valueOf: widget => widget.value !== false && widget.value != null,
+    valueOf: widget => Boolean(widget.value),
     toRow: Boolean,
     makeView: makeGrid,
     height: [106, 190],
     title: (values, own) => `${own} (${values.filter(Boolean).length} active)`,
-    output: (name, values) => ({ selection: () => (name() === CUSTOM ? values().map(on => (on ? "1" : "0")).join("") : name()) }),
+    output: (name, values) => ({ selection: () => (name() === CUSTOM ? values()?.map(on => (on ? "1" : "0")).join("") : values() && name()) }),
   });
 }
 
@@ -73,6 +73,10 @@ function build(app, node, spec) {
     return BLOCKS.map(i => known[i] ?? spec.toRow(0));
   };
   const writeRows = next => rows.forEach((row, i) => { row.value = spec.toRow(next[i]); });
+  const isDecidedByLink = () => {
+    const linked = linkedInputs(node);
+    return given.some(w => linked.has(w.name)) || (choice.value === CUSTOM && spec.rows.some(name => linked.has(name)));
+  };
   const linkedChoice = linked => given.find(w => linked.has(w.name))?.name;
 
   const view = spec.makeView({
@@ -95,13 +99,22 @@ function build(app, node, spec) {
       changed();
     },
     commit: () => markChanged(app),
+    save: () => ({ choice: choice.value, rows: rows.map(row => row.value) }),
+    restore: saved => {
+      writing = true;
+      rows.forEach((row, i) => { row.value = saved.rows[i]; });
+      setValue(app, node, choice, saved.choice);
+      writing = false;
+      changed();
+    },
   });
 
   const redraw = coalesced(() => {
     named = spec.curve(choice.value, BLOCK_COUNT) && shown();
     view.refresh();
     if (spec.title) {
-      const title = spec.title(shown(), String(node.title ?? "").replace(COUNT_IN_TITLE, "") || node.constructor.title);
+      const own = String(node.title ?? "").replace(COUNT_IN_TITLE, "") || node.constructor.title;
+      const title = isDecidedByLink() ? own : spec.title(shown(), own);
       if (node.title !== title) node.title = title;
     }
     node.setDirtyCanvas?.(true, true);
@@ -122,10 +135,11 @@ function build(app, node, spec) {
 
   for (const row of rows) hide(row);
   addElement(node, "blocks", view.element, ...spec.height);
-  builders.set(node, { refresh: redraw, ...spec.output(() => choice.value, values) });
+  builders.set(node, { refresh: redraw, ...spec.output(() => choice.value, count => (isDecidedByLink() ? undefined : values(count))) });
 
   chain(node, "onConfigure", info => {
     const saved = info?.widgets_values;
+    for (const row of rows) if (row.value == null) row.value = spec.toRow(0); // which the server would refuse
     if (!Array.isArray(saved) || saved.length <= given.length) {
       const curve = spec.curve(choice.value, BLOCK_COUNT);
       if (curve) writeRows(curve);

@@ -28,6 +28,7 @@ app.registerExtension({
   setup() {
     api.addEventListener(EVENT, ({ detail }) => {
       const graph = app.rootGraph ?? app.graph?.rootGraph ?? app.graph;
+      if (detail.workflow && graph?.id && detail.workflow !== graph.id) return; // another one is open now
       editors.get(nodeByExecutionId(graph, detail.node))?.receive(detail);
     });
   },

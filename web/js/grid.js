@@ -13,9 +13,10 @@ const COLUMNS = 10;
  *   blocks is the model's block count where it is known; locked says why nothing can be edited, or is empty.
  * @param write called with the new values while they change
  * @param commit called once at the end of an edit
+ * @param save, restore () => what the node holds, and back; for a stroke that is taken back
  * @returns {{ element: HTMLElement, refresh: () => void }}
  */
-export function makeGrid({ app, count, read, write, commit }) {
+export function makeGrid({ app, count, read, write, commit, save, restore }) {
   const root = makeSurface(app);
   const grid = make("div", "wan-ae-grid", { role: "grid", "aria-label": "Active blocks", "aria-multiselectable": "true" });
   const note = make("span", "wan-ae-note");
@@ -40,6 +41,7 @@ export function makeGrid({ app, count, read, write, commit }) {
   let current = 0; // the cell that Tab leads to
   let anchor = 0; // where a range begins
   let before = null; // values before the edit that ranges start from
+  let written = null; // values as the grid left them
   let stroke = null;
 
   const refresh = coalesced(() => {
@@ -64,6 +66,7 @@ export function makeGrid({ app, count, read, write, commit }) {
     const { values: now, isLinked, locked } = read();
     const next = values.map((on, i) => (isLinked(i) ? now[i] : on));
     if (!locked && next.some((on, i) => on !== now[i])) write(next);
+    written = read().values;
     refresh();
   }
 
@@ -74,7 +77,8 @@ export function makeGrid({ app, count, read, write, commit }) {
   }
 
   function selectRange(to) {
-    before ??= read().values;
+    const { values } = read();
+    if (!before || values.some((on, i) => on !== written?.[i])) before = values; // or something else changed them
     paint(withValue(before, range(anchor, to), Boolean(before[anchor])));
   }
 
@@ -93,7 +97,7 @@ export function makeGrid({ app, count, read, write, commit }) {
       const i = cellAt(e);
       if (i < 0) return false;
       const { values } = read();
-      stroke = { value: !values[i], last: i, before: values, isRange: e.shiftKey };
+      stroke = { value: !values[i], last: i, saved: save(), isRange: e.shiftKey };
       if (e.shiftKey) selectRange(i);
       else {
         anchor = i;
@@ -112,7 +116,9 @@ export function makeGrid({ app, count, read, write, commit }) {
     },
     end: commit,
     cancel() {
-      paint(stroke.before);
+      restore(stroke.saved);
+      before = null;
+      refresh();
     },
   });
 

@@ -199,7 +199,7 @@ const set = (link, field, value) => {
 class Graph {
   constructor(data) {
     this.data = data;
-    this.nodes = new Map((data.nodes ?? []).map((node) => [node.id, node]));
+    this.nodes = new Map(data.nodes.filter(Boolean).map((node) => [node.id, node]));
   }
 
   link(id) {
@@ -336,6 +336,7 @@ function convertNode(graph, node, isInstalled) {
  */
 export function convertOldFile(data, isInstalled = () => false) {
   for (const part of [data, ...(data?.definitions?.subgraphs ?? [])]) {
+    if (!Array.isArray(part?.nodes)) continue;
     const graph = new Graph(part);
     for (const node of graph.nodes.values()) convertNode(graph, node, isInstalled);
   }

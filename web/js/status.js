@@ -8,6 +8,7 @@ import { addElement, chain, coalesced, isLinked, originOf, widgetNamed } from ".
 
 export const EVENT = "wan_activation_editor.status";
 export const EDITOR = "WanVideoActivationEditor";
+const OFF = [2, 4]; // modes of muted and bypassed nodes
 const SVG = "http://www.w3.org/2000/svg";
 
 /** Give an editor node its status. `onBlocks` is called when the model's block count became known or unknown. */
@@ -49,6 +50,12 @@ export function addStatus(app, node, onBlocks) {
 
   function receiveMessage({ phase, step, active, blocks, change, changes }) {
     setBlocks(blocks);
+    if (step === 0) {
+      showPlan();
+      const text = phase === "end" ? "The edit did not act in this run: see its window and branch" : "Stopped before the edit acted";
+      queueMicrotask(() => say(text, true));
+      return;
+    }
     const figures = [`${active} of ${blocks} blocks`, ...(change == null ? [] : [`mean change ${change.toFixed(3)}`])];
     if (phase === "step") {
       say([`Step ${step}`, ...figures].join(", "));
@@ -65,10 +72,7 @@ export function addStatus(app, node, onBlocks) {
   const state = { blocks: null, receive: receiveMessage, refresh: showPlan };
   editors.set(node, state);
   addElement(node, "status", root, 44, 44);
-  for (const name of ["block_activations", "injection_strength", "enable_patching"]) {
-    const widget = widgetNamed(node, name);
-    if (widget) chain(widget, "callback", showPlan);
-  }
+  for (const widget of node.widgets) chain(widget, "callback", showPlan);
   chain(node, "onConfigure", showPlan);
   chain(node, "onConnectionsChange", (side, slot) => {
     if (node.inputs?.[slot]?.name === "model" && side === 1) setBlocks(null);
@@ -81,9 +85,10 @@ export function addStatus(app, node, onBlocks) {
 function plan(node, count, isKnown) {
   const value = name => widgetNamed(node, name)?.value;
   if (value("enable_patching") === false) return { text: "Patching is off" };
-  const text = isLinked(node, "block_activations")
+  const comesFromLink = name => isLinked(node, name) && !OFF.includes(originOf(node, name)?.mode);
+  const text = comesFromLink("block_activations")
     ? builders.get(originOf(node, "block_activations"))?.selection?.() : String(value("block_activations") ?? "");
-  const perBlock = isLinked(node, "block_strengths")
+  const perBlock = comesFromLink("block_strengths")
     ? builders.get(originOf(node, "block_strengths"))?.strengths?.(count) : new Array(count).fill(1);
   if (text === undefined || perBlock === undefined) return { text: "Blocks come from a link" };
   let terms, chosen;
@@ -95,7 +100,9 @@ function plan(node, count, isKnown) {
     // The model may have more blocks than are drawn before its first run.
     return terms && !isKnown ? { text: `Selects blocks after ${count - 1}` } : { text: `block_activations: ${error.message}`, isWarning: true };
   }
-  if (isLinked(node, "block_strengths") && isBlank(terms)) chosen.fill(1);
+  const beyond = isKnown ? perBlock.findIndex((v, i) => i >= count && v > 0) : -1;
+  if (beyond >= 0) return { text: `Block ${beyond} is selected, but the model has ${count} blocks`, isWarning: true };
+  if (comesFromLink("block_strengths") && isBlank(terms)) chosen.fill(1);
   const factor = isLinked(node, "injection_strength") ? 1 : Number(value("injection_strength") ?? 1);
   const strengths = chosen.map((v, i) => v * (perBlock[i] ?? 0) * factor), active = strengths.filter(v => v > 0).length;
   if (!active) return { text: "No block selected: the model passes unchanged", strengths, isWarning: true };

@@ -73,7 +73,7 @@ export function makeSurface(app, keepsWheel = () => false) {
   root.addEventListener("dblclick", e => e.stopPropagation());
   root.addEventListener("keydown", e => { if (e.key === "Delete" || e.key === "Backspace") e.stopPropagation(); });
   root.addEventListener("wheel", e => {
-    if (keepsWheel()) { e.preventDefault(); e.stopPropagation(); }
+    if (keepsWheel(e)) { e.preventDefault(); e.stopPropagation(); }
     else if (isClassic()) { e.preventDefault(); app.canvas.processMouseWheel(e); }
   }, { passive: false });
   passMiddleButton(root, app);
