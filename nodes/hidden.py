@@ -249,7 +249,8 @@ class _Cached:
         self.identity, self._content, self._unknown = "", "", ""
         try:
             self.identity = host.identity(model)
-            content = (_without_negative(text_embeds), latent and latent["samples"], image_embeds)
+            given = {k: latent.get(k) for k in ("samples", "noise_mask", "batch_index")} if latent else None
+            content = (_without_negative(text_embeds), given, image_embeds)
             self._content = fingerprint(content)
         except UnidentifiedError as error:
             self._unknown = f"; not cached: {error}, which cannot be told from another"

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from . import tiny_models
 from .server import RunFailedError
 from .test_lora import loaders
 from .test_variants import i2v, image_condition, image_video, vace
@@ -174,6 +175,25 @@ def test_a_latent_gives_size_and_content(host: Host):
 
     assert captured(host, latent=latent, width=128)["sha256"] == captured(host)["sha256"]
     assert captured(host, latent=latent, sigma=0.5)["sha256"] != captured(host, sigma=0.5)["sha256"]
+
+
+def test_a_masked_latent_is_masked_in_the_capture(native: NativeHost):
+    """Image-to-video of Wan 2.2 5B marks the given frames by noise_mask: they are clean, at timestep 0."""
+
+    def load(flow: Workflow):
+        return native.load(flow, checkpoint=tiny_models.NATIVE_5B)
+
+    def latent(flow: Workflow, masked: bool = True):
+        empty = flow.add("EmptyHunyuanLatentVideo", width=64, height=64, length=5, batch_size=1)
+        sizes = {"width": 64, "height": 64}, {"width": 32, "height": 64}
+        whole, half = (flow.add("SolidMask", value=float(i), **size) for i, size in enumerate(sizes))
+        mask = flow.add("MaskComposite", destination=whole, source=half, x=0, y=0, operation="add")
+        return flow.add("SetLatentNoiseMask", samples=empty, mask=mask) if masked else empty
+
+    name, _, _ = recorded(native, MOON, cfg=1.0, load=load, latent_image=latent)
+    found = captured(native, load=load, latent=latent, against=name)
+    assert found["recorded"] == [True]
+    assert found["sha256"] != captured(native, load=load, latent=lambda flow: latent(flow, False))["sha256"]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from diffusers.models.transformers.transformer_wan_vace import WanVACETransforme
 from wanvideo_activation_editor.embeddings import read_text_embeds
 from wanvideo_activation_editor.patching import (
     ActivationAddition,
+    Capture,
     Edit,
     EditStack,
     HiddenStates,
@@ -113,12 +114,25 @@ def test_progress_counts_the_blocks(model, main):
 
 
 def test_a_host_that_runs_no_block_is_an_error(model):
-    from wanvideo_activation_editor.patching import Capture
-
     with Capture(discover(model), 2) as running:
         pass
     with pytest.raises(RuntimeError, match="did not run block 1"):
         running.result()
+
+
+def test_later_model_calls_of_a_host_that_goes_on_are_left_out(model, main, other):
+    """Skip-layer guidance of ComfyUI calls the model again, with blocks left out."""
+    done: list[int] = []
+    calls = []
+    with Capture(discover(model), 3, after_block=done.append) as running:
+        for embeds in (main, other):
+            zeros = running.stoppable(lambda embeds=embeds: (calls.append(1), call(model, embeds))[1], X)
+            assert torch.equal(zeros, torch.zeros_like(X))
+        with torch.no_grad():
+            call(model, other, t=T * 0)
+    states = running.result()
+    assert (done, len(calls), states.sigma) == ([1, 2, 3], 1, T_VALUE / 1000)
+    assert torch.equal(states.states[0], block_outputs(model, main)[2].bfloat16())
 
 
 def test_capture_ignores_the_second_stream_around_it(model, main, other):

@@ -189,6 +189,16 @@ def test_a_model_that_changes_the_state_between_blocks_is_refused(main, other):
     between.remove()
 
 
+def test_s2v_is_refused_with_the_reason(other):
+    """ComfyUI's model writes the audio into the hidden state in place, so its identity does not tell."""
+    model = make_transformer()
+    model.audio_injector = torch.nn.ModuleList()
+    with pytest.raises(ValueError, match=r"S2V model.* Use injection_mode context"), mixing(model, other, "all"):
+        pass
+    with inject(model, other, "all"):
+        pass
+
+
 def test_vace_is_refused_with_the_reason(other):
     model = make_transformer(cls=WanVACETransformer3DModel, vace_layers=[0, 2], vace_in_channels=8)
     with pytest.raises(ValueError, match=r"VACE model.* Use injection_mode context"), mixing(model, other, "all"):

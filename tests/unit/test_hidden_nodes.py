@@ -185,10 +185,10 @@ PROMPT = SimpleNamespace(prompt="a red fox")
 SETTINGS = {"size": (64, 64, 5), "seed": 1, "sigma": 1.0, "blocks": 3, "all_blocks": False}
 
 
-def cached(value: int = 0, host=None, **settings):
+def cached(value: int = 0, host=None, latent=None, image_embeds=None, **settings):
     host = host or SimpleNamespace(identity=lambda model: f"identity of {model}")
     embeds = {"prompt_embeds": [torch.full((2, 4), float(value))], "negative_prompt_embeds": [torch.randn(1, 4)]}
-    return hidden._Cached(host, "model", embeds, PROMPT, {**SETTINGS, **settings}, None, None)
+    return hidden._Cached(host, "model", embeds, PROMPT, {**SETTINGS, **settings}, latent, image_embeds)
 
 
 @pytest.fixture(autouse=True)
@@ -205,6 +205,24 @@ def test_captures_are_found_by_content_in_memory():
     assert all(other.find() is None for other in (cached(1), cached(seed=2), cached(blocks=4), cached(sigma=0.5)))
     other_model = SimpleNamespace(identity=lambda model: "another")
     assert cached(host=other_model).find() is None
+
+
+def test_captures_of_another_latent_or_image_are_not_found():
+    def latent(samples=0.0, **more):
+        return {"latent": {"samples": torch.full((1, 4, 2, 2, 2), samples), **more}}
+
+    def mask(value):
+        return latent(noise_mask=torch.full((1, 2, 2), value))
+
+    def image(value):
+        return {"image_embeds": {"image_embeds": torch.full((4, 2, 2, 2), value), "num_frames": 5}}
+
+    given = [latent(), latent(1.0), mask(0.0), mask(1.0), latent(batch_index=[0]), latent(batch_index=[2])]
+    given += [{}, image(0.0), image(1.0), {**latent(), **image(0.0)}]
+    for inputs in given:
+        assert cached(**inputs).find() is None
+        cached(**inputs).keep(A)
+        assert cached(**inputs).find() is A
 
 
 def test_captures_are_found_in_a_store_with_a_file(monkeypatch, tmp_path: Path):
