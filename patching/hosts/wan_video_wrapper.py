@@ -145,8 +145,13 @@ def capture(
 
 
 def _offload(model: Any, sampler: type) -> None:
-    """What the sampler does at its end with force_offload, for versions that do not when it ends early."""
+    """What the sampler does at its end with force_offload, for versions that do not when it ends early.
+
+    Not for weights on `meta`, which cannot be moved: loading failed, or the sampler has offloaded them itself.
+    """
     transformer, namespace = model.model.diffusion_model, vars(sys.modules[sampler.__module__])
+    if any(parameter.is_meta for parameter in transformer.parameters()):
+        return
     try:
         own_way = model.model["auto_cpu_offload"]
     except KeyError:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import re
 import time
+from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from . import tiny_models
 from .server import RunFailedError
@@ -144,6 +147,22 @@ def test_capture_and_the_place_of_weights_under_a_lora(request, kind):
     assert captured(host, load=load)["sha256"] != bare["sha256"]
     assert host.leftovers(load, places=True) == before
     assert host.digest(load=load) == plain
+
+
+def test_a_model_that_cannot_be_loaded_gives_the_wrappers_own_error(wrapper: WrapperHost, models: Path):
+    folder = models / "diffusion_models"
+    state = load_file(folder / tiny_models.WRAPPER_T2V)
+    del state["blocks.7.ffn.2.bias"]
+    save_file(state, folder / "incomplete.safetensors", metadata={"format": "pt"})
+
+    def load(flow: Workflow):
+        return wrapper.load(flow, checkpoint="incomplete.safetensors")
+
+    with pytest.raises(RunFailedError) as sampled:
+        wrapper.run(load=load).checked()
+    message = str(sampled.value).split(": ", 1)[1].splitlines()[0]
+    with pytest.raises(RunFailedError, match=re.escape(message)):
+        captured(wrapper, load=load)
 
 
 def test_image_inputs_reach_the_capture(host: Host):
