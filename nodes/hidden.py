@@ -151,7 +151,8 @@ class WanVideoLatentEncoder(io.ComfyNode):
                     step=0.001,
                     round=0.001,
                     optional=True,
-                    tooltip="Noise level of the pass: 1 is the first step. Below 1, connect latent for real content.",
+                    tooltip="Noise level: 1 is the first step (0.999 for unipc and dpm++_sde of the wrapper). "
+                    "Below, connect latent for real content.",
                 ),
                 io.Boolean.Input(
                     "all_blocks",
@@ -410,8 +411,23 @@ class WanVideoLatentInjector(io.ComfyNode):
                 log_level=log_level,  # type: ignore[arg-type]
             )
             check_stack([edit], wan_model)
+            if delta.identity and _identity(host, model) not in ("", delta.identity):
+                log.warning(
+                    "%s: the latents were captured from another model, or with other LoRA or patches on it. Connect "
+                    "the encoders to the model that is sampled.",
+                    label,
+                )
             stack = stack_of(transformer_options(model)).append(edit)
             return io.NodeOutput(host.with_stack(model, stack))
+
+
+def _identity(host: Any, model: Any) -> str:
+    """Of the model; empty when it cannot be told."""
+    try:
+        identity: str = host.identity(model)
+    except UnidentifiedError:
+        return ""
+    return identity
 
 
 NODES = [WanVideoLatentEncoder, WanVideoLatentInjector]

@@ -218,6 +218,26 @@ def test_a_masked_latent_is_masked_in_the_capture(native: NativeHost):
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
+        ({"batch_size": 2}, r"latent is \[2, 16, 2, 8, 8\], .* takes \[1, 16, frames, height, width\]"),
+        ({"width": 96}, r"latent is 8 x 12 .* but image_embeds is for 8 x 8.* Make both at the video's size"),
+        ({"image": True}, r"latent is \[1, 4, 8, 8\], .* takes \[1, 16, frames, height, width\]"),
+    ],
+)
+def test_a_latent_that_the_wrapper_cannot_take(wrapper: WrapperHost, inputs, message):
+    def latent(flow: Workflow):
+        if inputs.get("image"):
+            return flow.add("EmptyLatentImage", width=64, height=64, batch_size=1)
+        return flow.add(
+            "EmptyHunyuanLatentVideo", **{"width": 64, "height": 64, "length": 5, "batch_size": 1, **inputs}
+        )
+
+    with pytest.raises(RunFailedError, match=f"WanVideo Latent Encoder: {message}"):
+        captured(wrapper, latent=latent, image_embeds=wrapper.empty_video)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
         ({"blocks": 99}, r"capture_after_blocks is 99, but WanModel has \d+ blocks. Choose 1 to"),
         ({"encode": None}, r"text_embeds is (CONDITIONING|WANVIDEOTEXTEMBEDS)"),
     ],
@@ -331,6 +351,27 @@ def test_the_mean_fits_another_size_and_token_by_token_is_refused(host: Host):
                                         injection_strength=1.0, block_activations="3"))  # fmt: skip
     with pytest.raises(RunFailedError, match=r"2 x 4 x 4 .* 2 x 6 x 6 .* set reduce to mean"):
         host.server.run(flow).checked()
+
+
+def test_latents_of_another_model_are_told(host: Host):
+    warning = "captured from another model, or with other LoRA or patches"
+
+    def log(load):
+        def after(flow: Workflow, model):
+            captured_from = load(flow)
+            a, b = (host.capture(flow, captured_from, prompt, COUNT) for prompt in (FOX, MOON))
+            return flow.add("WanVideoLatentInjector", model=model, main_latent=a, injection_latent=b,
+                            injection_strength=1.0, block_activations="3", start_percent=0.0,
+                            end_percent=next(ends))  # fmt: skip
+
+        return host.run(FOX, edit(SHARP), after=after).checked().log
+
+    ends = (1 - i / 1000 for i in itertools.count())
+    assert warning not in log(host.load)
+    host.server.free()
+    assert warning not in log(host.load)
+    for name, load in loaders(host).items():
+        assert warning in log(load), name
 
 
 def test_the_viewer_and_the_log_describe_it(host: Host):

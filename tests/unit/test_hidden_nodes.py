@@ -25,6 +25,7 @@ from wanvideo_activation_editor.patching import (
     hidden_delta,
     stack_of,
 )
+from wanvideo_activation_editor.patching.hosts import wan_video_wrapper
 
 from .test_nodes import Patcher
 
@@ -147,6 +148,12 @@ def test_half_floats_are_subtracted_without_overflow():
     assert torch.equal(a.states[0].float() + delta, b.states[0].float())
 
 
+def test_a_difference_knows_its_model():
+    a, b = states(1, identity="x"), states(2, identity="x")
+    assert hidden_delta(a, b, [0]).identity == "x"
+    assert hidden_delta(a, states(2, identity="y"), [0]).identity == ""
+
+
 # The encoder's inputs
 
 
@@ -164,6 +171,16 @@ def test_bad_input_of_the_encoder(nodes, model, changes, message):
     given = {"model": model, "text_embeds": [[torch.ones(1, 4, 4096), {}]], "capture_after_blocks": 2}
     with pytest.raises((ValueError, TypeError), match=f"^WanVideo Latent Encoder: .*{message}"):
         nodes["WanVideoLatentEncoder"].execute(**{**given, "use_cache": False, **changes})
+
+
+def test_the_wrappers_lynx_reference_is_refused():
+    check = wan_video_wrapper._check_inputs
+    check(None, {"lynx_embeds": {"ip_x": torch.zeros(1), "ref_latent": None}}, 1)
+    with pytest.raises(ValueError, match=r"reference of Lynx .* Capture without the reference"):
+        check(None, {"lynx_embeds": {"ref_latent": torch.zeros(1)}}, 1)
+    check({"samples": torch.zeros(1, 48, 2, 4, 6)}, {"target_shape": (16, 2, 8, 12)}, 2)
+    with pytest.raises(ValueError, match=r"takes \[1, 48, "):
+        check({"samples": torch.zeros(1, 16, 2, 8, 12)}, None, 2)
 
 
 # Caches
@@ -283,6 +300,21 @@ def test_a_sampled_fingerprint_sees_a_merged_lora_in_any_one_layer():
     for name in weights:
         merged = weights[name] + (torch.randn(64, 2) @ torch.randn(2, 48)).bfloat16() * 0.05
         assert fingerprint({**weights, name: merged}, sampled=True) != plain
+
+
+def test_the_wrappers_identity_knows_the_file_and_the_lora():
+    """Merged weakly into float8 weights, a LoRA may change none of the elements that are sampled."""
+
+    def identity(**pipeline):
+        inner = SimpleNamespace(diffusion_model=torch.nn.Linear(2, 2, device="meta"), pipeline={"sd": sd, **pipeline})
+        return wan_video_wrapper.identity(SimpleNamespace(model=inner, model_options={}, patches={}))
+
+    sd = {"weight": torch.ones(2, 2)}
+    weak = [{"path": "a.safetensors", "strength": 0.01, "blocks": {}, "merge_loras": True}]
+    found = [identity(), identity(lora=weak), identity(lora=[{**weak[0], "strength": 0.02}])]
+    found += [identity(base_path="a"), identity(base_path="b"), identity(model_name="a")]
+    assert len(set(found)) == len(found)
+    assert identity(lora=[dict(weak[0])]) == found[1]
 
 
 def test_what_has_no_content_is_named():
