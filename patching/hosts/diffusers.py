@@ -137,6 +137,8 @@ def capture(
 ) -> HiddenStates:
     """Run the first `count` blocks of a transformer on a prompt: one call of it, cut short.
 
+    The edits of an `inject` or `inject_hidden` around it act in that call: capture outside of them for the bare model.
+
     Args:
         target: a diffusers Wan pipeline (its first transformer) or a Wan transformer.
         embeds: the prompt, [batch, tokens, 4096].
@@ -162,6 +164,8 @@ def capture(
                 encoder_hidden_states=embeds.to(device, dtype),
                 **inputs,
             )
+        if (offload := getattr(module, "_hf_hook", None)) is not None:  # of accelerate; a call cut short leaves it out
+            offload.post_forward(module, None)
     finally:
         if getattr(target, "_all_hooks", None):  # model offload: what a pipeline does at its end
             target.maybe_free_model_hooks()

@@ -107,6 +107,21 @@ def test_capture_leaves_nothing_however_it_ends(sampler, main, error):
     assert torch.equal(sampler(main), plain)
 
 
+def test_sequential_offload_takes_every_weight_back(model, main):
+    accelerate = pytest.importorskip("accelerate")
+    wanted = capture(model, main, X, 3)
+    accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    states = capture(model, main, X, 3)
+    assert torch.equal(states.states[0], wanted.states[0])
+    assert [name for name, p in model.named_parameters() if not p.is_meta] == []
+
+
+def test_edits_around_a_capture_act_in_it(model, main, other):
+    with inject(model, other, "all"):
+        states = capture(model, main, X, 3)
+    assert torch.equal(states.states[0], capture(model, other, X, 3).states[0])
+
+
 def test_progress_counts_the_blocks(model, main):
     done: list[int] = []
     capture(model, main, X, 4, after_block=done.append)
