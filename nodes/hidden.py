@@ -163,7 +163,8 @@ class WanVideoLatentEncoder(io.ComfyNode):
                     step=0.001,
                     round=0.001,
                     optional=True,
-                    tooltip="Noise level of the pass: 1 is the first step. Below 1, connect latent for real content.",
+                    tooltip="Noise level: 1 is the first step (0.999 for unipc and dpm++_sde of the wrapper). "
+                    "Below, connect latent for real content.",
                 ),
                 io.Boolean.Input(
                     "all_blocks",
@@ -261,7 +262,8 @@ class _Cached:
         self.identity, self._content, self._unknown = "", "", ""
         try:
             self.identity = host.identity(model)
-            content = (_without_negative(text_embeds), latent and latent["samples"], image_embeds)
+            given = {k: latent.get(k) for k in ("samples", "noise_mask", "batch_index")} if latent else None
+            content = (_without_negative(text_embeds), given, image_embeds)
             self._content = fingerprint(content)
         except UnidentifiedError as error:
             self._unknown = f"; not cached: {error}, which cannot be told from another"
@@ -421,8 +423,23 @@ class WanVideoLatentInjector(io.ComfyNode):
                 log_level=log_level,  # type: ignore[arg-type]
             )
             check_stack([edit], wan_model)
+            if delta.identity and _identity(host, model) not in ("", delta.identity):
+                log.warning(
+                    "%s: the latents were captured from another model, or with other LoRA or patches on it. Connect "
+                    "the encoders to the model that is sampled.",
+                    label,
+                )
             stack = stack_of(transformer_options(model)).append(edit)
             return io.NodeOutput(host.with_stack(model, stack))
+
+
+def _identity(host: Any, model: Any) -> str:
+    """Of the model; empty when it cannot be told."""
+    try:
+        identity: str = host.identity(model)
+    except UnidentifiedError:
+        return ""
+    return identity
 
 
 NODES = [WanVideoLatentEncoder, WanVideoLatentInjector]

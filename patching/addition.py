@@ -30,6 +30,7 @@ class HiddenDelta:
         grid: frames, height and width in tokens that they fit; None for any.
         origin: where they were captured, for people.
         relative_l2: norm of the first difference over the norm of the main state that it was taken from.
+        identity: of the model that both were captured from; empty when it is not known, or they differ.
     """
 
     deltas: tuple[torch.Tensor, ...]
@@ -37,6 +38,7 @@ class HiddenDelta:
     grid: Grid | None
     origin: str
     relative_l2: float
+    identity: str = ""
 
     @property
     def width(self) -> int:
@@ -120,6 +122,7 @@ def hidden_delta(
         origin=f"after block {_range(main.blocks)}, sigma {main.sigma:.3f}"
         + (", mean over tokens" if reduce == "mean" else f", grid {format_grid(main.grid)}"),
         relative_l2=torch.linalg.vector_norm(deltas[0].float()).item() / size if size else 0.0,
+        identity=main.identity if main.identity == injection.identity else "",
     )
 
 

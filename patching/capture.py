@@ -171,9 +171,9 @@ class Capture:
         return kind is _Stop
 
     def stoppable(self, call: Callable[[], torch.Tensor], like: torch.Tensor) -> torch.Tensor:
-        """For a host that can go on: the result of a model call, or zeros like `like` where it ended early."""
+        """For a host that goes on: the result of a model call, or zeros like `like` once a call has ended early."""
         try:
-            return call()
+            return torch.zeros_like(like) if self._is_complete() else call()
         except _Stop:
             return torch.zeros_like(like)
 
@@ -199,6 +199,8 @@ class Capture:
         return len(self._states) == (self._count if self._every else 1)
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._is_complete():
+            return
         call = self._signature.bind_partial(module, *args, **kwargs).arguments
         self._grid = self._model.grid(call["x"] if "x" in call else call["hidden_states"])
         t = next(call[name] for name in ("t", "timestep") if name in call)

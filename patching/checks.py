@@ -78,6 +78,11 @@ def check_stack(
                 f"{label}: {model.name} is a VACE model, whose control blocks add to the hidden state; a second stream "
                 "cannot follow them. Use injection_mode context."
             )
+        if edit.streams and getattr(model.module, "audio_injector", None) is not None:
+            raise ValueError(
+                f"{label}: {model.name} is an S2V model, whose audio layers change the hidden state between blocks; a "
+                "second stream cannot follow them. Use injection_mode context."
+            )
         check_width(source, model, f"{label}: the injected embeddings are")
         if prompt_count is not None:
             count = len(source.prompts)

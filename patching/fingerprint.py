@@ -21,8 +21,8 @@ def fingerprint(value: Any, sampled: bool = False) -> str:
 
     Args:
         value: dicts, lists, tuples, sets, text, numbers, None, dtypes and devices, tensors, modules, weight adapters.
-        sampled: of each tensor take shape, dtype and 16 elements spread over it, which any training or merging of
-            weights changes; otherwise all of it.
+        sampled: of each tensor take shape, dtype and 16 elements spread over it; otherwise all of it. A change of
+            few or small values, such as a weak LoRA merged in float8, may leave these as they are.
 
     Raises:
         UnidentifiedError: a function or another object, or a tensor without values.

@@ -306,8 +306,8 @@ class Run:
                     mixed = stream.mix(index, mixed, self._hidden_rows(k, main, x))
                     self._edited_blocks += 1
             self._follows = any(stream.covers(index + 1) for stream in self._streams.values())
-            if self._follows or streams.last_left() is x:  # or another run's second stream goes on
-                streams.note_left(mixed)
+            goes_on = self._follows or streams.last_left() is x  # or another run's second stream does
+            streams.note_left(mixed if goes_on else None)
             if mixed is x:
                 return None
             self._measure_hidden(index, main, x, mixed)

@@ -67,6 +67,14 @@ def without_stack(model: Any) -> Any:
     return clone
 
 
+def _without_windows(model: Any) -> Any:
+    """The clone `model` without ComfyUI's context windows, so that one call sees the whole video."""
+    model.model_options.pop("context_handler", None)
+    for kind in ("prepare_sampling", "sampler_sample"):
+        model.remove_wrappers_with_key(kind, f"ContextWindows_{kind}")
+    return model
+
+
 def capture(
     model: Any,
     text_embeds: Any,
@@ -81,9 +89,10 @@ def capture(
     after_block: Callable[[int], None] | None = None,
     **known: Any,
 ) -> HiddenStates:
-    """Run the first `count` blocks on a prompt, through ComfyUI's sampling with one step. Edits are left out.
+    """Run the first `count` blocks on a prompt, through ComfyUI's sampling with one step.
 
-    The step's model call hands back zeros where it is cut, and the sampler then ends as it always does.
+    The step's model call hands back zeros where it is cut, as do later ones, and the sampler then ends as it always
+    does. Edits and context windows are left out.
 
     Args:
         model: MODEL.
@@ -92,7 +101,7 @@ def capture(
         size: of the video, without `latent`.
         seed: seed of the noise.
         sigma: noise level, above 0 to 1.
-        latent: LATENT to which the noise is added; one of zeros stands for no video.
+        latent: LATENT to which the noise is added, with its noise_mask; one of zeros stands for no video.
         image_embeds: None; the wrapper's.
         known: see `Capture.result`.
 
@@ -114,7 +123,7 @@ def capture(
     if samples is None:
         channels = model.get_model_object("latent_format").latent_channels
         samples = torch.zeros(1, channels, *size.latent(16 if channels == _CHANNELS_5B else 8))
-    clone = without_stack(model)
+    clone = _without_windows(without_stack(model))
     samples = comfy.sample.fix_empty_latent_channels(clone, samples)
     noise = comfy.sample.prepare_noise(samples, seed, given.get("batch_index"))
     running = Capture(wan_model(clone), count, every, after_block)
@@ -126,9 +135,10 @@ def capture(
 
     clone.add_wrapper_with_key(_APPLY_MODEL, CAPTURE_KEY, stop_here)
     euler = comfy.samplers.sampler_object("euler")
+    sigmas, mask = torch.tensor([sigma, 0.0]), given.get("noise_mask")
     with running:
         comfy.sample.sample_custom(
-            clone, noise, 1.0, euler, torch.tensor([sigma, 0.0]), text_embeds, [], samples, disable_pbar=True, seed=seed
+            clone, noise, 1.0, euler, sigmas, text_embeds, [], samples, noise_mask=mask, disable_pbar=True, seed=seed
         )
     return running.result(seed=seed, **known)
 

@@ -62,7 +62,7 @@ def inject(
 
     Raises:
         ValueError: a malformed selection, a block that the model lacks, a strength outside 0..1, embeddings of
-            another width or with more than 512 tokens, no Wan model.
+            another width or with more than 512 tokens, no Wan model, a cache of diffusers (`hidden` only).
     """
     edit = Edit(
         source=read_text_embeds(embeds, "embeds").detached(),
@@ -137,6 +137,8 @@ def capture(
 ) -> HiddenStates:
     """Run the first `count` blocks of a transformer on a prompt: one call of it, cut short.
 
+    The edits of an `inject` or `inject_hidden` around it act in that call: capture outside of them for the bare model.
+
     Args:
         target: a diffusers Wan pipeline (its first transformer) or a Wan transformer.
         embeds: the prompt, [batch, tokens, 4096].
@@ -146,11 +148,12 @@ def capture(
         inputs: further inputs of the transformer, such as `encoder_hidden_states_image`.
 
     Raises:
-        ValueError: `count` is out of range.
+        ValueError: `count` is out of range, or a cache of diffusers is enabled.
     """
     transformer = _transformers(target)[0]
     model = discover(transformer)
     module: Any = model.module
+    _check_no_cache(module, "capture")
     device, dtype = latents.device, module.dtype
     running = Capture(model, count, every, after_block)
     try:
@@ -161,10 +164,25 @@ def capture(
                 encoder_hidden_states=embeds.to(device, dtype),
                 **inputs,
             )
+        if (offload := getattr(module, "_hf_hook", None)) is not None:  # of accelerate; a call cut short leaves it out
+            offload.post_forward(module, None)
     finally:
         if getattr(target, "_all_hooks", None):  # model offload: what a pipeline does at its end
             target.maybe_free_model_hooks()
     return running.result(model_name=model.name)
+
+
+def _check_no_cache(module: Any, what: str) -> None:
+    """The caches of diffusers keep a state per block, which an extra pass through the block would read and overwrite.
+
+    Raises:
+        ValueError: one is enabled.
+    """
+    if getattr(module, "is_cache_enabled", False):
+        raise ValueError(
+            f"{what} cannot be combined with a cache of diffusers ({type(module._cache_config).__name__}). "
+            "Call disable_cache() of the transformer first."
+        )
 
 
 def _strengths(blocks: str | BlockStrengths | dict[int, float] | list[float]) -> BlockStrengths:
@@ -189,7 +207,10 @@ def edited(target: Any, stack: EditStack) -> Iterator[None]:
     if scheduler is None and any(not edit.window.is_full for edit in stack):
         raise ValueError("A window needs the pipeline's scheduler: pass the pipeline, not its transformer.")
     for transformer in transformers:
-        check_stack(stack, discover(transformer))
+        model = discover(transformer)
+        check_stack(stack, model)
+        if any(edit.streams for edit in stack):
+            _check_no_cache(model.module, "site='hidden'")
     completed = False
     with contextlib.ExitStack() as exits:
         runs = [exits.enter_context(_attached(t, stack, scheduler)) for t in transformers]

@@ -36,6 +36,7 @@ NAME = "ComfyUI-WanVideoWrapper"
 MAX_PROMPT_TOKENS = MAX_TOKENS
 SAMPLERS = ("WanVideoSampler", "WanVideoDiffusionForcingSampler")
 
+_CHANNELS_5B = 48  # of the latents of Wan 2.2 5B
 _IMAGE_CHANNELS = 36  # inputs of an image-to-video model: noise, image and mask
 _WRAPPED = "_wan_activation_editor_wrapped"
 _running: ContextVar[bool] = ContextVar("wan_activation_editor_running", default=False)
@@ -95,7 +96,8 @@ def capture(
         known: see `Capture.result`.
 
     Raises:
-        ValueError: the model needs image_embeds, or this version of the wrapper cannot add noise to a latent.
+        ValueError: the model needs image_embeds, this version of the wrapper cannot add noise to a latent, or
+            `latent` and `image_embeds` are of a kind or size that does not fit.
     """
     transformer = model.model.diffusion_model
     sampler = sampler_classes(transformer).get(SAMPLERS[0])
@@ -103,6 +105,9 @@ def capture(
         raise RuntimeError(f"No {SAMPLERS[0]} was found beside {type(transformer).__name__}. Update {NAME}.")
     parameters = inspect.signature(sampler.process).parameters
     samples = None
+    # The sampler takes shapes at an eighth of the video's size and halves them for the 5B model.
+    scale = 2 if getattr(transformer, "out_dim", 16) == _CHANNELS_5B else 1
+    _check_inputs(latent, image_embeds, scale)
     if latent is not None:
         samples = {"samples": latent["samples"]}
         if "add_noise_to_samples" not in parameters:
@@ -112,8 +117,6 @@ def capture(
     if image_embeds is None:
         if getattr(transformer, "in_dim", None) == _IMAGE_CHANNELS:
             raise ValueError("This is an image-to-video model. Connect the sampler's image_embeds.")
-        # The sampler takes shapes at an eighth of the video's size and halves them for the 5B model.
-        scale = 2 if getattr(transformer, "out_dim", 16) == 48 else 1
         frames, height, width = latent["samples"].shape[-3:] if latent is not None else size.latent(8 * scale)
         shape = (16, frames, height * scale, width * scale)
         image_embeds = {"target_shape": shape, "num_frames": 4 * (frames - 1) + 1}
@@ -144,9 +147,46 @@ def capture(
     return running.result(seed=seed, **known)
 
 
+def _check_inputs(latent: Any, image_embeds: Mapping[str, Any] | None, scale: int) -> None:
+    """What the sampler would stumble over, or run on without a word.
+
+    Args:
+        scale: the sampler's shapes over the latents': 2 for Wan 2.2 5B, else 1.
+
+    Raises:
+        ValueError: with what to connect instead.
+    """
+    lynx = (image_embeds or {}).get("lynx_embeds") or {}
+    if lynx.get("ref_latent") is not None:
+        raise ValueError(
+            "image_embeds: the reference of Lynx has a pass of its own before the first step, which would be captured "
+            "instead. Capture without the reference image."
+        )
+    if latent is None:
+        return
+    shape, channels = list(latent["samples"].shape), _CHANNELS_5B if scale == 2 else 16
+    if len(shape) != 5 or shape[:2] != [1, channels]:
+        raise ValueError(
+            f"latent is {shape}, but the model takes [1, {channels}, frames, height, width]: one video, encoded with "
+            "the VAE that belongs to the model. Connect the latent that the sampler gets, or disconnect it."
+        )
+    target = (image_embeds or {}).get("target_shape")
+    size = None if target is None else [target[2] // scale, target[3] // scale]
+    if size is not None and shape[3:] != size:
+        raise ValueError(
+            f"latent is {shape[3]} x {shape[4]} (height x width), but image_embeds is for {size[0]} x {size[1]}. "
+            "Make both at the video's size, or disconnect one."
+        )
+
+
 def _offload(model: Any, sampler: type) -> None:
-    """What the sampler does at its end with force_offload, for versions that do not when it ends early."""
+    """What the sampler does at its end with force_offload, for versions that do not when it ends early.
+
+    Not for weights on `meta`, which cannot be moved: loading failed, or the sampler has offloaded them itself.
+    """
     transformer, namespace = model.model.diffusion_model, vars(sys.modules[sampler.__module__])
+    if any(parameter.is_meta for parameter in transformer.parameters()):
+        return
     try:
         own_way = model.model["auto_cpu_offload"]
     except KeyError:
@@ -178,13 +218,14 @@ def identity(model: Any) -> str:
     state = {unwrapped(k): v for k, v in (pipeline.get("sd") or transformer.state_dict()).items()}
     # What the loader adds to the model itself, such as Stand-In's LoRA, is in no state dict of the pipeline.
     added = {unwrapped(k): v for k, v in transformer.named_parameters() if not v.is_meta}
-    settings = ("base_dtype", "weight_dtype", "dtype", "quantization", "fp8_matmul")
+    settings = ("base_dtype", "weight_dtype", "dtype", "quantization", "fp8_matmul", "model_name", "base_path")
     values = {
         "class": f"{type(transformer).__module__}.{type(transformer).__name__}",
         "state": {**added, **state},
         "patches": dict(model.patches),
         "options": options,
         "settings": {k: str(pipeline[k]) for k in settings if k in pipeline},
+        "lora": pipeline.get("lora"),  # merged ones, which a sample of the weights may not show
         "attention": str(getattr(transformer, "attention_mode", "")),
     }
     return fingerprint(values, sampled=True)

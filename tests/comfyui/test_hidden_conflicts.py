@@ -88,13 +88,16 @@ def test_a_cache_on_the_model_does_not_disturb_the_capture(native: NativeHost, n
         return flow.add(name, model=native.load(flow), reuse_threshold=3.0, start_percent=0.0, end_percent=1.0,
                         verbose=False)  # fmt: skip
 
-    results = []
-    for loader in (native.load, load):
-        flow = Workflow()
-        link = native.capture(flow, loader(flow), MOON, COUNT)
-        probe = flow.add("TestLatentEmbeds", latent_embeds=link, info="")
-        results.append(native.server.run(flow).checked().output(probe[0], "sha256"))
-    assert results[0] == results[1]
+    assert captured(native, load=load) == captured(native)
+
+
+def captured(host: Host, load=None, blocks: int = COUNT, **options):
+    """Grid and content of a capture."""
+    flow = Workflow()
+    link = host.capture(flow, (load or host.load)(flow), MOON, blocks, **options)
+    probe = flow.add("TestLatentEmbeds", latent_embeds=link, info="")
+    found = host.server.run(flow).checked().outputs[probe[0]]
+    return found["plain"][0]["grid"], found["sha256"]
 
 
 # Skip-layer guidance
@@ -152,6 +155,16 @@ def test_editing_a_block_that_comfyui_skips_is_refused(native: NativeHost):
         refused(native, message, **native_slg("9, 10", native.adding(COUNT, at=chosen)))
 
 
+def test_skip_layer_guidance_of_comfyui_does_not_disturb_the_capture(native: NativeHost):
+    """Its pass with blocks left out comes after the pass that is captured."""
+
+    def load(flow: Workflow):
+        return native_slg("1, 2")["after"](flow, native.load(flow))
+
+    for blocks in (2, COUNT):
+        assert captured(native, load, blocks) == captured(native, blocks=blocks)
+
+
 # Context windows
 
 
@@ -197,6 +210,18 @@ def test_states_of_a_window_or_their_mean_fit_context_windows(host: Host):
     for given in ({"capture": {"num_frames": 9}}, {"reduce": "mean", "capture": {"num_frames": 17}}):
         assert host.digest(**windows(host, host.adding(COUNT, **given))) != plain
         assert host.digest(**windows(host, host.adding(COUNT, other=FOX, **given))) == plain
+
+
+@pytest.mark.parametrize("freenoise", [False, True])
+def test_a_capture_leaves_context_windows_on_the_model_out(native: NativeHost, freenoise):
+    def load(flow: Workflow):
+        model = native_windows()["after"](flow, native.load(flow))
+        flow[model[0]]["inputs"]["freenoise"] = freenoise
+        return model
+
+    found = captured(native, load, num_frames=17)
+    assert found == captured(native, num_frames=17)
+    assert found[0] == [5, 4, 4]
 
 
 def test_windows_longer_than_the_video_are_none(wrapper: WrapperHost):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import re
 import time
+from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from . import tiny_models
 from .server import RunFailedError
 from .test_lora import loaders
 from .test_variants import i2v, image_condition, image_video, vace
@@ -145,6 +149,22 @@ def test_capture_and_the_place_of_weights_under_a_lora(request, kind):
     assert host.digest(load=load) == plain
 
 
+def test_a_model_that_cannot_be_loaded_gives_the_wrappers_own_error(wrapper: WrapperHost, models: Path):
+    folder = models / "diffusion_models"
+    state = load_file(folder / tiny_models.WRAPPER_T2V)
+    del state["blocks.7.ffn.2.bias"]
+    save_file(state, folder / "incomplete.safetensors", metadata={"format": "pt"})
+
+    def load(flow: Workflow):
+        return wrapper.load(flow, checkpoint="incomplete.safetensors")
+
+    with pytest.raises(RunFailedError) as sampled:
+        wrapper.run(load=load).checked()
+    message = str(sampled.value).split(": ", 1)[1].splitlines()[0]
+    with pytest.raises(RunFailedError, match=re.escape(message)):
+        captured(wrapper, load=load)
+
+
 def test_image_inputs_reach_the_capture(host: Host):
     model = i2v(host)
     load = model["load"]
@@ -174,6 +194,45 @@ def test_a_latent_gives_size_and_content(host: Host):
 
     assert captured(host, latent=latent, width=128)["sha256"] == captured(host)["sha256"]
     assert captured(host, latent=latent, sigma=0.5)["sha256"] != captured(host, sigma=0.5)["sha256"]
+
+
+def test_a_masked_latent_is_masked_in_the_capture(native: NativeHost):
+    """Image-to-video of Wan 2.2 5B marks the given frames by noise_mask: they are clean, at timestep 0."""
+
+    def load(flow: Workflow):
+        return native.load(flow, checkpoint=tiny_models.NATIVE_5B)
+
+    def latent(flow: Workflow, masked: bool = True):
+        empty = flow.add("EmptyHunyuanLatentVideo", width=64, height=64, length=5, batch_size=1)
+        sizes = {"width": 64, "height": 64}, {"width": 32, "height": 64}
+        whole, half = (flow.add("SolidMask", value=float(i), **size) for i, size in enumerate(sizes))
+        mask = flow.add("MaskComposite", destination=whole, source=half, x=0, y=0, operation="add")
+        return flow.add("SetLatentNoiseMask", samples=empty, mask=mask) if masked else empty
+
+    name, _, _ = recorded(native, MOON, cfg=1.0, load=load, latent_image=latent)
+    found = captured(native, load=load, latent=latent, against=name)
+    assert found["recorded"] == [True]
+    assert found["sha256"] != captured(native, load=load, latent=lambda flow: latent(flow, False))["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"batch_size": 2}, r"latent is \[2, 16, 2, 8, 8\], .* takes \[1, 16, frames, height, width\]"),
+        ({"width": 96}, r"latent is 8 x 12 .* but image_embeds is for 8 x 8.* Make both at the video's size"),
+        ({"image": True}, r"latent is \[1, 4, 8, 8\], .* takes \[1, 16, frames, height, width\]"),
+    ],
+)
+def test_a_latent_that_the_wrapper_cannot_take(wrapper: WrapperHost, inputs, message):
+    def latent(flow: Workflow):
+        if inputs.get("image"):
+            return flow.add("EmptyLatentImage", width=64, height=64, batch_size=1)
+        return flow.add(
+            "EmptyHunyuanLatentVideo", **{"width": 64, "height": 64, "length": 5, "batch_size": 1, **inputs}
+        )
+
+    with pytest.raises(RunFailedError, match=f"WanVideo Latent Encoder: {message}"):
+        captured(wrapper, latent=latent, image_embeds=wrapper.empty_video)
 
 
 @pytest.mark.parametrize(
@@ -292,6 +351,27 @@ def test_the_mean_fits_another_size_and_token_by_token_is_refused(host: Host):
                                         injection_strength=1.0, block_activations="3"))  # fmt: skip
     with pytest.raises(RunFailedError, match=r"2 x 4 x 4 .* 2 x 6 x 6 .* set reduce to mean"):
         host.server.run(flow).checked()
+
+
+def test_latents_of_another_model_are_told(host: Host):
+    warning = "captured from another model, or with other LoRA or patches"
+
+    def log(load):
+        def after(flow: Workflow, model):
+            captured_from = load(flow)
+            a, b = (host.capture(flow, captured_from, prompt, COUNT) for prompt in (FOX, MOON))
+            return flow.add("WanVideoLatentInjector", model=model, main_latent=a, injection_latent=b,
+                            injection_strength=1.0, block_activations="3", start_percent=0.0,
+                            end_percent=next(ends))  # fmt: skip
+
+        return host.run(FOX, edit(SHARP), after=after).checked().log
+
+    ends = (1 - i / 1000 for i in itertools.count())
+    assert warning not in log(host.load)
+    host.server.free()
+    assert warning not in log(host.load)
+    for name, load in loaders(host).items():
+        assert warning in log(load), name
 
 
 def test_the_viewer_and_the_log_describe_it(host: Host):

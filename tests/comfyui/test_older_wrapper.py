@@ -10,7 +10,7 @@ import pytest
 from . import tiny_models
 from .conftest import serve
 from .server import RunFailedError, older_wrapper
-from .test_hidden_states import COUNT, HALF, captured, recorded
+from .test_hidden_states import COUNT, HALF, captured, nonces, recorded
 from .workflows import FOX, FRAMES, MOON, SHARP, SIZE, Workflow, WrapperHost, edit
 
 
@@ -116,3 +116,11 @@ def test_prompt_and_negative_prompt_are_told_apart_however_they_are_called(older
     assert older.digest(FOX, edit(SHARP, branch="uncond"), **model) == older.digest(FOX, negative=SHARP, **model)
     edits = edit(MOON), edit(SHARP, branch="uncond")
     assert older.digest(FOX, *edits, **model) == older.digest(MOON, negative=SHARP, **model)
+
+
+def test_a_capture_offloads_the_model(older: WrapperHost):
+    """This version's sampler does not when it ends early."""
+    flow = Workflow()
+    model = flow.add("TestMoves", model=older.load(flow), nonce=next(nonces))
+    end = flow.add("TestMovesEnd", latent_embeds=older.capture(flow, model, MOON, COUNT))
+    assert older.server.run(flow).checked().output(end[0], "offloaded")[-1:] == [True]

@@ -25,6 +25,7 @@ WRAPPER_VACE = "wrapper_vace.safetensors"
 NATIVE_T2V = "native_t2v.safetensors"
 NATIVE_I2V = "native_i2v.safetensors"
 NATIVE_VACE = "native_vace.safetensors"
+NATIVE_5B = "native_5b.safetensors"
 WRAPPER_LORA = "wrapper_lora.safetensors"
 NATIVE_LORA = "native_lora.safetensors"
 STAND_IN_LORA = "stand_in.safetensors"
@@ -50,8 +51,10 @@ class _Random:
         self.state[name] = torch.ones(*shape)
 
 
-def transformer(dim: int, blocks: int, seed: int, *, image: bool = False, control_blocks: int = 0) -> State:
-    """A Wan 2.1 transformer.
+def transformer(
+    dim: int, blocks: int, seed: int, *, image: bool = False, control_blocks: int = 0, channels: int = 16
+) -> State:
+    """A Wan 2.1 transformer, or one of Wan 2.2.
 
     Args:
         dim: model width; the feed-forward layer has the same.
@@ -59,9 +62,10 @@ def transformer(dim: int, blocks: int, seed: int, *, image: bool = False, contro
         seed: seed of the weights.
         image: I2V: 36 input channels and CLIP image tokens.
         control_blocks: number of VACE control blocks.
+        channels: of the latents; 48 for Wan 2.2 5B.
     """
     out = _Random(seed)
-    out.layer("patch_embedding", dim, 36 if image else 16, 1, 2, 2)
+    out.layer("patch_embedding", dim, 36 if image else channels, 1, 2, 2)
     out.layer("text_embedding.0", dim, RAW_WIDTH)
     out.layer("text_embedding.2", dim, dim, gain=2.0)
     out.layer("time_embedding.0", dim, 256)
@@ -70,7 +74,7 @@ def transformer(dim: int, blocks: int, seed: int, *, image: bool = False, contro
     for i in range(blocks):
         _block(out, f"blocks.{i}", dim, image)
     out.normal("head.modulation", 1, 2, dim, scale=dim**-0.5)
-    out.layer("head.head", 64, dim)
+    out.layer("head.head", 4 * channels, dim)
     if image:
         _norm(out, "img_emb.proj.0", CLIP_WIDTH)
         out.layer("img_emb.proj.1", CLIP_WIDTH, CLIP_WIDTH)
@@ -182,6 +186,7 @@ def write_models(root: Path) -> None:
         f"diffusion_models/{NATIVE_T2V}": transformer(native, NATIVE_BLOCKS, 4),
         f"diffusion_models/{NATIVE_I2V}": transformer(native, 8, 5, image=True),
         f"diffusion_models/{NATIVE_VACE}": transformer(native, 8, 6, control_blocks=4),
+        f"diffusion_models/{NATIVE_5B}": transformer(native, 8, 11, channels=48),
         f"loras/{WRAPPER_LORA}": lora(wrapper, range(0, WRAPPER_BLOCKS, 3), 7),
         f"loras/{NATIVE_LORA}": lora(native, range(0, NATIVE_BLOCKS, 4), 8),
         f"loras/{STAND_IN_LORA}": stand_in(wrapper, WRAPPER_BLOCKS, 10),

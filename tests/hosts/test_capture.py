@@ -8,6 +8,7 @@ from diffusers.models.transformers.transformer_wan_vace import WanVACETransforme
 from wanvideo_activation_editor.embeddings import read_text_embeds
 from wanvideo_activation_editor.patching import (
     ActivationAddition,
+    Capture,
     Edit,
     EditStack,
     HiddenStates,
@@ -106,6 +107,21 @@ def test_capture_leaves_nothing_however_it_ends(sampler, main, error):
     assert torch.equal(sampler(main), plain)
 
 
+def test_sequential_offload_takes_every_weight_back(model, main):
+    accelerate = pytest.importorskip("accelerate")
+    wanted = capture(model, main, X, 3)
+    accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    states = capture(model, main, X, 3)
+    assert torch.equal(states.states[0], wanted.states[0])
+    assert [name for name, p in model.named_parameters() if not p.is_meta] == []
+
+
+def test_edits_around_a_capture_act_in_it(model, main, other):
+    with inject(model, other, "all"):
+        states = capture(model, main, X, 3)
+    assert torch.equal(states.states[0], capture(model, other, X, 3).states[0])
+
+
 def test_progress_counts_the_blocks(model, main):
     done: list[int] = []
     capture(model, main, X, 4, after_block=done.append)
@@ -113,12 +129,25 @@ def test_progress_counts_the_blocks(model, main):
 
 
 def test_a_host_that_runs_no_block_is_an_error(model):
-    from wanvideo_activation_editor.patching import Capture
-
     with Capture(discover(model), 2) as running:
         pass
     with pytest.raises(RuntimeError, match="did not run block 1"):
         running.result()
+
+
+def test_later_model_calls_of_a_host_that_goes_on_are_left_out(model, main, other):
+    """Skip-layer guidance of ComfyUI calls the model again, with blocks left out."""
+    done: list[int] = []
+    calls = []
+    with Capture(discover(model), 3, after_block=done.append) as running:
+        for embeds in (main, other):
+            zeros = running.stoppable(lambda embeds=embeds: (calls.append(1), call(model, embeds))[1], X)
+            assert torch.equal(zeros, torch.zeros_like(X))
+        with torch.no_grad():
+            call(model, other, t=T * 0)
+    states = running.result()
+    assert (done, len(calls), states.sigma) == ([1, 2, 3], 1, T_VALUE / 1000)
+    assert torch.equal(states.states[0], block_outputs(model, main)[2].bfloat16())
 
 
 def test_capture_ignores_the_second_stream_around_it(model, main, other):

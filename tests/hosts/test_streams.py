@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import diffusers.hooks
 import pytest
 import torch
 from diffusers.models.transformers.transformer_wan_vace import WanVACETransformer3DModel
 from wanvideo_activation_editor.embeddings import read_text_embeds
-from wanvideo_activation_editor.patching import Edit, EditStack, Run, discover, parse_selection
-from wanvideo_activation_editor.patching.hosts.diffusers import inject
+from wanvideo_activation_editor.patching import Edit, EditStack, Run, discover, parse_selection, streams
+from wanvideo_activation_editor.patching.hosts.diffusers import capture, inject
 
 from .conftest import Sampler, hook_count, make_transformer, prompt_embeds
 
@@ -88,6 +89,16 @@ def test_blocks_after_the_last_active_one_run_once(main, other):
     for hook in hooks:
         hook.remove()
     assert runs == [2, 2, 2, 2, 1, 1]
+
+
+def test_the_state_after_the_last_mixed_block_is_let_go(main, other):
+    model, left = make_transformer(), []
+    hooks = [b.register_forward_pre_hook(lambda *_: left.append(streams.last_left() is None)) for b in model.blocks]
+    with mixing(model, other, "3:0.5"):
+        call(model, main)
+    for hook in hooks:
+        hook.remove()
+    assert left[-2:] == [True, True] and not all(left)
 
 
 def test_unconditional_calls_run_no_second_stream(sampler, main, other):
@@ -187,6 +198,39 @@ def test_a_model_that_changes_the_state_between_blocks_is_refused(main, other):
         finally:
             hooked.remove()
     between.remove()
+
+
+@pytest.mark.parametrize("name", ["FirstBlockCacheConfig", "PyramidAttentionBroadcastConfig", "MagCacheConfig"])
+def test_caches_of_diffusers_are_refused_by_live_mixing_and_capture(sampler, main, other, name):
+    given = {
+        "FirstBlockCacheConfig": {"threshold": 0.3},
+        "MagCacheConfig": {"calibrate": True},
+        "PyramidAttentionBroadcastConfig": {"current_timestep_callback": lambda: sampler.pipe.current_timestep},
+    }
+    config = getattr(diffusers.hooks, name)(**given[name])
+    transformer = sampler.pipe.transformer
+    plain = sampler(main)
+    transformer.enable_cache(config)
+    message = rf"cannot be combined with a cache of diffusers \({name}\)\. Call disable_cache"
+    with pytest.raises(ValueError, match=message), mixing(sampler.pipe, other, "5"):
+        pass
+    with pytest.raises(ValueError, match=message):
+        capture(sampler.pipe, main, X, 3)
+    transformer.disable_cache()
+    capture(sampler.pipe, main, X, 3)
+    with mixing(sampler.pipe, other, "5"):
+        assert torch.equal(sampler(main), sampler(other))
+    assert torch.equal(sampler(main), plain)
+
+
+def test_s2v_is_refused_with_the_reason(other):
+    """ComfyUI's model writes the audio into the hidden state in place, so its identity does not tell."""
+    model = make_transformer()
+    model.audio_injector = torch.nn.ModuleList()
+    with pytest.raises(ValueError, match=r"S2V model.* Use injection_mode context"), mixing(model, other, "all"):
+        pass
+    with inject(model, other, "all"):
+        pass
 
 
 def test_vace_is_refused_with_the_reason(other):

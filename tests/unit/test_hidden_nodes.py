@@ -25,6 +25,7 @@ from wanvideo_activation_editor.patching import (
     hidden_delta,
     stack_of,
 )
+from wanvideo_activation_editor.patching.hosts import wan_video_wrapper
 
 from .test_nodes import Patcher
 
@@ -147,6 +148,12 @@ def test_half_floats_are_subtracted_without_overflow():
     assert torch.equal(a.states[0].float() + delta, b.states[0].float())
 
 
+def test_a_difference_knows_its_model():
+    a, b = states(1, identity="x"), states(2, identity="x")
+    assert hidden_delta(a, b, [0]).identity == "x"
+    assert hidden_delta(a, states(2, identity="y"), [0]).identity == ""
+
+
 # The encoder's inputs
 
 
@@ -164,6 +171,16 @@ def test_bad_input_of_the_encoder(nodes, model, changes, message):
     given = {"model": model, "text_embeds": [[torch.ones(1, 4, 4096), {}]], "capture_after_blocks": 2}
     with pytest.raises((ValueError, TypeError), match=f"^WanVideo Latent Encoder: .*{message}"):
         nodes["WanVideoLatentEncoder"].execute(**{**given, "use_cache": False, **changes})
+
+
+def test_the_wrappers_lynx_reference_is_refused():
+    check = wan_video_wrapper._check_inputs
+    check(None, {"lynx_embeds": {"ip_x": torch.zeros(1), "ref_latent": None}}, 1)
+    with pytest.raises(ValueError, match=r"reference of Lynx .* Capture without the reference"):
+        check(None, {"lynx_embeds": {"ref_latent": torch.zeros(1)}}, 1)
+    check({"samples": torch.zeros(1, 48, 2, 4, 6)}, {"target_shape": (16, 2, 8, 12)}, 2)
+    with pytest.raises(ValueError, match=r"takes \[1, 48, "):
+        check({"samples": torch.zeros(1, 16, 2, 8, 12)}, None, 2)
 
 
 # Caches
@@ -185,10 +202,10 @@ PROMPT = SimpleNamespace(prompt="a red fox")
 SETTINGS = {"size": (64, 64, 5), "seed": 1, "sigma": 1.0, "blocks": 3, "all_blocks": False}
 
 
-def cached(value: int = 0, host=None, **settings):
+def cached(value: int = 0, host=None, latent=None, image_embeds=None, **settings):
     host = host or SimpleNamespace(identity=lambda model: f"identity of {model}")
     embeds = {"prompt_embeds": [torch.full((2, 4), float(value))], "negative_prompt_embeds": [torch.randn(1, 4)]}
-    return hidden._Cached(host, "model", embeds, PROMPT, {**SETTINGS, **settings}, None, None)
+    return hidden._Cached(host, "model", embeds, PROMPT, {**SETTINGS, **settings}, latent, image_embeds)
 
 
 @pytest.fixture(autouse=True)
@@ -205,6 +222,24 @@ def test_captures_are_found_by_content_in_memory():
     assert all(other.find() is None for other in (cached(1), cached(seed=2), cached(blocks=4), cached(sigma=0.5)))
     other_model = SimpleNamespace(identity=lambda model: "another")
     assert cached(host=other_model).find() is None
+
+
+def test_captures_of_another_latent_or_image_are_not_found():
+    def latent(samples=0.0, **more):
+        return {"latent": {"samples": torch.full((1, 4, 2, 2, 2), samples), **more}}
+
+    def mask(value):
+        return latent(noise_mask=torch.full((1, 2, 2), value))
+
+    def image(value):
+        return {"image_embeds": {"image_embeds": torch.full((4, 2, 2, 2), value), "num_frames": 5}}
+
+    given = [latent(), latent(1.0), mask(0.0), mask(1.0), latent(batch_index=[0]), latent(batch_index=[2])]
+    given += [{}, image(0.0), image(1.0), {**latent(), **image(0.0)}]
+    for inputs in given:
+        assert cached(**inputs).find() is None
+        cached(**inputs).keep(A)
+        assert cached(**inputs).find() is A
 
 
 def test_captures_are_found_in_a_store_with_a_file(monkeypatch, tmp_path: Path):
@@ -265,6 +300,21 @@ def test_a_sampled_fingerprint_sees_a_merged_lora_in_any_one_layer():
     for name in weights:
         merged = weights[name] + (torch.randn(64, 2) @ torch.randn(2, 48)).bfloat16() * 0.05
         assert fingerprint({**weights, name: merged}, sampled=True) != plain
+
+
+def test_the_wrappers_identity_knows_the_file_and_the_lora():
+    """Merged weakly into float8 weights, a LoRA may change none of the elements that are sampled."""
+
+    def identity(**pipeline):
+        inner = SimpleNamespace(diffusion_model=torch.nn.Linear(2, 2, device="meta"), pipeline={"sd": sd, **pipeline})
+        return wan_video_wrapper.identity(SimpleNamespace(model=inner, model_options={}, patches={}))
+
+    sd = {"weight": torch.ones(2, 2)}
+    weak = [{"path": "a.safetensors", "strength": 0.01, "blocks": {}, "merge_loras": True}]
+    found = [identity(), identity(lora=weak), identity(lora=[{**weak[0], "strength": 0.02}])]
+    found += [identity(base_path="a"), identity(base_path="b"), identity(model_name="a")]
+    assert len(set(found)) == len(found)
+    assert identity(lora=[dict(weak[0])]) == found[1]
 
 
 def test_what_has_no_content_is_named():

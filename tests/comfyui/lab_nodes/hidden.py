@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 
 import torch
 
@@ -75,4 +76,45 @@ class TestLatentEmbeds(AnyInput):
         return {"ui": {"sha256": digests, "info": [info], "recorded": [recorded], "plain": [plain]}}
 
 
-HIDDEN_NODES = (TestHiddenProbe, TestHiddenEnd, TestLatentEmbeds)
+class TestMoves(AnyInput):
+    """Notes from here on, for each move of the transformer, whether it goes to the wrapper's offload_device."""
+
+    seen: list = []
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"model": (ANY, {}), "nonce": ("INT", {"default": 0, "max": 2**62})}}
+
+    def run(self, model, nonce):
+        transformer = model.model.diffusion_model
+        root = type(transformer).__module__.split(".wanvideo.")[0]
+        modules = (sys.modules.get(f"{root}.{name}") for name in ("nodes_sampler", "nodes"))
+        wrapper = next(m for m in modules if hasattr(m, "WanVideoSampler"))
+        move = transformer.to
+        self.seen[:] = [transformer]
+
+        def spy(*args, **kwargs):
+            self.seen.append(bool(args) and args[0] is wrapper.offload_device)
+            return move(*args, **kwargs)
+
+        transformer.to = spy
+        return (model,)
+
+
+class TestMovesEnd(AnyInput):
+    """Ends it once the states are there."""
+
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"latent_embeds": ("LATENT_EMBEDS",)}}
+
+    def run(self, latent_embeds):
+        transformer, *moves = TestMoves.seen
+        del transformer.to
+        TestMoves.seen.clear()
+        return {"ui": {"offloaded": moves}, "result": (latent_embeds,)}
+
+
+HIDDEN_NODES = (TestHiddenProbe, TestHiddenEnd, TestLatentEmbeds, TestMoves, TestMovesEnd)
