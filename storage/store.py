@@ -91,7 +91,7 @@ class EmbeddingStore(Session):
     def close(self) -> None:
         """Write what is waiting and close the file. Calling it again does nothing."""
         if not self._writer.closing:
-            self.flush_usage()  # a session that only read has no writer's housekeeping
+            self.flush_usage()
         self._writer.close()
         atexit.unregister(self.close)
         with self.database.gate.exclusive():

@@ -168,6 +168,57 @@ def test_background_puts_are_written_when_the_process_ends_without_closing(path)
         assert len(store.names()) == 20
 
 
+def test_a_store_works_while_the_interpreter_ends_and_starts_no_threads(path, monkeypatch):
+    """From Python 3.12; what was handed over and what was counted is written on the caller's thread."""
+
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        with EmbeddingStore.open(path) as store:
+            assert store.put_later(randn(5), Description("a")).result() == store.put(randn(5))
+            store.record(Operation("copy", (OperationInput("a", 1),)))
+            store.get("a")
+        assert read_names(path) == ["a"]
+    with EmbeddingStore.open(path) as store:
+        assert analytics.stats(store).operations == 1
+        assert [e.access_count for e in list_embeddings(store)] == [1]
+
+
+def test_a_background_put_can_be_cancelled(store: EmbeddingStore):
+    gate = threading.Event()
+    store._writer.submit(gate.wait)
+    first, second = (store.put_later(randn(5, seed=i), Description(f"n{i}")) for i in range(2))
+    assert first.cancel()
+    gate.set()
+    assert second.result() and store.names() == ["n1"]
+
+
+def test_a_read_waits_for_what_was_handed_over_before_it_only(store: EmbeddingStore):
+    """The job handed over next does not end before the read does."""
+    store.put(randn(5), Description("a"))
+    begin, read = threading.Event(), threading.Event()
+    store._writer.submit(begin.wait)
+    found = []
+    reader = threading.Thread(target=lambda: (found.append(store.names()), read.set()))
+    waited = threading.Event()
+    wait_for = store._writer._condition.wait_for
+
+    def watched(*args):
+        if threading.current_thread() is reader:
+            waited.set()
+        return wait_for(*args)
+
+    store._writer._condition.wait_for = watched
+    reader.start()
+    assert waited.wait(30)
+    later = store._writer.submit(lambda: read.wait(30))
+    begin.set()
+    assert later.result() and found == [["a"]]
+    reader.join()
+
+
 def test_the_queue_of_background_puts_is_bounded(store: EmbeddingStore):
     gate = threading.Event()
     blocked = store._writer.submit(gate.wait)
