@@ -24,7 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from . import entries
-from .codec import dtype_name
+from .codec import MAX_TENSOR_BYTES, dtype_name
 from .entries import Prepared
 from .errors import StoreError, UnsupportedError
 from .identity import Kind
@@ -49,7 +49,6 @@ MIN_COST = 4096
 """What a tensor counts at least: about the memory that its description takes."""
 MAX_METADATA = 16 << 20
 MAX_EMBEDDINGS = 10_000
-MAX_TENSOR_BYTES = 512 << 20
 MAX_DIMENSIONS = 5
 MAX_TEXT = 100_000
 
@@ -236,7 +235,7 @@ def _foreign(file: Any, keys: Sequence[str], budget: Budget) -> Iterator[tuple[A
 
 def _tensor(file: Any, key: str, budget: Budget) -> torch.Tensor:
     shape = file.get_slice(key).get_shape()
-    if len(shape) > MAX_DIMENSIONS or prod(shape) * 8 > 2 * MAX_TENSOR_BYTES:
+    if len(shape) > MAX_DIMENSIONS or prod(shape) > MAX_TENSOR_BYTES:
         raise UnsupportedError(f"the tensor {key} is of shape {shape}, beyond what an embedding has.")
     budget.take(prod(shape))  # of the smallest dtype; the rest below
     tensor: torch.Tensor = file.get_tensor(key)

@@ -20,6 +20,7 @@ from wanvideo_activation_editor.storage import (
     pack,
     unpack,
 )
+from wanvideo_activation_editor.storage.codec import MAX_TENSOR_BYTES
 from wanvideo_activation_editor.storage.names import read_names
 from wanvideo_activation_editor.storage.selection import list_embeddings
 from wanvideo_activation_editor.storage.writer import QueueFullError
@@ -60,6 +61,13 @@ def test_a_store_is_the_same_after_it_was_opened_again(path):
         assert (stored.entry.prompt, stored.entry.negative_prompt) == ("fox", "blurry")
         (listing,) = list_embeddings(store)
         assert (listing.name, listing.tags, listing.note, listing.tokens) == ("a", ("x", "y"), "n", 12)
+
+
+def test_the_largest_tensor_is_stored_however_little_it_compresses(path):
+    value = torch.randint(0, 256, (MAX_TENSOR_BYTES,), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    with EmbeddingStore.open(path) as store:
+        store.put(value, Description("a"))
+        assert torch.equal(store.get("a").value, value)
 
 
 def test_the_same_value_stored_twice_is_one_embedding_and_one_blob(store: EmbeddingStore):
