@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 import re
@@ -166,6 +167,19 @@ class Database:
                     self._connection.close()
             self._cursors, self._connection = {}, None
             self._generation += 1
+
+    def abandon(self) -> None:
+        """In a forked process: leave the file to the process that opened it.
+
+        DuckDB would write the log into the file when the last reference to a connection goes, so none ever does.
+        """
+        if self._connection is not None:
+            for kept in (self._connection, self._cursors):
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
+        self._cursors, self._connection, self._local = {}, None, threading.local()
+        self.gate, self._lock = Gate(), threading.Lock()  # the fork may have come while they were held
+        if self._store_lock is not None:
+            self._store_lock.abandon()
 
     def begin_anew(self) -> None:
         """Set the damaged file aside and open an empty one in its place."""

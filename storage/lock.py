@@ -50,6 +50,12 @@ class StoreLock:
             _unlock(handle)
             os.close(handle)
 
+    def abandon(self) -> None:
+        """In a forked process: give up its share of the handle; the lock stays that of the process that took it."""
+        handle, self._handle = self._handle, -1
+        if handle >= 0:
+            os.close(handle)
+
 
 def _holder(path: Path) -> str:
     try:

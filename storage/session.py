@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -34,6 +37,8 @@ class Session:
         self.segments = Segments()
         self.damaged: set[str] = set()
         """Content hashes that failed their checksum; a later put of the same content writes them anew."""
+        self.abandoned = False
+        """True in a process that was forked while the store was open."""
         self.generation = 0
         """Counts writes, so that what was read before one is not kept after it."""
         self._writer = Writer(due, housekeeping)
@@ -46,6 +51,14 @@ class Session:
         except BaseException:
             self.database.close()
             raise
+        _watch_forks()
+        _open_sessions.add(self)
+
+    def abandon(self) -> None:
+        """In a forked process: this store is closed, and its file left to the process that opened it."""
+        self.abandoned = True
+        self._writer.abandon()
+        self.database.abandon()
 
     @property
     def persistent(self) -> bool:
@@ -147,6 +160,15 @@ class Session:
         with self.database.gate.exclusive():
             self.database.reopen()
             self._load()
+
+
+_open_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+@functools.cache
+def _watch_forks() -> None:
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: [session.abandon() for session in list(_open_sessions)])
 
 
 @contextlib.contextmanager

@@ -89,7 +89,9 @@ class EmbeddingStore(Session):
             return cls(None)
 
     def close(self) -> None:
-        """Write what is waiting and close the file. Calling it again does nothing."""
+        """Write what is waiting and close the file. Does nothing again, or in a process forked in the meantime."""
+        if self.abandoned:
+            return
         if not self._writer.closing:
             self.flush_usage()
         self._writer.close()

@@ -112,6 +112,12 @@ class Writer:
         elif thread is not threading.current_thread():
             thread.join()
 
+    def abandon(self) -> None:
+        """In a forked process, which has no background thread: be closed, whatever was waiting."""
+        self._writing, self._condition = threading.Lock(), threading.Condition()
+        self._jobs.clear()
+        self._done, self._closed, self._owner = self._submitted, True, None
+
     def _start(self) -> bool:
         """False when there can be no background thread, because the interpreter is ending."""
         if self._closed:

@@ -122,6 +122,56 @@ def test_the_lock_of_a_process_that_was_killed_does_not_stay(path: Path):
         assert store.names() == ["held"]
 
 
+FORK = """
+import os, sys, torch
+from wanvideo_activation_editor.storage import Description, EmbeddingStore, StoreError
+store = EmbeddingStore.open(sys.argv[1])
+for i in range(10): store.put(torch.full((40, 64), float(i)), Description(f"n{i}"))
+store.get("n1")
+if os.fork() == 0:
+    try: store.get("n1")
+    except StoreError as error: print(error, flush=True)
+    sys.exit(0)
+assert os.wait()[1] == 0
+for i in range(10, 20): store.put(torch.full((40, 64), float(i)), Description(f"n{i}"))
+print("forked", flush=True)
+sys.stdin.readline()
+if sys.argv[2] == "orphan" and os.fork() == 0:
+    print("orphan", flush=True)
+    sys.stdin.readline()
+    os._exit(0)
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_that_ends_leaves_the_store_to_its_parent(path: Path):
+    parent = python(FORK, str(path), "alone", stdin=subprocess.PIPE)
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "The embedding store is closed.\n"
+    assert parent.stdout.readline() == "forked\n"
+    with pytest.raises(LockedError, match=f"process {parent.pid}"):
+        EmbeddingStore.open(path)
+    parent.communicate("\n")
+    with EmbeddingStore.open(path) as store:
+        for i in range(20):
+            assert same_bits(store.get(f"n{i}").value, torch.full((40, 64), float(i)))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_does_not_hold_the_lock_of_a_parent_that_was_killed(path: Path):
+    parent = python(FORK, str(path), "orphan", stdin=subprocess.PIPE)
+    assert parent.stdin is not None and parent.stdout is not None
+    parent.stdin.write("\n")
+    parent.stdin.flush()
+    while parent.stdout.readline() != "orphan\n":
+        pass
+    parent.wait()
+    with EmbeddingStore.open(path) as store:
+        assert len(store.names()) == 20
+    parent.communicate("\n")
+
+
 def test_the_same_store_opened_twice_in_one_process_is_refused(path: Path):
     with EmbeddingStore.open(path) as first:
         first.put(randn(3), Description("a"))
