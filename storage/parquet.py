@@ -39,6 +39,7 @@ from .exchange import (
     readable,
     rebuilt,
     store_all,
+    warn_if_not_finite,
     whole_file,
 )
 from .packing import pack
@@ -84,6 +85,7 @@ def export_parquet(store: EmbeddingStore, embeddings: Sequence[Listing], path: P
             stored = store.load(listing.embedding_id)
             described = json.dumps(describe(listing, stored.entry.negative_prompt))
             packed = pack(stored.value)
+            warn_if_not_finite(listing, packed.tensors)
             for i, (role, tensor) in enumerate(zip(packed.roles, packed.tensors, strict=True)):
                 fixed = [number, described, listing.name, listing.prompt, packed.structure, i, role]
                 _insert_rows(connection, fixed, tensor)

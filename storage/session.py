@@ -168,7 +168,12 @@ _open_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 @functools.cache
 def _watch_forks() -> None:
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=lambda: [session.abandon() for session in list(_open_sessions)])
+        os.register_at_fork(after_in_child=_abandon_all)
+
+
+def _abandon_all() -> None:
+    for session in list(_open_sessions):
+        session.abandon()
 
 
 @contextlib.contextmanager
