@@ -8,18 +8,22 @@ import os
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import duckdb
 
 from . import schema
-from .database import Cursor, Database, transaction
+from .database import Cursor, Database, is_damage, transaction
 from .entries import Index
 from .errors import DamagedError, StoreError
 from .segments import Segments
 from .writer import Writer
 
 T = TypeVar("T")
+
+_MISSING: Any = object()
+_COMMITTED = "COMMIT succeeded"
+"""What DuckDB says when only the checkpoint after a commit has failed."""
 
 
 class Session:
@@ -71,6 +75,8 @@ class Session:
             DamagedError: DuckDB found a block of the file damaged.
             StoreError: any other failure.
         """
+        if not self.database.is_open:
+            self._writer.run(self._reconnect)
         try:
             with self.database.gate.shared():
                 return query(self.database.cursor())
@@ -117,7 +123,9 @@ class Session:
 
     def transact(self, job: Callable[[Cursor], T]) -> T:
         """A transaction, in a job of the writer. What is known in memory is read again when it fails."""
+        self._reconnect()
         for attempt in range(2):
+            result = _MISSING
             try:
                 with self.database.gate.shared():
                     cursor = self.database.cursor()
@@ -127,6 +135,8 @@ class Session:
                 return result
             except (duckdb.FatalException, duckdb.InternalException) as error:
                 self._recover()
+                if result is not _MISSING and _COMMITTED in str(error):
+                    return result
                 if attempt:
                     raise _as_store_error(error) from error
             except duckdb.Error as error:
@@ -153,6 +163,11 @@ class Session:
             with self.database.gate.shared():
                 self._load()
         except (StoreError, duckdb.Error):
+            self._recover()
+
+    def _reconnect(self) -> None:
+        """In a job: open the file again if that failed the last time."""
+        if not self.database.is_open:
             self._recover()
 
     def _recover(self) -> None:
@@ -187,7 +202,7 @@ def _store_errors() -> Iterator[None]:
 def _as_store_error(error: duckdb.Error) -> StoreError:
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     lowered = text.lower()
-    if "checksum" in lowered or "corrupt" in lowered:
+    if is_damage(str(error)):
         return DamagedError(f"A block of the embedding store is damaged: {text}")
     if "no space left" in lowered or "file too large" in lowered:
         return StoreError(f"The disk is full, nothing was stored: {text}")

@@ -92,12 +92,16 @@ class EmbeddingStore(Session):
         """Write what is waiting and close the file. Does nothing again, or in a process forked in the meantime."""
         if self.abandoned:
             return
-        if not self._writer.closing:
-            self.flush_usage()
-        self._writer.close()
-        atexit.unregister(self.close)
-        with self.database.gate.exclusive():
-            self.database.close()
+        try:
+            if not self._writer.closing:
+                self.flush_usage()
+        except Exception as error:
+            log.warning("Embedding store: access counts were not written: %s", error)
+        finally:
+            self._writer.close()
+            atexit.unregister(self.close)
+            with self.database.gate.exclusive():
+                self.database.close()
 
     def __enter__(self) -> EmbeddingStore:
         return self

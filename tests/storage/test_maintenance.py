@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import stat
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -113,6 +116,14 @@ def test_a_file_of_any_name_is_compacted(tmp_path: Path, name: str):
         store.put(randn(5), Description("a"))
         compact(store)
         assert same_bits(store.get("a").value, randn(5))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs modes")
+def test_compacting_keeps_the_mode_of_the_file(store: EmbeddingStore):
+    store.put(randn(5))
+    os.chmod(store.path, 0o640)
+    compact(store)
+    assert stat.S_IMODE(store.path.stat().st_mode) == 0o640
 
 
 def test_segments_are_given_up_when_half_of_them_is_gone(store: EmbeddingStore, monkeypatch):

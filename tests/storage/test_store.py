@@ -17,6 +17,7 @@ from wanvideo_activation_editor.storage import (
     UnsupportedError,
     analysis,
     analytics,
+    names,
     pack,
     unpack,
 )
@@ -272,6 +273,27 @@ def test_names_are_listed_without_opening_the_store(path):
         store.put(randn(4), Description("owl"))
     assert read_names(path) == ["fox é", "owl"]
     assert read_names(path.with_name("none.duckdb")) == []
+
+
+def test_names_are_listed_through_a_link_to_the_store(store: EmbeddingStore, path, tmp_path):
+    store.put(randn(3), Description("a"))
+    store.close()
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "elsewhere" / "link.duckdb"
+    try:
+        link.symlink_to(path)
+    except OSError:
+        pytest.skip("needs symbolic links")
+    assert read_names(link) == ["a"]
+
+
+def test_names_that_cannot_be_written_leave_no_file(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(names.os, "replace", full)
+    names.write_names(tmp_path / "store.duckdb", ["a"])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_lineage_says_what_made_a_result(store: EmbeddingStore):
