@@ -8,7 +8,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import duckdb
 
@@ -21,7 +21,6 @@ from .writer import Writer
 
 T = TypeVar("T")
 
-_MISSING: Any = object()
 _COMMITTED = "COMMIT succeeded"
 """What DuckDB says when only the checkpoint after a commit has failed."""
 
@@ -125,18 +124,18 @@ class Session:
         """A transaction, in a job of the writer. What is known in memory is read again when it fails."""
         self._reconnect()
         for attempt in range(2):
-            result = _MISSING
+            finished: list[T] = []
             try:
                 with self.database.gate.shared():
                     cursor = self.database.cursor()
                     with transaction(cursor):
-                        result = job(cursor)
+                        finished.append(job(cursor))
                 self.generation += 1
-                return result
+                return finished[0]
             except (duckdb.FatalException, duckdb.InternalException) as error:
                 self._recover()
-                if result is not _MISSING and _COMMITTED in str(error):
-                    return result
+                if finished and _COMMITTED in str(error):
+                    return finished[0]
                 if attempt:
                     raise _as_store_error(error) from error
             except duckdb.Error as error:

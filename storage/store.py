@@ -47,6 +47,10 @@ MEMORY_ONLY_BYTES = 96 << 20
 """Size to which a store without a file is kept by dropping what was used longest ago."""
 
 
+CAPTURE_BYTES = 4 << 30
+"""Size to which hidden states without a name are kept, in the same way: they are a cache, and large."""
+
+
 class EmbeddingStore(Session):
     """An open store. Methods may be called from any thread; only one thread writes.
 
@@ -62,6 +66,9 @@ class EmbeddingStore(Session):
     def __init__(self, path: Path | str | None) -> None:
         self.vectors = VectorCache(self)
         self._usage = Usage()
+        self.dropped_named = False
+        """A store without a file has dropped an embedding that had a name, and said so."""
+        self._checked_captures = -1
         self._known: dict[int, Entry] = {}
         self._known_lock = threading.Lock()
         self._written_names: frozenset[str] | None = None
@@ -285,6 +292,11 @@ class EmbeddingStore(Session):
             from .maintenance import evict_now
 
             evict_now(self, MEMORY_ONLY_BYTES)
+        elif self._checked_captures != self.generation:
+            from .maintenance import evict_captures_now
+
+            evict_captures_now(self, CAPTURE_BYTES)
+            self._checked_captures = self.generation
         self._publish_names()
         if self._usage.age > USAGE_SECONDS or self._writer.closing:
             self.flush_usage()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from wanvideo_activation_editor.storage import (
     names,
     pack,
     unpack,
+    usage,
 )
 from wanvideo_activation_editor.storage.codec import MAX_TENSOR_BYTES
 from wanvideo_activation_editor.storage.names import read_names
@@ -107,6 +109,17 @@ def test_a_description_given_later_is_added(store: EmbeddingStore):
     assert (listing.name, listing.prompt, listing.tags) == ("a", "fox", ("x", "y"))
 
 
+def test_what_a_later_put_knows_better_takes_the_place_of_what_was_not_known(store: EmbeddingStore):
+    store.record(Operation("amplification", (OperationInput("a", randn(3)),)))
+    store.put(randn(3), Description("castle", kind="projected", form="CONDITIONING"))
+    store.put(randn(3), Description())
+    store.put(randn(3), Description(kind="other", form="list"))
+    (listing,) = list_embeddings(store)
+    assert (listing.kind, listing.form) == ("projected", "CONDITIONING")
+    entry = store.get("castle").entry
+    assert (entry.kind, entry.form) == ("projected", "CONDITIONING")
+
+
 KEY = EmbeddingKey("fox", "umt5-xxl", "bf16", "fp8_e4m3fn", "hidden", {"block": 3, "sigma": 0.9, "grid": [2, 4, 4]})
 
 
@@ -150,6 +163,15 @@ def test_reads_are_counted(path):
         store.get("a")
         store.flush_usage()
         assert list_embeddings(store)[0].access_count == 4
+
+
+def test_the_last_read_is_kept_with_the_count(store: EmbeddingStore, monkeypatch):
+    store.put(randn(3), Description("a"))
+    for year in (2040, 2041):
+        monkeypatch.setattr(usage, "now", lambda year=year: datetime(year, 1, 1))
+        store.get("a")
+        store.flush_usage()
+        assert list_embeddings(store)[0].last_access == datetime(year, 1, 1)
 
 
 def test_background_puts_are_there_for_the_next_read_and_after_closing(path):
@@ -334,7 +356,7 @@ def test_a_store_in_memory_does_all_but_last(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_store_in_memory_stays_small_and_keeps_the_newest(monkeypatch):
+def test_a_store_in_memory_stays_small_keeps_the_newest_and_says_once_that_names_go(monkeypatch, caplog):
     monkeypatch.setattr("wanvideo_activation_editor.storage.store.MEMORY_ONLY_BYTES", 1 << 20)
     with EmbeddingStore(None) as store:
         for i in range(120):
@@ -343,6 +365,7 @@ def test_a_store_in_memory_stays_small_and_keeps_the_newest(monkeypatch):
         names = store.names()
         assert 10 < len(names) < 60 and "n119" in names
         assert same_value(store.get("n119").value, randn(60, 256, seed=119))
+    assert len([r for r in caplog.records if "in memory" in r.message and "'n0'" in r.message]) == 1
 
 
 def test_queries_are_optimized_after_a_put(store: EmbeddingStore):
