@@ -98,6 +98,7 @@ class Session:
         """Run `job` while nobody else uses the file; it may close and replace it."""
 
         def excluded() -> T:
+            self._reconnect()
             with self.database.gate.exclusive():
                 return job()
 

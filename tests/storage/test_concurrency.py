@@ -222,7 +222,8 @@ def test_a_write_recovers_when_duckdb_declares_the_connection_invalid(store: Emb
 
 
 def test_a_store_that_could_not_be_opened_again_is_once_it_can(store: EmbeddingStore, monkeypatch):
-    for i, act in enumerate((lambda: store.get("n0"), lambda: store.put(randn(9), Description("after")))):
+    acts = (lambda: store.get("n0"), lambda: store.put(randn(9), Description("after")), lambda: compact(store))
+    for i, act in enumerate(acts):
         store.put(randn(5, seed=i), Description(f"n{i}"))
         with monkeypatch.context() as patch:
             patch.setattr(database, "_plain_connect", lambda path: (_ for _ in ()).throw(duckdb.IOException("busy")))
