@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 
 from .errors import LockedError, StoreError
 from .lock import StoreLock
@@ -174,11 +174,11 @@ class Database:
     def abandon(self) -> None:
         """In a forked process: leave the file to the process that opened it.
 
-        DuckDB would write the log into the file when the last reference to a connection goes, so none ever does.
+        DuckDB would write the log into the file when the last reference to a connection goes. So none ever does: an
+        array is not known to Python's garbage collector, and this one holds itself.
         """
-        if self._connection is not None:
-            for kept in (self._connection, self._cursors):
-                ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
+        kept = np.empty(3, object)
+        kept[:] = kept, self._connection, self._cursors
         self._cursors, self._connection, self._local = {}, None, threading.local()
         self.gate, self._lock = Gate(), threading.Lock()  # the fork may have come while they were held
         if self._store_lock is not None:
