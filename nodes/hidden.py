@@ -285,6 +285,10 @@ class _Cached:
             return self._unknown
         CACHE.put(self._memory_key, states)
         if (key := self._store_key()) is not None:
+            from ..storage.codec import MAX_TENSOR_BYTES
+
+            if states.size > MAX_TENSOR_BYTES:
+                return f"; kept in memory only, the embedding store takes up to {MAX_TENSOR_BYTES >> 20} MB"
             remember(key, states.plain(), self._prompt.prompt)
         return ""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from typing import Any
 
 from comfy_api.latest import io
@@ -19,6 +20,10 @@ log = logging.getLogger("wanvideo_activation_editor")
 FAMILY = f"{CATEGORY}/Store"
 NOTHING = "(nothing stored yet)"
 RECENT = 30
+
+_stored: set[str] = set()
+_removals: Counter[str] = Counter()
+"""Names that Store Embedding stored, and how often they were found removed since."""
 
 
 class WanVideoEmbeddingDatabase(io.ComfyNode):
@@ -134,6 +139,15 @@ class WanVideoStoreEmbedding(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, name: str = "", **kwargs: Any) -> Any:
+        """How often the name was removed after it had been stored here; then, and only then, it is stored again."""
+        name = str(name).strip()
+        if name in _stored and STORE.open().id_of(name) is None:
+            _stored.discard(name)
+            _removals[name] += 1
+        return _removals[name]
+
+    @classmethod
     def execute(
         cls, text_embeds: Any, name: str, tags: str, note: str, prompt: str = "", precision: str = "half"
     ) -> io.NodeOutput:
@@ -158,6 +172,7 @@ class WanVideoStoreEmbedding(io.ComfyNode):
                 ),
                 precision,  # type: ignore[arg-type]
             )
+            _stored.add(name)
         text = f"Stored as {name!r}: {len(embeds.prompts)} prompt(s), {list(embeds.token_counts)} tokens."
         return io.NodeOutput(text_embeds, ui={"text": (text,)})
 

@@ -46,6 +46,8 @@ MAGIC = b"WAES"
 VERSION = 1
 MAX_BYTES = 2 << 30
 """Largest tensor in bytes that is decoded unless the caller says otherwise."""
+MAX_TENSOR_BYTES = 100 << 20
+"""Largest tensor in bytes that is encoded: DuckDB needs its blob twice within its memory limit (database.py)."""
 
 COMPACT_MANTISSA_BITS = 5
 SMALLEST_HALF_PEAK = 2.0**-7
@@ -108,7 +110,7 @@ def encode(tensor: torch.Tensor, precision: Precision = "half") -> Encoded:
     """Encode a dense tensor of any shape.
 
     Raises:
-        UnsupportedError: a sparse, quantized, complex or meta tensor.
+        UnsupportedError: a sparse, quantized, complex or meta tensor, or one of more than MAX_TENSOR_BYTES.
     """
     kept = _kept_rows(tensor)
     stored, bits = _stored_bits(kept, precision)
@@ -206,8 +208,12 @@ def _kept_rows(tensor: torch.Tensor) -> torch.Tensor:
     """A contiguous CPU tensor [rows, columns], without padding. Errors as `encode`."""
     if dtype_name(tensor.dtype) not in _DTYPES or tensor.layout != torch.strided or tensor.is_meta:
         raise UnsupportedError(f"Cannot store a tensor of {tensor.dtype} and {tensor.layout} on {tensor.device}.")
-    if _extent(tensor.shape) * tensor.element_size() > MAX_BYTES:
-        raise UnsupportedError(f"Cannot store a tensor of {list(tensor.shape)}: the limit is {MAX_BYTES >> 30} GB.")
+    size = _extent(tensor.shape) * tensor.element_size()
+    if size > MAX_TENSOR_BYTES:
+        raise UnsupportedError(
+            f"Cannot store a tensor of {list(tensor.shape)}, {size >> 20} MB: "
+            f"the limit for one tensor is {MAX_TENSOR_BYTES >> 20} MB."
+        )
     source = tensor.detach().cpu().resolve_neg().contiguous()
     rows, columns = _as_rows(tuple(source.shape))
     return source.reshape(rows, columns)[: _rows_kept(_bits(source).reshape(rows, columns))]

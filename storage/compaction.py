@@ -68,6 +68,8 @@ def _replace(store: EmbeddingStore, path: Path) -> Compaction:
     try:
         if log.exists():
             raise StoreError(f"The log {log.name} could not be written into the store; compacting was given up.")
+        with contextlib.suppress(OSError):
+            shutil.copymode(path, copy)
         _sync(copy)
         os.replace(copy, path)
         _sync_folder(path.parent)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 
 from .errors import LockedError, StoreError
 from .lock import StoreLock
@@ -26,8 +27,9 @@ CHECKPOINT_THRESHOLD = "256MB"
 
 _TRANSACTION = ("BEGIN", "COMMIT", "ROLLBACK")
 _LOCK = re.compile(r"Could not set lock on file.*?(?:\(PID (\d+)\)|$)", re.S)
-_NOT_A_DATABASE = ("not a valid DuckDB database file", "Corrupt database file", "checksum", "Serialization Error")
-_CORRUPT_WAL = re.compile(r"Corrupt WAL|WAL.*checksum", re.S)
+_DAMAGE = re.compile(r"Corrupt(ed)? [\w-]+ |Data Corruption|data is corrupt|stored checksum", re.ASCII)
+_NOT_A_DATABASE = re.compile(r"not a valid DuckDB database file|Serialization Error")
+_CORRUPT_WAL = re.compile(r"Corrupt (Encrypted )?WAL")
 """A log that is damaged. One that cannot be replayed for want of memory, space or permission holds good puts."""
 
 
@@ -152,8 +154,10 @@ class Database:
 
     def close(self) -> None:
         """Close every cursor and the file; DuckDB writes its log into the file when the last one closes."""
-        self.disconnect()
-        self._unlock()
+        try:
+            self.disconnect()
+        finally:
+            self._unlock()
 
     def disconnect(self) -> None:
         """As `close`, to open it again soon: the file stays this store's."""
@@ -166,6 +170,19 @@ class Database:
                     self._connection.close()
             self._cursors, self._connection = {}, None
             self._generation += 1
+
+    def abandon(self) -> None:
+        """In a forked process: leave the file to the process that opened it.
+
+        DuckDB would write the log into the file when the last reference to a connection goes. So none ever does: an
+        array is not known to Python's garbage collector, and this one holds itself.
+        """
+        kept = np.empty(3, object)
+        kept[:] = kept, self._connection, self._cursors
+        self._cursors, self._connection, self._local = {}, None, threading.local()
+        self.gate, self._lock = Gate(), threading.Lock()  # the fork may have come while they were held
+        if self._store_lock is not None:
+            self._store_lock.abandon()
 
     def begin_anew(self) -> None:
         """Set the damaged file aside and open an empty one in its place."""
@@ -218,9 +235,10 @@ def _connect(path: Path | None) -> duckdb.DuckDBPyConnection:
             if path is None:
                 raise StoreError(f"DuckDB cannot start: {_first_line(message)}") from error
             _raise_if_locked(path, message, error)
-            if _CORRUPT_WAL.search(message) and _set_aside(path.with_name(path.name + ".wal")):
+            unquoted = _without_paths(message).replace(str(path), "")
+            if _CORRUPT_WAL.search(unquoted) and _set_aside(path.with_name(path.name + ".wal")):
                 continue
-            if any(part in message for part in _NOT_A_DATABASE) and _set_aside_with_log(path):
+            if (is_damage(unquoted) or _NOT_A_DATABASE.search(unquoted)) and _set_aside_with_log(path):
                 continue
             raise StoreError(f"The embedding store {path} cannot be opened: {_first_line(message)}") from error
     raise StoreError(f"The embedding store {path} cannot be opened, nor a new one in its place.")
@@ -256,6 +274,15 @@ def _looks_like_duckdb(path: Path) -> bool:
         return True
     except OSError:  # on some systems a locked file cannot be read; opening it says why
         return True
+
+
+def is_damage(message: str) -> bool:
+    """True for a message of DuckDB about damaged bytes; a path in it may read as it likes."""
+    return _DAMAGE.search(_without_paths(message)) is not None
+
+
+def _without_paths(message: str) -> str:
+    return re.sub(r'"[^"\n]*"', '""', message)
 
 
 def _set_aside_with_log(path: Path) -> bool:

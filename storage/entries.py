@@ -70,6 +70,8 @@ _LAST_EMBEDDING = """
 """
 """Operations that stay name embeddings that are gone, so those ids are not given again."""
 
+_UNKNOWN = Description()
+
 _TABLES = ("segment_of", "id_of", "names", "keys")
 """In the order in which a reader goes back through them: a name shows after the tensors it leads to."""
 
@@ -156,12 +158,8 @@ def insert(
         )
         index.next_embedding += 1
         index.id_of[prepared.embedding_hash] = embedding_id
-    elif description.prompt is not None or description.negative_prompt is not None:
-        cursor.execute(
-            "UPDATE embedding_entries SET prompt = coalesce(?, prompt), negative_prompt = coalesce(?, negative_prompt) "
-            "WHERE embedding_id = ?",
-            [description.prompt, description.negative_prompt, embedding_id],
-        )
+    else:
+        _redescribe(cursor, embedding_id, description)
     _describe(cursor, index, embedding_id, new, description)
     return embedding_id
 
@@ -186,6 +184,23 @@ def _insert_content(
     else:
         cursor.insert("contents", key, segment, encoded.stored, encoded.rows, encoded.columns, len(encoded.blob), now())
     index.segment_of[key] = segment
+
+
+def _redescribe(cursor: Cursor, embedding_id: int, description: Description) -> None:
+    """Add what a later put knows: prompts, and kind and form in place of what `Description` says by itself."""
+    if description.prompt is not None or description.negative_prompt is not None:
+        cursor.execute(
+            "UPDATE embedding_entries SET prompt = coalesce(?, prompt), negative_prompt = coalesce(?, negative_prompt) "
+            "WHERE embedding_id = ?",
+            [description.prompt, description.negative_prompt, embedding_id],
+        )
+    for column in ("kind", "form"):
+        given, unknown = getattr(description, column), getattr(_UNKNOWN, column)
+        if given != unknown:
+            cursor.execute(
+                f"UPDATE embedding_entries SET {column} = ? WHERE embedding_id = ? AND {column} = ?",  # noqa: S608
+                [given, embedding_id, unknown],
+            )
 
 
 def _describe(cursor: Cursor, index: Index, embedding_id: int, new: bool, description: Description) -> None:

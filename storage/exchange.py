@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from . import entries
-from .codec import dtype_name
+from .codec import MAX_TENSOR_BYTES, dtype_name
 from .entries import Prepared
 from .errors import StoreError, UnsupportedError
 from .identity import Kind
@@ -34,6 +35,8 @@ from .records import Description, Listing
 
 if TYPE_CHECKING:
     from .store import EmbeddingStore
+
+log = logging.getLogger("wanvideo_activation_editor")
 
 KEY = "wan_activation_editor"
 FORMAT = 1
@@ -48,8 +51,9 @@ MAX_TOTAL_BYTES = 1 << 30
 MIN_COST = 4096
 """What a tensor counts at least: about the memory that its description takes."""
 MAX_METADATA = 16 << 20
+EXPORT_TEXT = MAX_METADATA // 2
+"""Prompts, notes and tags in one file; the other half is for negative prompts and structures."""
 MAX_EMBEDDINGS = 10_000
-MAX_TENSOR_BYTES = 512 << 20
 MAX_DIMENSIONS = 5
 MAX_TEXT = 100_000
 
@@ -79,13 +83,16 @@ class Budget:
 def batches(embeddings: Sequence[Listing], limit: int) -> list[list[Listing]]:
     """Embeddings in groups that fit into one file each; one that is larger than a file's limit stands alone."""
     groups: list[list[Listing]] = []
-    size = 0
+    size = text = 0
     for listing in embeddings:
-        if not groups or size + listing.raw_bytes > limit or len(groups[-1]) == EXPORT_EMBEDDINGS:
+        length = len(json.dumps(describe(listing, None)))
+        full = size + listing.raw_bytes > limit or text + length > EXPORT_TEXT
+        if not groups or full or len(groups[-1]) == EXPORT_EMBEDDINGS:
             groups.append([])
-            size = 0
+            size = text = 0
         groups[-1].append(listing)
         size += listing.raw_bytes
+        text += length
     return groups
 
 
@@ -94,19 +101,23 @@ def export_safetensors(store: EmbeddingStore, embeddings: Sequence[Listing], pat
 
     Raises:
         DamagedError: one of them is damaged in the store.
-        StoreError: the file could not be written, for example because the disk is full.
+        StoreError: the file could not be written, for example because the disk is full, or holds too much text.
     """
     tensors: dict[str, torch.Tensor] = {}
     described = []
     for number, listing in enumerate(embeddings):
         stored = store.load(listing.embedding_id)
         packed = pack(stored.value)
-        keys = [f"{number:05d}/{role}" for role in packed.roles]
+        warn_if_not_finite(listing, packed.tensors)
+        keys = [f"{number:05d}/{i}/{role}" for i, role in enumerate(packed.roles)]
         tensors.update(zip(keys, packed.tensors, strict=True))
         described.append(
             {**describe(listing, stored.entry.negative_prompt), "structure": packed.structure, "tensors": keys}
         )
-    metadata = {KEY: json.dumps({"format": FORMAT, "embeddings": described}), "format": "pt"}
+    text = json.dumps({"format": FORMAT, "embeddings": described})
+    if len(text) > MAX_METADATA:
+        raise StoreError(f"{path.name} would hold more than {MAX_METADATA >> 20} MB of text; export fewer at once.")
+    metadata = {KEY: text, "format": "pt"}
     with whole_file(path) as part:
         save_file(tensors, str(part), metadata=metadata)
     return path
@@ -208,6 +219,8 @@ def _one(file: Any, keys: set[str], described: Any, budget: Budget) -> tuple[Any
         raise UnsupportedError(f"an embedding does not have 1 to {MAX_TENSORS} tensors.")
     if not all(isinstance(n, str) and n in keys for n in names):
         raise UnsupportedError("an embedding names a tensor that is not in the file.")
+    if len(set(names)) < len(names):
+        raise UnsupportedError("an embedding names a tensor twice.")
     value = rebuilt(structure, [_tensor(file, name, budget) for name in names])
     return value, description_from(described)
 
@@ -236,13 +249,23 @@ def _foreign(file: Any, keys: Sequence[str], budget: Budget) -> Iterator[tuple[A
 
 def _tensor(file: Any, key: str, budget: Budget) -> torch.Tensor:
     shape = file.get_slice(key).get_shape()
-    if len(shape) > MAX_DIMENSIONS or prod(shape) * 8 > 2 * MAX_TENSOR_BYTES:
+    if len(shape) > MAX_DIMENSIONS or prod(shape) > MAX_TENSOR_BYTES:
         raise UnsupportedError(f"the tensor {key} is of shape {shape}, beyond what an embedding has.")
     budget.take(prod(shape))  # of the smallest dtype; the rest below
     tensor: torch.Tensor = file.get_tensor(key)
     budget.take(tensor.numel() * (tensor.element_size() - 1))
     check_finite(tensor, f"the tensor {key}")
     return tensor
+
+
+def warn_if_not_finite(listing: Listing, tensors: Sequence[torch.Tensor]) -> None:
+    """At export: one line in the log, since no import takes such values."""
+    try:
+        for tensor in tensors:
+            check_finite(tensor, "a tensor")
+    except UnsupportedError as error:
+        label = repr(listing.name) if listing.name is not None else listing.embedding_id
+        log.warning("Embedding store: %s is exported, but its file cannot be imported: %s", label, error)
 
 
 def check_finite(tensor: torch.Tensor, what: str) -> None:

@@ -89,7 +89,24 @@ def evict_now(store: EmbeddingStore, max_bytes: int) -> None:
     if store.read(lambda cursor: first_row(cursor, size) or (0,))[0] <= max_bytes:
         return
     chosen = _eviction(store, max_bytes * 3 // 4, keep_named=False)
+    named = [e.name for e in chosen if e.name is not None]
+    if named and not store.dropped_named:
+        store.dropped_named = True
+        limit = max_bytes >> 20
+        log.warning("The embedding store in memory holds %d MB: the longest unused go, first %r.", limit, named[0])
     _remove_now(store, {e.embedding_id for e in chosen})
+
+
+def evict_captures_now(store: EmbeddingStore, max_bytes: int) -> None:
+    """Keep the hidden states under a size; those with a name stay. In a job of the writer."""
+    size = "SELECT coalesce(sum(raw_bytes), 0) FROM embedding_entries WHERE kind = 'hidden'"
+    if store.read(lambda cursor: first_row(cursor, size) or (0,))[0] <= max_bytes:
+        return
+    store.flush_usage()
+    chosen = _eviction(store, max_bytes, keep_named=True, kind="hidden")
+    if chosen:
+        log.info("Embedding store: %d cached hidden states were removed, the longest unused.", len(chosen))
+        _remove_now(store, {e.embedding_id for e in chosen})
 
 
 def remove(store: EmbeddingStore, ids: Iterable[int]) -> None:
@@ -161,21 +178,23 @@ def _users(store: EmbeddingStore, hashes: Sequence[str]) -> dict[str, list[str]]
     return users
 
 
-def _eviction(store: EmbeddingStore, max_bytes: int, keep_named: bool) -> list[Listing]:
-    """Embeddings to drop, those without a name first, longest unused first. In a job of the writer."""
+def _eviction(store: EmbeddingStore, max_bytes: int, keep_named: bool, kind: str | None = None) -> list[Listing]:
+    """Embeddings (of a kind) to drop, those without a name first, longest unused first. In a job of the writer."""
 
     def rows(query: str) -> list[tuple[Any, Any]]:
         return store.read(lambda cursor: cursor.execute(query).fetchall())
 
     contents = dict(rows("SELECT content_hash, stored_bytes FROM contents"))
+    candidates = {e.embedding_id: e for e in list_embeddings(store, kind=kind)}
     parts: dict[int, list[str]] = {}
     users: dict[str, int] = {}
     for embedding_id, key in rows("SELECT embedding_id, content_hash FROM embedding_parts"):
+        if embedding_id not in candidates:
+            continue
         parts.setdefault(embedding_id, []).append(key)
         users[key] = users.get(key, 0) + 1
     named = set(store.index.names.values())
-    candidates = {e.embedding_id: e for e in list_embeddings(store)}
-    size, chosen = sum(contents.values()), []
+    size, chosen = sum(contents.get(key, 0) for key in users), []
     for e in sorted(candidates.values(), key=lambda e: (e.embedding_id in named, e.last_access, e.embedding_id)):
         if size <= max_bytes or (keep_named and e.embedding_id in named):
             break

@@ -27,6 +27,8 @@ def free_name(name: str, taken: Container[str]) -> str:
 
 
 def names_file(store: Path) -> Path:
+    """Beside the file itself, where `store` is a link to it."""
+    store = store.resolve()
     return store.with_name(store.name + ".names.json")
 
 
@@ -35,8 +37,11 @@ def write_names(store: Path, names: Iterable[str]) -> None:
     target = names_file(store)
     temporary = target.with_name(f"{target.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
-        temporary.write_text(json.dumps(sorted(names), ensure_ascii=False), encoding="utf-8")
-        os.replace(temporary, target)
+        try:
+            temporary.write_text(json.dumps(sorted(names), ensure_ascii=False), encoding="utf-8")
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def read_names(store: Path) -> list[str]:

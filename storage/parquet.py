@@ -21,14 +21,13 @@ import duckdb
 import numpy as np
 import torch
 
-from .codec import converted, dtype_name, torch_dtype
+from .codec import MAX_TENSOR_BYTES, converted, dtype_name, torch_dtype
 from .database import Cursor
 from .errors import UnsupportedError
 from .exchange import (
     MAX_DIMENSIONS,
     MAX_EMBEDDINGS,
     MAX_METADATA,
-    MAX_TENSOR_BYTES,
     MAX_TOTAL_BYTES,
     MIN_COST,
     Budget,
@@ -40,6 +39,7 @@ from .exchange import (
     readable,
     rebuilt,
     store_all,
+    warn_if_not_finite,
     whole_file,
 )
 from .packing import pack
@@ -85,6 +85,7 @@ def export_parquet(store: EmbeddingStore, embeddings: Sequence[Listing], path: P
             stored = store.load(listing.embedding_id)
             described = json.dumps(describe(listing, stored.entry.negative_prompt))
             packed = pack(stored.value)
+            warn_if_not_finite(listing, packed.tensors)
             for i, (role, tensor) in enumerate(zip(packed.roles, packed.tensors, strict=True)):
                 fixed = [number, described, listing.name, listing.prompt, packed.structure, i, role]
                 _insert_rows(connection, fixed, tensor)
@@ -156,7 +157,7 @@ def _read(connection: duckdb.DuckDBPyConnection, name: str, budget: Budget) -> I
     for _, _, values, widths, count, first, last, tokens, descriptions, text in sizes:
         if (widths, descriptions, first, last, tokens) != (1, 1, 0, count - 1, count):
             raise UnsupportedError("the rows of a tensor are incomplete or contradict each other.")
-        if values * 4 > MAX_TENSOR_BYTES or text > MAX_METADATA:
+        if values * 2 > MAX_TENSOR_BYTES or text > MAX_METADATA:
             raise UnsupportedError("a tensor or its description is larger than an embedding has.")
         budget.take(values * 4)
     numbers = sorted({row[0] for row in sizes})

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -10,13 +13,16 @@ from typing import TypeVar
 import duckdb
 
 from . import schema
-from .database import Cursor, Database, transaction
+from .database import Cursor, Database, is_damage, transaction
 from .entries import Index
 from .errors import DamagedError, StoreError
 from .segments import Segments
 from .writer import Writer
 
 T = TypeVar("T")
+
+_COMMITTED = "COMMIT succeeded"
+"""What DuckDB says when only the checkpoint after a commit has failed."""
 
 
 class Session:
@@ -34,6 +40,8 @@ class Session:
         self.segments = Segments()
         self.damaged: set[str] = set()
         """Content hashes that failed their checksum; a later put of the same content writes them anew."""
+        self.abandoned = False
+        """True in a process that was forked while the store was open."""
         self.generation = 0
         """Counts writes, so that what was read before one is not kept after it."""
         self._writer = Writer(due, housekeeping)
@@ -46,6 +54,14 @@ class Session:
         except BaseException:
             self.database.close()
             raise
+        _watch_forks()
+        _open_sessions.add(self)
+
+    def abandon(self) -> None:
+        """In a forked process: this store is closed, and its file left to the process that opened it."""
+        self.abandoned = True
+        self._writer.abandon()
+        self.database.abandon()
 
     @property
     def persistent(self) -> bool:
@@ -58,6 +74,8 @@ class Session:
             DamagedError: DuckDB found a block of the file damaged.
             StoreError: any other failure.
         """
+        if not self.database.is_open:
+            self._writer.run(self._reconnect)
         try:
             with self.database.gate.shared():
                 return query(self.database.cursor())
@@ -80,6 +98,7 @@ class Session:
         """Run `job` while nobody else uses the file; it may close and replace it."""
 
         def excluded() -> T:
+            self._reconnect()
             with self.database.gate.exclusive():
                 return job()
 
@@ -104,16 +123,20 @@ class Session:
 
     def transact(self, job: Callable[[Cursor], T]) -> T:
         """A transaction, in a job of the writer. What is known in memory is read again when it fails."""
+        self._reconnect()
         for attempt in range(2):
+            finished: list[T] = []
             try:
                 with self.database.gate.shared():
                     cursor = self.database.cursor()
                     with transaction(cursor):
-                        result = job(cursor)
+                        finished.append(job(cursor))
                 self.generation += 1
-                return result
+                return finished[0]
             except (duckdb.FatalException, duckdb.InternalException) as error:
                 self._recover()
+                if finished and _COMMITTED in str(error):
+                    return finished[0]
                 if attempt:
                     raise _as_store_error(error) from error
             except duckdb.Error as error:
@@ -142,11 +165,30 @@ class Session:
         except (StoreError, duckdb.Error):
             self._recover()
 
+    def _reconnect(self) -> None:
+        """In a job: open the file again if that failed the last time."""
+        if not self.database.is_open:
+            self._recover()
+
     def _recover(self) -> None:
         """Open the file again; DuckDB refuses everything after some failures, such as a full disk in a checkpoint."""
         with self.database.gate.exclusive():
             self.database.reopen()
             self._load()
+
+
+_open_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+@functools.cache
+def _watch_forks() -> None:
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_abandon_all)
+
+
+def _abandon_all() -> None:
+    for session in list(_open_sessions):
+        session.abandon()
 
 
 @contextlib.contextmanager
@@ -160,7 +202,7 @@ def _store_errors() -> Iterator[None]:
 def _as_store_error(error: duckdb.Error) -> StoreError:
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     lowered = text.lower()
-    if "checksum" in lowered or "corrupt" in lowered:
+    if is_damage(str(error)):
         return DamagedError(f"A block of the embedding store is damaged: {text}")
     if "no space left" in lowered or "file too large" in lowered:
         return StoreError(f"The disk is full, nothing was stored: {text}")

@@ -47,6 +47,10 @@ MEMORY_ONLY_BYTES = 96 << 20
 """Size to which a store without a file is kept by dropping what was used longest ago."""
 
 
+CAPTURE_BYTES = 4 << 30
+"""Size to which hidden states without a name are kept, in the same way: they are a cache, and large."""
+
+
 class EmbeddingStore(Session):
     """An open store. Methods may be called from any thread; only one thread writes.
 
@@ -62,6 +66,9 @@ class EmbeddingStore(Session):
     def __init__(self, path: Path | str | None) -> None:
         self.vectors = VectorCache(self)
         self._usage = Usage()
+        self.dropped_named = False
+        """A store without a file has dropped an embedding that had a name, and said so."""
+        self._checked_captures = -1
         self._known: dict[int, Entry] = {}
         self._known_lock = threading.Lock()
         self._written_names: frozenset[str] | None = None
@@ -89,13 +96,19 @@ class EmbeddingStore(Session):
             return cls(None)
 
     def close(self) -> None:
-        """Write what is waiting and close the file. Calling it again does nothing."""
-        if not self._writer.closing:
-            self.flush_usage()  # a session that only read has no writer's housekeeping
-        self._writer.close()
-        atexit.unregister(self.close)
-        with self.database.gate.exclusive():
-            self.database.close()
+        """Write what is waiting and close the file. Does nothing again, or in a process forked in the meantime."""
+        if self.abandoned:
+            return
+        try:
+            if not self._writer.closing:
+                self.flush_usage()
+        except Exception as error:
+            log.warning("Embedding store: access counts were not written: %s", error)
+        finally:
+            self._writer.close()
+            atexit.unregister(self.close)
+            with self.database.gate.exclusive():
+                self.database.close()
 
     def __enter__(self) -> EmbeddingStore:
         return self
@@ -279,6 +292,11 @@ class EmbeddingStore(Session):
             from .maintenance import evict_now
 
             evict_now(self, MEMORY_ONLY_BYTES)
+        elif self._checked_captures != self.generation:
+            from .maintenance import evict_captures_now
+
+            evict_captures_now(self, CAPTURE_BYTES)
+            self._checked_captures = self.generation
         self._publish_names()
         if self._usage.age > USAGE_SECONDS or self._writer.closing:
             self.flush_usage()

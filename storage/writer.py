@@ -26,6 +26,8 @@ class QueueFullError(StoreError):
 class Writer:
     """Lets one thread write at a time, in the order of the calls.
 
+    Once the interpreter is ending it starts no threads (from Python 3.12): jobs then run on the caller's.
+
     Args:
         due: called after each job; True when housekeeping should follow soon.
         housekeeping: called on the background thread when it is due, when nothing came for some seconds, and
@@ -39,7 +41,8 @@ class Writer:
         self._condition = threading.Condition()
         self._jobs: deque[tuple[Callable[[], Any], Future[Any], int]] = deque()
         self._waiting_bytes = 0
-        self._busy = self._woken = self._closed = False
+        self._submitted = self._done = 0
+        self._woken = self._closed = False
         self._thread: threading.Thread | None = None
 
     @property
@@ -79,19 +82,24 @@ class Writer:
         """
         future: Future[T] = Future()
         with self._condition:
-            self._start()
-            if self._waiting_bytes and self._waiting_bytes + size > MAX_WAITING_BYTES:
-                raise QueueFullError(f"{self._waiting_bytes >> 20} MB are waiting to be written already.")
-            self._jobs.append((job, future, size))
-            self._waiting_bytes += size
-            self._condition.notify_all()
+            started = self._start()
+            if started:
+                if self._waiting_bytes and self._waiting_bytes + size > MAX_WAITING_BYTES:
+                    raise QueueFullError(f"{self._waiting_bytes >> 20} MB are waiting to be written already.")
+                self._jobs.append((job, future, size))
+                self._waiting_bytes += size
+                self._submitted += 1
+                self._condition.notify_all()
+        if not started:
+            _settle(lambda: self.run(job), future)
         return future
 
     def flush(self) -> None:
-        """Wait until all that was submitted is written."""
-        if not self.inside and (self._jobs or self._busy):
+        """Wait until all that was submitted before is written."""
+        last = self._submitted
+        if not self.inside and self._done < last:
             with self._condition:
-                self._condition.wait_for(lambda: not self._jobs and not self._busy)
+                self._condition.wait_for(lambda: self._done >= last)
 
     def close(self) -> None:
         """Write what is queued and end the thread."""
@@ -99,15 +107,29 @@ class Writer:
             self._closed = True
             self._condition.notify_all()
             thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
+        if thread is None:
+            self._keep_house()
+        elif thread is not threading.current_thread():
             thread.join()
 
-    def _start(self) -> None:
+    def abandon(self) -> None:
+        """In a forked process, which has no background thread: be closed, whatever was waiting."""
+        self._writing, self._condition = threading.Lock(), threading.Condition()
+        self._jobs.clear()
+        self._done, self._closed, self._owner = self._submitted, True, None
+
+    def _start(self) -> bool:
+        """False when there can be no background thread, because the interpreter is ending."""
         if self._closed:
             raise StoreError("The embedding store is closed.")
         if self._thread is None:
-            self._thread = threading.Thread(target=self._loop, name="embedding-store-writer", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._loop, name="embedding-store-writer", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                return False
+            self._thread = thread
+        return True
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -124,16 +146,18 @@ class Writer:
                 self._condition.wait_for(lambda: self._jobs or self._woken or self._closed, IDLE_SECONDS)
                 job, future, size = self._jobs.popleft() if self._jobs else (None, None, 0)
                 ending = self._closed and job is None
-                self._woken, self._busy = False, job is not None
-            if job is not None and future is not None:
-                with self._alone():
-                    _settle(job, future)
+                self._woken = False
             idle = job is None
-            job = future = None  # lets go of the tensors
-            with self._condition:
-                self._waiting_bytes -= size
-                self._busy = False
-                self._condition.notify_all()
+            if job is not None and future is not None:
+                try:
+                    with self._alone():
+                        _settle(job, future)
+                finally:
+                    job = future = None  # lets go of the tensors
+                    with self._condition:
+                        self._waiting_bytes -= size
+                        self._done += 1
+                        self._condition.notify_all()
             if idle or self._due():
                 self._keep_house()
             if ending:
@@ -148,6 +172,8 @@ class Writer:
 
 
 def _settle(job: Callable[[], Any], future: Future[Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
     try:
         result = job()
     except BaseException as error:

@@ -176,9 +176,9 @@ def test_what_cannot_be_stored_is_refused(tensor):
         encode(tensor)
 
 
-def test_a_tensor_that_could_not_be_read_again_is_refused():
-    for tensor in (torch.zeros(1 << 40, 0), torch.zeros(1).expand(3 << 30)):
-        with pytest.raises(UnsupportedError, match="limit"):
+def test_a_tensor_that_could_not_be_stored_or_read_again_is_refused():
+    for tensor in (torch.zeros(1 << 40, 0), torch.zeros(1).expand(3 << 30), torch.zeros(1).expand((25 << 20) + 1)):
+        with pytest.raises(UnsupportedError, match="limit for one tensor is 100 MB"):
             encode(tensor)
 
 

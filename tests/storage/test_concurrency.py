@@ -11,6 +11,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import duckdb
 import pytest
 import torch
 from wanvideo_activation_editor.storage import (
@@ -18,7 +19,12 @@ from wanvideo_activation_editor.storage import (
     EmbeddingKey,
     EmbeddingStore,
     LockedError,
+    Operation,
+    OperationInput,
+    StoreError,
+    analytics,
     compaction,
+    database,
     maintenance,
     segments,
     session,
@@ -120,6 +126,113 @@ def test_the_lock_of_a_process_that_was_killed_does_not_stay(path: Path):
     holder.communicate()
     with EmbeddingStore.open(path) as store:
         assert store.names() == ["held"]
+
+
+FORK = """
+import os, sys, torch
+from wanvideo_activation_editor.storage import Description, EmbeddingStore, StoreError
+store = EmbeddingStore.open(sys.argv[1])
+for i in range(10): store.put(torch.full((40, 64), float(i)), Description(f"n{i}"))
+store.get("n1")
+if os.fork() == 0:
+    try: store.get("n1")
+    except StoreError as error: print(error, flush=True)
+    sys.exit(0)
+assert os.wait()[1] == 0
+for i in range(10, 20): store.put(torch.full((40, 64), float(i)), Description(f"n{i}"))
+print("forked", flush=True)
+sys.stdin.readline()
+if sys.argv[2] == "orphan" and os.fork() == 0:
+    print("orphan", flush=True)
+    sys.stdin.readline()
+    os._exit(0)
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_that_ends_leaves_the_store_to_its_parent(path: Path):
+    parent = python(FORK, str(path), "alone", stdin=subprocess.PIPE)
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "The embedding store is closed.\n"
+    assert parent.stdout.readline() == "forked\n"
+    with pytest.raises(LockedError, match=f"process {parent.pid}"):
+        EmbeddingStore.open(path)
+    parent.communicate("\n")
+    with EmbeddingStore.open(path) as store:
+        for i in range(20):
+            assert same_bits(store.get(f"n{i}").value, torch.full((40, 64), float(i)))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_does_not_hold_the_lock_of_a_parent_that_was_killed(path: Path):
+    parent = python(FORK, str(path), "orphan", stdin=subprocess.PIPE)
+    assert parent.stdin is not None and parent.stdout is not None
+    parent.stdin.write("\n")
+    parent.stdin.flush()
+    while parent.stdout.readline() != "orphan\n":
+        pass
+    parent.wait()
+    with EmbeddingStore.open(path) as store:
+        assert len(store.names()) == 20
+    parent.communicate("\n")
+
+
+def test_another_process_with_the_same_number_is_not_taken_for_this_one(path: Path):
+    holder = python(HOLD, str(path), stdin=subprocess.PIPE)
+    assert holder.stdout is not None and holder.stdout.readline() == "open\n"
+    path.with_name(path.name + ".lock").write_text(f"{os.getpid()} another-host\n")
+    with pytest.raises(LockedError, match=f"in use by process {os.getpid()} on another-host"):
+        EmbeddingStore.open(path)
+    finish(holder)
+
+
+def test_what_was_committed_is_not_written_again_when_the_checkpoint_after_it_fails(store, monkeypatch):
+    real, failures = session.transaction, [duckdb.FatalException("Transaction COMMIT succeeded and is durable, but")]
+
+    @contextlib.contextmanager
+    def failing(cursor):
+        with real(cursor):
+            yield
+        if failures:
+            raise failures.pop()
+
+    monkeypatch.setattr(session, "transaction", failing)
+    operation = Operation("x", (OperationInput("a", randn(2)),), randn(3))
+    assert store.record(operation) == 1
+    assert analytics.stats(store).operations == 1
+    assert store.record(operation) == 2
+
+
+def test_a_write_recovers_when_duckdb_declares_the_connection_invalid(store: EmbeddingStore, monkeypatch):
+    """DuckDB refuses every query on a connection after a fatal error: only a new one can take the second attempt."""
+    store.put(randn(5), Description("a"))
+    real, before = session.transaction, store.database._connection
+
+    @contextlib.contextmanager
+    def refusing(cursor):
+        if store.database._connection is before:
+            raise duckdb.FatalException("database has been invalidated because of a previous fatal error")
+        with real(cursor):
+            yield
+
+    monkeypatch.setattr(session, "transaction", refusing)
+    store.put(randn(6), Description("b"))
+    assert store.names() == ["a", "b"] and same_bits(store.get("b").value, randn(6))
+
+
+def test_a_store_that_could_not_be_opened_again_is_once_it_can(store: EmbeddingStore, monkeypatch):
+    acts = (lambda: store.get("n0"), lambda: store.put(randn(9), Description("after")), lambda: compact(store))
+    for i, act in enumerate(acts):
+        store.put(randn(5, seed=i), Description(f"n{i}"))
+        with monkeypatch.context() as patch:
+            patch.setattr(database, "_plain_connect", lambda path: (_ for _ in ()).throw(duckdb.IOException("busy")))
+            with pytest.raises(StoreError, match="busy"):
+                compact(store)
+            with pytest.raises(StoreError, match="busy"):
+                act()
+        act()
+        assert same_bits(store.get("n0").value, randn(5))
 
 
 def test_the_same_store_opened_twice_in_one_process_is_refused(path: Path):
@@ -248,6 +361,22 @@ def test_threads_that_store_the_same_values_make_one_of_each(store: EmbeddingSto
         ids = list(pool.map(lambda n: store.put(randn(10, seed=n % 10)), range(160)))
     assert len(set(ids)) == 10
     assert not verify(store).damaged
+
+
+def test_a_store_on_a_full_disk_is_closed_and_released(path: Path, monkeypatch, caplog):
+    store = EmbeddingStore.open(path)
+    store.put(randn(5), Description("a"))
+    store.get("a")
+
+    def full(*args):
+        raise StoreError("The disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "write", full)
+        store.close()
+    assert "disk is full" in caplog.text
+    with EmbeddingStore.open(path) as store:
+        assert store.names() == ["a"]
 
 
 FULL_DISK = """

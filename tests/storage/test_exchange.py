@@ -24,6 +24,7 @@ from wanvideo_activation_editor.storage import (
     analytics,
     entries,
     exchange,
+    pack,
     parquet,
 )
 from wanvideo_activation_editor.storage.exchange import KEY, export_safetensors, import_safetensors
@@ -145,6 +146,50 @@ def test_a_large_export_makes_files_that_can_be_imported(filled: EmbeddingStore,
 
 
 @pytest.mark.parametrize("kind", EXCHANGES)
+def test_tensors_whose_paths_read_alike_are_told_apart(store: EmbeddingStore, tmp_path: Path, kind):
+    value = {"a/b": randn(2, seed=1), "a": {"b": randn(2, seed=2)}}
+    store.put(value, Description("x"))
+    export, load = EXCHANGES[kind]
+    with EmbeddingStore(None) as other:
+        load(other, export(store, list_embeddings(store), tmp_path / f"alike.{kind}"))
+        assert same_value(other.get("x").value, value)
+
+
+def test_a_file_whose_tensors_are_named_without_a_number_is_read(store: EmbeddingStore, tmp_path: Path):
+    """As earlier versions wrote them."""
+    value = VALUES["wrapper"]
+    packed = pack(value)
+    keys = [f"00000/{role}" for role in packed.roles]
+    metadata = described({"name": "old", "structure": packed.structure, "tensors": keys})
+    save_file(dict(zip(keys, packed.tensors, strict=True)), tmp_path / "old.safetensors", metadata=metadata)
+    import_safetensors(store, tmp_path / "old.safetensors")
+    assert same_value(store.get("old").value, value)
+
+
+def test_an_export_with_much_text_makes_files_that_can_be_imported(store: EmbeddingStore, tmp_path: Path):
+    for i in range(12):
+        store.put(randn(2, seed=i), Description(f"n{i}", note="\u00fc" * 150_000))  # 6 characters each in JSON
+    listed = list_embeddings(store)
+    with pytest.raises(StoreError, match="export fewer"):
+        export_safetensors(store, [*listed] * 2, tmp_path / "all.safetensors")
+    groups = exchange.batches(listed, exchange.EXPORT_BYTES)
+    assert len(groups) == 2
+    with EmbeddingStore(None) as other:
+        for i, group in enumerate(groups):
+            import_safetensors(other, export_safetensors(store, group, tmp_path / f"{i}.safetensors"))
+        assert len(other.names()) == 12
+
+
+@pytest.mark.parametrize("kind", EXCHANGES)
+def test_values_that_no_import_takes_are_named_at_export(store: EmbeddingStore, tmp_path: Path, kind, caplog):
+    for i, value in enumerate((1.0, float("inf"))):
+        store.put(torch.full((2, 4), value), Description(f"n{i}"))
+    EXCHANGES[kind][0](store, list_embeddings(store), tmp_path / f"all.{kind}")
+    assert [r.message for r in caplog.records if "cannot be imported" in r.message and "'n1'" in r.message]
+    assert "'n0'" not in caplog.text
+
+
+@pytest.mark.parametrize("kind", EXCHANGES)
 def test_an_export_that_fails_leaves_no_file(filled: EmbeddingStore, tmp_path: Path, kind, monkeypatch):
     def full(*args):
         Path(args[0]).write_bytes(b"begun")
@@ -261,6 +306,7 @@ BAD_METADATA = {
     "structure not json": described({**GOOD, "structure": "import os"}),
     "structure without tensor": described({**GOOD, "structure": "{}"}),
     "deep": described({**GOOD, "structure": "[" * 400 + '{"$tensor":0}' + "]" * 400}),
+    "a tensor twice": described({**GOOD, "structure": '[{"$tensor":0},{"$tensor":1}]', "tensors": ["t", "t"]}),
     "second is bad": described(GOOD, {"name": "x"}),
     "an embedding is text": described("x"),
 }

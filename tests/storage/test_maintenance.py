@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import stat
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import pytest
 import torch
 from wanvideo_activation_editor.storage import (
     Description,
+    EmbeddingKey,
     EmbeddingStore,
     Operation,
     OperationInput,
@@ -19,6 +23,7 @@ from wanvideo_activation_editor.storage import (
     reports,
 )
 from wanvideo_activation_editor.storage import segments as segment_module
+from wanvideo_activation_editor.storage import store as store_module
 from wanvideo_activation_editor.storage.compaction import compact
 from wanvideo_activation_editor.storage.maintenance import cleanup, evict, forget_name, remove, verify
 from wanvideo_activation_editor.storage.search import VectorIndex
@@ -80,6 +85,20 @@ def test_eviction_drops_the_longest_unused_without_a_name_first(store: Embedding
     assert gone == set(ids[1 : 1 + len(gone)])
 
 
+def test_hidden_states_are_kept_under_their_bound_and_nothing_else_is_touched(store: EmbeddingStore, monkeypatch):
+    size = len(encode(randn(40)).blob)
+    for i in range(8):
+        store.put(randn(40, seed=i), Description(kind="hidden", key=EmbeddingKey(str(i), "m", "half", kind="hidden")))
+    store.put(randn(40, seed=8), Description("named", kind="hidden"))
+    store.put(randn(40, seed=9), Description(kind="raw"))
+    age(store, 3, -1)  # used last
+    monkeypatch.setattr(store_module, "CAPTURE_BYTES", int(size * 3.5))
+    store.run(store._keep_house)
+    assert {e.embedding_id for e in list_embeddings(store, kind="hidden")} == {3, 8, 9}
+    assert store.id_of("named") == 9 and len(list_embeddings(store, kind="raw")) == 1
+    assert len(store.index.keys) == 2
+
+
 def test_compacting_returns_the_space_to_the_disk(path: Path, monkeypatch):
     monkeypatch.setattr(segment_module, "MAX_BYTES", 4 << 20)
     with EmbeddingStore.open(path) as store:
@@ -113,6 +132,14 @@ def test_a_file_of_any_name_is_compacted(tmp_path: Path, name: str):
         store.put(randn(5), Description("a"))
         compact(store)
         assert same_bits(store.get("a").value, randn(5))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs modes")
+def test_compacting_keeps_the_mode_of_the_file(store: EmbeddingStore):
+    store.put(randn(5))
+    os.chmod(store.path, 0o640)
+    compact(store)
+    assert stat.S_IMODE(store.path.stat().st_mode) == 0o640
 
 
 def test_segments_are_given_up_when_half_of_them_is_gone(store: EmbeddingStore, monkeypatch):

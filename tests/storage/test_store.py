@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 import torch
@@ -17,9 +18,12 @@ from wanvideo_activation_editor.storage import (
     UnsupportedError,
     analysis,
     analytics,
+    names,
     pack,
     unpack,
+    usage,
 )
+from wanvideo_activation_editor.storage.codec import MAX_TENSOR_BYTES
 from wanvideo_activation_editor.storage.names import read_names
 from wanvideo_activation_editor.storage.selection import list_embeddings
 from wanvideo_activation_editor.storage.writer import QueueFullError
@@ -62,6 +66,13 @@ def test_a_store_is_the_same_after_it_was_opened_again(path):
         assert (listing.name, listing.tags, listing.note, listing.tokens) == ("a", ("x", "y"), "n", 12)
 
 
+def test_the_largest_tensor_is_stored_however_little_it_compresses(path):
+    value = torch.randint(0, 256, (MAX_TENSOR_BYTES,), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    with EmbeddingStore.open(path) as store:
+        store.put(value, Description("a"))
+        assert torch.equal(store.get("a").value, value)
+
+
 def test_the_same_value_stored_twice_is_one_embedding_and_one_blob(store: EmbeddingStore):
     first = store.put(WRAPPER, Description("a"))
     assert store.put(WRAPPER, Description("b", tags=("t",))) == first
@@ -96,6 +107,17 @@ def test_a_description_given_later_is_added(store: EmbeddingStore):
     store.put(randn(3), Description(tags=("x", "y")))
     (listing,) = list_embeddings(store)
     assert (listing.name, listing.prompt, listing.tags) == ("a", "fox", ("x", "y"))
+
+
+def test_what_a_later_put_knows_better_takes_the_place_of_what_was_not_known(store: EmbeddingStore):
+    store.record(Operation("amplification", (OperationInput("a", randn(3)),)))
+    store.put(randn(3), Description("castle", kind="projected", form="CONDITIONING"))
+    store.put(randn(3), Description())
+    store.put(randn(3), Description(kind="other", form="list"))
+    (listing,) = list_embeddings(store)
+    assert (listing.kind, listing.form) == ("projected", "CONDITIONING")
+    entry = store.get("castle").entry
+    assert (entry.kind, entry.form) == ("projected", "CONDITIONING")
 
 
 KEY = EmbeddingKey("fox", "umt5-xxl", "bf16", "fp8_e4m3fn", "hidden", {"block": 3, "sigma": 0.9, "grid": [2, 4, 4]})
@@ -143,6 +165,15 @@ def test_reads_are_counted(path):
         assert list_embeddings(store)[0].access_count == 4
 
 
+def test_the_last_read_is_kept_with_the_count(store: EmbeddingStore, monkeypatch):
+    store.put(randn(3), Description("a"))
+    for year in (2040, 2041):
+        monkeypatch.setattr(usage, "now", lambda year=year: datetime(year, 1, 1))
+        store.get("a")
+        store.flush_usage()
+        assert list_embeddings(store)[0].last_access == datetime(year, 1, 1)
+
+
 def test_background_puts_are_there_for_the_next_read_and_after_closing(path):
     with EmbeddingStore.open(path) as store:
         value = {"prompt_embeds": [randn(20)]}
@@ -166,6 +197,57 @@ def test_background_puts_are_written_when_the_process_ends_without_closing(path)
     ))  # fmt: skip
     with EmbeddingStore.open(path) as store:
         assert len(store.names()) == 20
+
+
+def test_a_store_works_while_the_interpreter_ends_and_starts_no_threads(path, monkeypatch):
+    """From Python 3.12; what was handed over and what was counted is written on the caller's thread."""
+
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        with EmbeddingStore.open(path) as store:
+            assert store.put_later(randn(5), Description("a")).result() == store.put(randn(5))
+            store.record(Operation("copy", (OperationInput("a", 1),)))
+            store.get("a")
+        assert read_names(path) == ["a"]
+    with EmbeddingStore.open(path) as store:
+        assert analytics.stats(store).operations == 1
+        assert [e.access_count for e in list_embeddings(store)] == [1]
+
+
+def test_a_background_put_can_be_cancelled(store: EmbeddingStore):
+    gate = threading.Event()
+    store._writer.submit(gate.wait)
+    first, second = (store.put_later(randn(5, seed=i), Description(f"n{i}")) for i in range(2))
+    assert first.cancel()
+    gate.set()
+    assert second.result() and store.names() == ["n1"]
+
+
+def test_a_read_waits_for_what_was_handed_over_before_it_only(store: EmbeddingStore):
+    """The job handed over next does not end before the read does."""
+    store.put(randn(5), Description("a"))
+    begin, read = threading.Event(), threading.Event()
+    store._writer.submit(begin.wait)
+    found = []
+    reader = threading.Thread(target=lambda: (found.append(store.names()), read.set()))
+    waited = threading.Event()
+    wait_for = store._writer._condition.wait_for
+
+    def watched(*args):
+        if threading.current_thread() is reader:
+            waited.set()
+        return wait_for(*args)
+
+    store._writer._condition.wait_for = watched
+    reader.start()
+    assert waited.wait(30)
+    later = store._writer.submit(lambda: read.wait(30))
+    begin.set()
+    assert later.result() and found == [["a"]]
+    reader.join()
 
 
 def test_the_queue_of_background_puts_is_bounded(store: EmbeddingStore):
@@ -215,6 +297,27 @@ def test_names_are_listed_without_opening_the_store(path):
     assert read_names(path.with_name("none.duckdb")) == []
 
 
+def test_names_are_listed_through_a_link_to_the_store(store: EmbeddingStore, path, tmp_path):
+    store.put(randn(3), Description("a"))
+    store.close()
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "elsewhere" / "link.duckdb"
+    try:
+        link.symlink_to(path)
+    except OSError:
+        pytest.skip("needs symbolic links")
+    assert read_names(link) == ["a"]
+
+
+def test_names_that_cannot_be_written_leave_no_file(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(names.os, "replace", full)
+    names.write_names(tmp_path / "store.duckdb", ["a"])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_lineage_says_what_made_a_result(store: EmbeddingStore):
     a, b = randn(10, seed=1), randn(10, seed=2)
     store.put(a, Description("gothic", prompt="a castle at dusk"))
@@ -253,7 +356,7 @@ def test_a_store_in_memory_does_all_but_last(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_store_in_memory_stays_small_and_keeps_the_newest(monkeypatch):
+def test_a_store_in_memory_stays_small_keeps_the_newest_and_says_once_that_names_go(monkeypatch, caplog):
     monkeypatch.setattr("wanvideo_activation_editor.storage.store.MEMORY_ONLY_BYTES", 1 << 20)
     with EmbeddingStore(None) as store:
         for i in range(120):
@@ -262,6 +365,7 @@ def test_a_store_in_memory_stays_small_and_keeps_the_newest(monkeypatch):
         names = store.names()
         assert 10 < len(names) < 60 and "n119" in names
         assert same_value(store.get("n119").value, randn(60, 256, seed=119))
+    assert len([r for r in caplog.records if "in memory" in r.message and "'n0'" in r.message]) == 1
 
 
 def test_queries_are_optimized_after_a_put(store: EmbeddingStore):

@@ -26,6 +26,7 @@ from wanvideo_activation_editor.patching import (
     stack_of,
 )
 from wanvideo_activation_editor.patching.hosts import wan_video_wrapper
+from wanvideo_activation_editor.storage import codec
 
 from .test_nodes import Patcher
 
@@ -262,6 +263,16 @@ def test_captures_are_found_in_a_store_with_a_file(monkeypatch, tmp_path: Path):
     hidden.CACHE.clear()
     STORE.close()
     assert cached(all_blocks=True).find() is None
+
+
+def test_a_capture_too_large_for_the_store_is_kept_in_memory_and_said_to_be(monkeypatch, tmp_path: Path):
+    monkeypatch.setenv(store_access.ENVIRONMENT, str(tmp_path / "store.duckdb"))
+    STORE.open()
+    monkeypatch.setattr(codec, "MAX_TENSOR_BYTES", A.size - 1)
+    assert "in memory only" in cached().keep(A)
+    assert cached().find() is A
+    assert STORE.open().index.keys == {}
+    STORE.close()
 
 
 def test_a_model_that_cannot_be_told_from_another_is_not_cached():

@@ -24,8 +24,10 @@ from wanvideo_activation_editor.storage import (
     EmbeddingStore,
     analytics,
     exchange,
+    maintenance,
     names,
     parquet,
+    selection,
 )
 from wanvideo_activation_editor.storage.analysis import saved_analysis
 from wanvideo_activation_editor.storage.selection import list_embeddings
@@ -169,6 +171,31 @@ def test_a_load_runs_again_when_the_name_moved(nodes):
     assert load_node.fingerprint_inputs("fox") == first
     keep(nodes, wrapper_embeds(2), "fox")
     assert load_node.fingerprint_inputs("fox") != first
+
+
+def test_a_name_that_was_removed_is_stored_again(nodes):
+    """ComfyUI runs the node again when the fingerprint changes: not after it has stored, and once after a removal."""
+    fingerprint = nodes["WanVideoStoreEmbedding"].fingerprint_inputs
+    seen = [fingerprint(name="fox", tags="")]
+    for _ in range(2):
+        keep(nodes, wrapper_embeds(1), " fox ")
+        assert fingerprint(name="fox", tags="") == seen[-1]
+        maintenance.remove(STORE.open(), [STORE.open().id_of("fox")])
+        assert fingerprint(name="fox", tags="") not in seen
+        seen.append(fingerprint(name="fox", tags=""))
+        assert fingerprint(name="fox", tags="") == seen[-1]
+
+
+def test_search_keeps_the_scores_it_computed(nodes):
+    for seed in (1, 2, 3):
+        keep(nodes, wrapper_embeds(seed), f"n{seed}")
+    nodes["WanVideoSearchEmbeddings"].execute(wrapper_embeds(1), 10, "", "")
+    store = STORE.open()
+    found = selection.nearest(store, wrapper_embeds(1), 10)
+    query = "SELECT embedding_id, other_id, score FROM embedding_similarities"
+    rows = store.read(lambda cursor: cursor.execute(query).fetchall())
+    expected = [(store.id_of("n1"), n.embedding.embedding_id, n.cosine) for n in found]
+    assert len(expected) == 2 and sorted(rows) == sorted(expected)
 
 
 def test_search_gives_the_nearest_in_the_form_of_the_query(nodes):
