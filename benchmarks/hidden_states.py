@@ -74,6 +74,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="one is the least noisy")
     parser.add_argument("--no-memory", action="store_true", help="measure time only")
+    parser.add_argument(
+        "--only", nargs="+", default=[], help="mixing or addition cases to measure, by their full names"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     geometry, device = GEOMETRIES[arguments.geometry], arguments.device
@@ -90,7 +93,11 @@ def main() -> None:
 
     states = [capturing(3, embeds=e) for e in (first, other)]
     cases = settings(model, other, states)
-    names, captures = list(cases), [(n, every) for n in CAPTURES for every in (False, True)]
+    unknown = set(arguments.only) - cases.keys()
+    if unknown:
+        parser.error(f"no case {', '.join(unknown)}; cases: {'; '.join(cases)}")
+    names = [name for name in cases if not arguments.only or name in ("plain", *arguments.only)]
+    captures = [] if arguments.only else [(n, every) for n in CAPTURES for every in (False, True)]
     times: dict[str, list[float]] = {name: [] for name in names}
     ratios: dict[tuple[int, bool], list[float]] = {case: [] for case in captures}
     call()
@@ -99,7 +106,7 @@ def main() -> None:
         for name in names[start:] + names[:start]:
             with cases[name][0]():
                 times[name].append(timed(call, device))
-        for count in CAPTURES:
+        for count in sorted({count for count, _ in captures}):
             with only(model, count):
                 same = timed(call, device)
             for every in (False, True):
