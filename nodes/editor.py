@@ -9,7 +9,6 @@ from comfy_api.latest import io
 
 from ..embeddings import mean_difference, read_text_embeds
 from ..patching import (
-    LOG_LEVELS,
     BlockStrengths,
     ContextTransform,
     Edit,
@@ -34,8 +33,10 @@ from .sockets import (
     compared_prompts,
     embeds_input,
     errors_named,
+    log_level_input,
     node_label,
     passed_on_sockets,
+    strength_input,
     transformer_options,
     window_and_branch_inputs,
     with_description,
@@ -134,22 +135,12 @@ class WanVideoActivationEditor(io.ComfyNode):
             description="Lets chosen transformer blocks attend to a second prompt while the video is sampled.",
             inputs=[
                 *passed_on.inputs,
-                io.Float.Input(
-                    "injection_strength",
-                    default=0.5,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="0 keeps the main prompt, 1 replaces it in the chosen blocks. Multiplies block strengths.",
+                strength_input(
+                    "0 keeps the main prompt, 1 replaces it in the chosen blocks. Multiplies block strengths."
                 ),
                 activations_input(),
                 io.Boolean.Input("enable_patching", default=True, tooltip="Off passes model and embeds on unchanged."),
-                io.Combo.Input(
-                    "log_level",
-                    options=list(LOG_LEVELS),
-                    default="off",
-                    tooltip="basic: which blocks, once per run. verbose: what changed, per step. trace: also shapes.",
-                ),
+                log_level_input(),
                 io.Combo.Input(
                     "injection_mode",
                     options=list(MODES),

@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from comfy_api.latest import io
 
-from ..embeddings import TextEmbeds, read_text_embeds
+from ..embeddings import read_text_embeds
 from ..patching import (
-    KEY,
-    LOG_LEVELS,
     REDUCTIONS,
     ActivationAddition,
     Edit,
     HiddenStates,
     Size,
-    UnidentifiedError,
     Window,
     check_stack,
     check_states,
     check_width,
-    fingerprint,
     format_grid,
     hidden_delta,
     host_of,
     parse_selection,
     stack_of,
 )
-from .recording import recall, remember
+from .capture_cache import CachedCapture, known_identity
 from .sockets import (
     CATEGORY,
     WanVideoModel,
@@ -42,56 +36,24 @@ from .sockets import (
     check_same_host,
     embeds_input,
     errors_named,
+    log_level_input,
     model_input,
     node_label,
+    strength_input,
     transformer_options,
     window_and_branch_inputs,
 )
-from .store_access import STORE, store_path
-
-if TYPE_CHECKING:
-    from ..storage import EmbeddingKey
 
 log = logging.getLogger("wanvideo_activation_editor")
 
 LatentEmbeds = io.Custom("LATENT_EMBEDS")
 ImageEmbeds = io.Custom("WANVIDIMAGE_EMBEDS")
 
-CACHE_BYTES = 2**31
-"""Most that captured states take in memory beside ComfyUI's own cache of node outputs."""
 
-
-class StateCache:
-    """Captured states by a key of their content; the least recently used go first when the bound is reached."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._held: OrderedDict[str, HiddenStates] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: str) -> HiddenStates | None:
-        with self._lock:
-            found = self._held.get(key)
-            if found is not None:
-                self._held.move_to_end(key)
-            return found
-
-    def put(self, key: str, states: HiddenStates) -> None:
-        """Keep them, unless they alone are more than the bound."""
-        with self._lock:
-            self._held.pop(key, None)
-            if states.size > self._limit:
-                return
-            self._held[key] = states
-            while sum(kept.size for kept in self._held.values()) > self._limit:
-                self._held.popitem(last=False)
-
-    def clear(self) -> None:
-        with self._lock:
-            self._held.clear()
-
-
-CACHE = StateCache(CACHE_BYTES)
+def pixels_input(name: str, default: int) -> Any:
+    """Width or height of the video."""
+    tooltip = f"{name.title()} of the video, in pixels."
+    return io.Int.Input(name, default=default, min=16, max=8192, step=16, optional=True, tooltip=tooltip)
 
 
 class WanVideoLatentEncoder(io.ComfyNode):
@@ -117,24 +79,8 @@ class WanVideoLatentEncoder(io.ComfyNode):
                     default=True,
                     tooltip="Use an earlier capture of the same model, prompt, size, sigma, seed and blocks.",
                 ),
-                io.Int.Input(
-                    "width",
-                    default=832,
-                    min=16,
-                    max=8192,
-                    step=16,
-                    optional=True,
-                    tooltip="Width of the video, in pixels.",
-                ),
-                io.Int.Input(
-                    "height",
-                    default=480,
-                    min=16,
-                    max=8192,
-                    step=16,
-                    optional=True,
-                    tooltip="Height of the video, in pixels.",
-                ),
+                pixels_input("width", 832),
+                pixels_input("height", 480),
                 io.Int.Input(
                     "num_frames", default=81, min=1, max=10000, step=4, optional=True, tooltip="Frames of the video."
                 ),
@@ -206,7 +152,7 @@ class WanVideoLatentEncoder(io.ComfyNode):
             size = Size(width, height, num_frames)
             settings = {"size": (width, height, num_frames), "seed": seed, "sigma": sigma}
             settings |= {"blocks": capture_after_blocks, "all_blocks": all_blocks}
-            cached = _Cached(host, model, text_embeds, prompt, settings, latent, image_embeds)
+            cached = CachedCapture(host, model, text_embeds, prompt, settings, latent, image_embeds)
             if use_cache and (found := cached.find()) is not None:
                 return io.NodeOutput(found, capture_report(found, "from the cache"))
             started = time.perf_counter()
@@ -245,74 +191,6 @@ def progress(blocks: int) -> Callable[[int], None]:
     return after_block
 
 
-class _Cached:
-    """Where a capture may be found again: in memory, and in the embedding store when there is one on disk."""
-
-    def __init__(
-        self,
-        host: Any,
-        model: Any,
-        text_embeds: Any,
-        prompt: TextEmbeds,
-        settings: Mapping[str, Any],
-        latent: Any,
-        image_embeds: Any,
-    ) -> None:
-        self._prompt, self._settings = prompt, settings
-        self.identity, self._content, self._unknown = "", "", ""
-        try:
-            self.identity = host.identity(model)
-            given = {k: latent.get(k) for k in ("samples", "noise_mask", "batch_index")} if latent else None
-            content = (_without_negative(text_embeds), given, image_embeds)
-            self._content = fingerprint(content)
-        except UnidentifiedError as error:
-            self._unknown = f"; not cached: {error}, which cannot be told from another"
-        self._memory_key = fingerprint((self.identity, self._content, settings))
-
-    def find(self) -> HiddenStates | None:
-        if self._unknown:
-            return None
-        found = CACHE.get(self._memory_key)
-        if found is None and (key := self._store_key()) is not None:
-            found = HiddenStates.from_plain(recall(key))
-            if found is not None:
-                CACHE.put(self._memory_key, found)
-        return found
-
-    def keep(self, states: HiddenStates) -> str:
-        """Keep them; returns what is to be said of it."""
-        if self._unknown:
-            return self._unknown
-        CACHE.put(self._memory_key, states)
-        if (key := self._store_key()) is not None:
-            from ..storage.codec import MAX_TENSOR_BYTES
-
-            if states.size > MAX_TENSOR_BYTES:
-                return f"; kept in memory only, the embedding store takes up to {MAX_TENSOR_BYTES >> 20} MB"
-            remember(key, states.plain(), self._prompt.prompt)
-        return ""
-
-    def _store_key(self) -> EmbeddingKey | None:
-        """None while there is no file, and for all_blocks, which is too much for it."""
-        path = store_path()
-        if self._settings["all_blocks"] or path is None or (STORE.opened is None and not path.exists()):
-            return None
-        try:
-            from ..storage import EmbeddingKey
-        except ImportError as error:
-            log.info("WanVideo Latent Encoder: captures are cached in memory only: %s", error)
-            return None
-        details = {**self._settings, "size": list(self._settings["size"]), "inputs": self._content}
-        return EmbeddingKey(self._prompt.prompt or "", self.identity, "half", kind="hidden", details=details)
-
-
-def _without_negative(text_embeds: Any) -> Any:
-    """What a conditional call reads of the embeddings."""
-    if isinstance(text_embeds, Mapping):
-        return {k: v for k, v in text_embeds.items() if k not in (KEY, "negative_prompt_embeds")}
-    return [[tensor, {k: v for k, v in extra.items() if k not in (KEY, "uuid")}] for tensor, extra in text_embeds]
-
-
 def capture_report(states: HiddenStates, source: str) -> str:
     """Text of the encoder's info output."""
     first = states.states[-1]
@@ -349,14 +227,7 @@ class WanVideoLatentInjector(io.ComfyNode):
                 LatentEmbeds.Input(
                     "injection_latent", tooltip="Captured with the prompt to inject, at the same size, seed and sigma."
                 ),
-                io.Float.Input(
-                    "injection_strength",
-                    default=0.5,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Factor of injection_latent - main_latent. Multiplies block strengths.",
-                ),
+                strength_input("Factor of injection_latent - main_latent. Multiplies block strengths."),
                 activations_input(),
                 io.Combo.Input(
                     "reduce",
@@ -372,13 +243,7 @@ class WanVideoLatentInjector(io.ComfyNode):
                     tooltip="Scale each token back to its norm, since a few channels are much larger than the others.",
                 ),
                 *window_and_branch_inputs(),
-                io.Combo.Input(
-                    "log_level",
-                    options=list(LOG_LEVELS),
-                    default="off",
-                    optional=True,
-                    tooltip="basic: which blocks, once per run. verbose: what changed, per step. trace: also shapes.",
-                ),
+                log_level_input(optional=True),
             ],
             outputs=[io.MatchType.Output(template=template, id="model", display_name="model")],
             hidden=[io.Hidden.unique_id],
@@ -427,7 +292,7 @@ class WanVideoLatentInjector(io.ComfyNode):
                 log_level=log_level,  # type: ignore[arg-type]
             )
             check_stack([edit], wan_model)
-            if delta.identity and _identity(host, model) not in ("", delta.identity):
+            if delta.identity and known_identity(host, model) not in ("", delta.identity):
                 log.warning(
                     "%s: the latents were captured from another model, or with other LoRA or patches on it. Connect "
                     "the encoders to the model that is sampled.",
@@ -435,15 +300,6 @@ class WanVideoLatentInjector(io.ComfyNode):
                 )
             stack = stack_of(transformer_options(model)).append(edit)
             return io.NodeOutput(host.with_stack(model, stack))
-
-
-def _identity(host: Any, model: Any) -> str:
-    """Of the model; empty when it cannot be told."""
-    try:
-        identity: str = host.identity(model)
-    except UnidentifiedError:
-        return ""
-    return identity
 
 
 NODES = [WanVideoLatentEncoder, WanVideoLatentInjector]

@@ -10,7 +10,7 @@ import torch
 from comfy_api.latest import io
 
 from ..embeddings import EmbedsError, TextEmbeds, is_conditioning, is_wrapper_embeds
-from ..patching import BRANCHES, KEY, EditStack, parse_selection
+from ..patching import BRANCHES, KEY, LOG_LEVELS, EditStack, parse_selection
 from ..patching.hosts import wan_video_wrapper
 
 CATEGORY = "WanVideo/Activation Editor"
@@ -64,6 +64,20 @@ def embeds_input(name: str, tooltip: str, optional: bool = False) -> Any:
 
 def activations_input() -> Any:
     return io.String.Input("block_activations", default=NO_BLOCKS, tooltip=ACTIVATIONS_TOOLTIP)
+
+
+def strength_input(tooltip: str) -> Any:
+    return io.Float.Input("injection_strength", default=0.5, min=0.0, max=1.0, step=0.01, tooltip=tooltip)
+
+
+def log_level_input(optional: bool = False) -> Any:
+    return io.Combo.Input(
+        "log_level",
+        options=list(LOG_LEVELS),
+        default="off",
+        optional=optional,
+        tooltip="basic: which blocks, once per run. verbose: what changed, per step. trace: also shapes.",
+    )
 
 
 def block_strengths_input() -> Any:

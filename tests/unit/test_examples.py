@@ -77,5 +77,5 @@ def test_values_fit_the_inputs_of_this_packs_nodes(workflow, schemas):
 def test_every_example_has_a_small_thumbnail():
     for path in FOLDER.glob("*.json"):
         picture = path.with_suffix(".jpg")
-        assert picture.exists(), "python -m docs.screenshots examples"
+        assert picture.exists(), "python -m tools.screenshots examples"
         assert picture.stat().st_size < 60_000

@@ -13,7 +13,7 @@ import pytest
 import torch
 import wanvideo_activation_editor
 from diffusers import WanTransformer3DModel
-from wanvideo_activation_editor.nodes import hidden, store_access
+from wanvideo_activation_editor.nodes import capture_cache, store_access
 from wanvideo_activation_editor.nodes.store_access import STORE
 from wanvideo_activation_editor.patching import (
     ActivationAddition,
@@ -189,7 +189,7 @@ def test_the_wrappers_lynx_reference_is_refused():
 
 def test_the_least_recently_used_states_go_first():
     size = A.size
-    cache = hidden.StateCache(2 * size)
+    cache = capture_cache.StateCache(2 * size)
     cache.put("a", A)
     cache.put("b", B)
     assert cache.get("a") is A
@@ -206,14 +206,14 @@ SETTINGS = {"size": (64, 64, 5), "seed": 1, "sigma": 1.0, "blocks": 3, "all_bloc
 def cached(value: int = 0, host=None, latent=None, image_embeds=None, **settings):
     host = host or SimpleNamespace(identity=lambda model: f"identity of {model}")
     embeds = {"prompt_embeds": [torch.full((2, 4), float(value))], "negative_prompt_embeds": [torch.randn(1, 4)]}
-    return hidden._Cached(host, "model", embeds, PROMPT, {**SETTINGS, **settings}, latent, image_embeds)
+    return capture_cache.CachedCapture(host, "model", embeds, PROMPT, {**SETTINGS, **settings}, latent, image_embeds)
 
 
 @pytest.fixture(autouse=True)
 def empty_cache():
-    hidden.CACHE.clear()
+    capture_cache.CACHE.clear()
     yield
-    hidden.CACHE.clear()
+    capture_cache.CACHE.clear()
 
 
 def test_captures_are_found_by_content_in_memory():
@@ -252,7 +252,7 @@ def test_captures_are_found_in_a_store_with_a_file(monkeypatch, tmp_path: Path):
         kept = states(5, dtype=dtype, seed=1, identity="x", prompt="a red fox")
         settings = {"seed": int(dtype == torch.float16)}
         cached(**settings).keep(kept)
-        hidden.CACHE.clear()
+        capture_cache.CACHE.clear()
         STORE.close()  # writes what is waiting; the next use opens the file again
         found = cached(**settings).find()
         assert found is not None and found is not kept
@@ -260,7 +260,7 @@ def test_captures_are_found_in_a_store_with_a_file(monkeypatch, tmp_path: Path):
         assert torch.equal(found.states[0], kept.states[0])
     every = states(6, blocks=(0, 1, 2))
     cached(all_blocks=True).keep(every)
-    hidden.CACHE.clear()
+    capture_cache.CACHE.clear()
     STORE.close()
     assert cached(all_blocks=True).find() is None
 

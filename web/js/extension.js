@@ -3,6 +3,8 @@
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { BUILDERS } from "./builders.js";
+import { showNotice } from "./notices.js";
+import { convertOldFile } from "./old_files.js";
 import { builders, editors } from "./registry.js";
 import { EDITOR, EVENT, addStatus } from "./status.js";
 import { nodeByExecutionId } from "./widgets.js";
@@ -23,6 +25,14 @@ app.registerExtension({
     BUILDERS[name]?.(app, node);
     if (name === EDITOR) addStatus(app, node, refreshBuilders);
     node.setSize([Math.max(MIN_WIDTH, node.size[0]), node.computeSize()[1]]);
+  },
+
+  beforeConfigureGraph(data) {
+    convertOldFile(data, type => type in LiteGraph.registered_node_types);
+  },
+
+  loadedGraphNode(node) {
+    showNotice(app, node);
   },
 
   setup() {

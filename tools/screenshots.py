@@ -1,4 +1,4 @@
-"""Pictures of every node, as both renderers draw it: python -m docs.screenshots [NodeId ... | examples]
+"""Pictures of every node, as both renderers draw it: python -m tools.screenshots [NodeId ... | examples]
 
 Needs what tests/browser needs. Writes docs/images/NodeId.png, left the classic canvas, right Nodes 2.0; nodes that edit
 or show blocks also in the light theme and into web/docs/images, where the help pages find them. `examples` writes
@@ -124,7 +124,7 @@ def write_thumbnails(browser: Any, server: ComfyServer) -> None:
         taken = thumbnail(page, path)
         taken.thumbnail((720, 720))
         taken.save(path.with_suffix(".jpg"), quality=72, optimize=True)
-        print(f"{path.stem}.jpg: {path.with_suffix('.jpg').stat().st_size / 1024:.0f} KB")
+        sys.stdout.write(f"{path.stem}.jpg: {path.with_suffix('.jpg').stat().st_size / 1024:.0f} KB\n")
     page.close()
 
 
@@ -139,7 +139,7 @@ def write(path: Path, pictures: list[Image.Image]) -> None:
         left += each.width
     path.parent.mkdir(parents=True, exist_ok=True)
     out.quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
-    print(f"{path.relative_to(REPOSITORY)}: {path.stat().st_size / 1024:.0f} KB")
+    sys.stdout.write(f"{path.relative_to(REPOSITORY)}: {path.stat().st_size / 1024:.0f} KB\n")
 
 
 def main(wanted: list[str]) -> None:
