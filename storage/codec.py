@@ -275,12 +275,12 @@ def _as_rows(shape: tuple[int, ...]) -> tuple[int, int]:
 
 def _rows_kept(bits: npt.NDArray[Any]) -> int:
     """Rows up to the last that has a bit set; looks at the padding only, from the end."""
-    rows, step = bits.shape[0], 32
+    rows, step = bits.shape[0], 1
     while rows:
         used = np.flatnonzero(bits[max(0, rows - step) : rows].any(axis=1))
         if used.size:
             return int(max(0, rows - step) + used[-1] + 1)
-        rows = max(0, rows - step)
+        rows, step = max(0, rows - step), 32
     return 0
 
 
