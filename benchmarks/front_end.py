@@ -21,7 +21,19 @@ from tests.comfyui.server import WRAPPER_NAME, ComfyServer, comfyui_path
 
 NODES = 20
 SIZE = [400, 210]
-PLAIN = "CLIPTextEncode"  # a core node with a DOM widget
+TWIN = "Plain"
+"""Prefix of the plain node that stands for a builder: its visible inputs, and a text box in place of the picture."""
+
+REGISTER = """async ({ name, twin, rows }) => {
+    const { required, optional } = structuredClone(LiteGraph.registered_node_types[name].nodeData.input);
+    const input = Object.entries({ ...required, ...optional }).filter(([key]) => !new RegExp(rows).test(key));
+    const text = ["STRING", { multiline: true }];
+    await app.registerNodeDef(twin, {
+        name: twin, display_name: twin, category: "plain", description: "", python_module: "nodes",
+        input: { required: { ...Object.fromEntries(input), text } },
+        output: ["STRING"], output_name: ["text"], output_is_list: [false], output_node: false,
+    });
+}"""
 
 OPEN = """async data => {
     await new Promise(requestAnimationFrame);
@@ -62,16 +74,20 @@ def twenty(kind: str, values: list[Any]) -> dict[str, Any]:
     return workflow(*(node(kind, values, i + 1, pos=pos, size=SIZE) for i, pos in enumerate(places)))
 
 
+ROWS = {ACTIVATIONS: r"^block_\d+$", STRENGTHS: r"^block_\d+_strength$"}
 FILES = {
-    "plain": twenty(PLAIN, ["a red fox"]),
-    "activation builder": twenty(ACTIVATIONS, ["custom", *[i % 3 == 0 for i in range(40)]]),
-    "strength builder": twenty(STRENGTHS, ["custom", 0.5, 20, 5.0, 5, *[i / 40 for i in range(40)], 0]),
+    TWIN + ACTIVATIONS: twenty(TWIN + ACTIVATIONS, ["custom", "a red fox"]),
+    ACTIVATIONS: twenty(ACTIVATIONS, ["custom", *[i % 3 == 0 for i in range(40)]]),
+    TWIN + STRENGTHS: twenty(TWIN + STRENGTHS, ["custom", 0.5, 20, 5.0, 5, 0, "a red fox"]),
+    STRENGTHS: twenty(STRENGTHS, ["custom", 0.5, 20, 5.0, 5, *[i / 40 for i in range(40)], 0]),
 }
 
 
 def opening(page: GraphPage, rounds: int) -> dict[str, list[float]]:
     """Milliseconds until a workflow is on the screen; the workflows take turns, the first round does not count."""
     times: dict[str, list[float]] = {name: [] for name in FILES}
+    for kind, rows in ROWS.items():
+        page.js(REGISTER, {"name": kind, "twin": TWIN + kind, "rows": rows})
     for _ in range(rounds + 1):
         for name, data in FILES.items():
             page.load(workflow())
@@ -82,16 +98,16 @@ def opening(page: GraphPage, rounds: int) -> dict[str, list[float]]:
 
 def painting(page: GraphPage) -> list[float]:
     """Milliseconds between frames while a stroke crosses one cell per frame, in a graph of 20 builders."""
-    page.load(FILES["activation builder"])
+    page.load(FILES[ACTIVATIONS])
     return page.js(PAINT)
 
 
 def measure(rounds: int, report: Callable[[str], None]) -> None:
     report(
         "| front end | renderer | 20 plain nodes | 20 activation builders | the same without script "
-        "| 20 strength builders | the same without script | frames while painting |"
+        "| 20 plain nodes | 20 strength builders | the same without script | frames while painting, ms |"
     )
-    report("|---|---|---|---|---|---|---|---|")
+    report("|---|---|---|---|---|---|---|---|---|")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
         for front_end in FRONT_ENDS:
@@ -116,9 +132,9 @@ def row(front_end: str, renderer: str, browser: Any, server: ComfyServer, rounds
     page = GraphPage.open(browser, server, vue=renderer == "vue", scripts=False)
     without = {name: statistics.median(t) for name, t in opening(page, rounds).items()}
     page.close()
-    cells = [f"{with_script['plain']:.0f}"]
-    for name in ("activation builder", "strength builder"):
-        cells += [f"{times[name]:.0f}" for times in (with_script, without)]
+    cells = []
+    for kind in ROWS:
+        cells += [f"{with_script[TWIN + kind]:.0f}", f"{with_script[kind]:.0f}", f"{without[kind]:.0f}"]
     low, high = statistics.median(frames), statistics.quantiles(frames, n=20)[-1]
     return f"| {version} ({front_end}) | {renderer} | {' | '.join(cells)} | {low:.1f} (95%: {high:.1f}) |"
 

@@ -102,6 +102,11 @@ class GraphPage:
         if kind in ("error", "exception") and not any(words in text for words in _NOISE):
             self.problems.append(f"{kind}: {text}")
 
+    @property
+    def draws_linked_rows(self) -> bool:
+        """Newer front ends show a hidden widget in Nodes 2.0 while it is linked."""
+        return self.vue and not self.js("() => window.__COMFYUI_FRONTEND_VERSION__").startswith("1.35.")
+
     # The graph
 
     def js(self, script: str, argument: Any = None) -> Any:

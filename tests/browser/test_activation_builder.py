@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from .editor import ACTIVATIONS, EDITOR, STRENGTHS, GraphPage, node, workflow
@@ -329,16 +331,102 @@ def test_collapse_bypass_resize_and_removal(page: GraphPage):
     assert page.page.locator(".wan-ae").count() == 0
 
 
-def test_a_linked_cell_keeps_its_value_and_a_linked_preset_locks_the_grid(page: GraphPage):
-    page.load(workflow(node(ACTIVATIONS, ["custom"]), node("PrimitiveBoolean", [True], 2, pos=[0, 600]),
-                       node("PrimitiveString", ["all"], 3, pos=[0, 700])))  # fmt: skip
-    page.js("""() => { const n = app.graph.getNodeById(1);
-        app.graph.getNodeById(2).connect(0, n, n.inputs.findIndex(i => i.name === 'block_5')) }""")
+def inputs(kind: str, linked: dict[str, int]) -> list[dict[str, Any]]:
+    """Input slots as files hold them that were saved with a socket for every row."""
+    names = {ACTIVATIONS: ["preset", *(f"block_{i}" for i in range(40))],
+             STRENGTHS: ["pattern", "base_strength", *(f"block_{i}_strength" for i in range(40))]}[kind]  # fmt: skip
+    type_of = "BOOLEAN" if kind == ACTIVATIONS else "FLOAT"
+    return [
+        {"name": name, "type": type_of if "block" in name else "COMBO", "link": linked.get(name), "shape": 7,
+         "localized_name": name, "widget": {"name": name}} for name in names
+    ]  # fmt: skip
+
+
+def slots(page: GraphPage) -> list[str]:
+    return page.of_node("n.inputs.map(i => i.name)")
+
+
+@pytest.mark.parametrize(
+    ("kind", "visible"),
+    [
+        (ACTIVATIONS, ["preset"]),
+        (STRENGTHS, ["pattern", "base_strength", "peak_block", "spread", "step_size", "seed"]),
+    ],
+)
+def test_rows_have_no_sockets(page: GraphPage, kind: str, visible: list[str]):
+    page.load(workflow(node(kind)))
+    assert slots(page) == visible
+    page.load(workflow(node(kind, inputs=inputs(kind, {}))))
+    assert slots(page) == visible
+    assert [i["name"] for i in page.saved()["nodes"][0]["inputs"]] == visible
+    assert len(page.values()) == 40 + len(visible)
+
+
+def with_links(kind: str, row: str, origin: dict[str, Any], type_of: str) -> dict[str, Any]:
+    origin = {**origin, "outputs": [{"name": type_of, "type": type_of, "links": [1]}]}
+    slot = [i["name"] for i in inputs(kind, {})].index(row)
+    return workflow(node(kind, ["custom"], inputs=inputs(kind, {row: 1})), origin, links=[[1, 2, 0, 1, slot, type_of]])
+
+
+def test_a_link_to_a_row_stays_as_the_file_has_it(page: GraphPage):
+    page.load(with_links(ACTIVATIONS, "block_5", node("PrimitiveBoolean", [True], 2, pos=[0, 600]), "BOOLEAN"))
+    for _ in range(2):
+        assert slots(page) == ["preset", "block_5"]
+        assert page.prompt()["1"]["inputs"]["block_5"] == ["2", 0]
+        assert "linked" in page.part(".wan-ae-cell", 5).get_attribute("class")
+        assert page.page.get_by_text("block_5", exact=True).count() == page.draws_linked_rows
+        assert page.page.get_by_text("block_4", exact=True).count() == 0
+        page.load(page.saved())
+    page.js("() => { const n = app.graph.getNodeById(1); n.disconnectInput(1); }")
+    page.load(page.saved())
+    assert slots(page) == ["preset"]
+    assert page.prompt()["1"]["inputs"]["block_5"] is False
+
+
+def test_a_link_to_a_row_in_a_subgraph(page: GraphPage):
+    page.load(with_links(STRENGTHS, "block_7_strength", node("PrimitiveFloat", [0.5], 2, pos=[0, 600]), "FLOAT"))
+    page.js(
+        "() => { app.canvas.selectItems(app.graph._nodes); app.graph.convertToSubgraph(app.canvas.selectedItems); }"
+    )
+    for _ in range(2):
+        prompt = page.prompt()
+        (builder,) = (entry for entry in prompt.values() if entry["class_type"] == STRENGTHS)
+        assert prompt[builder["inputs"]["block_7_strength"][0]]["class_type"] == "PrimitiveFloat"
+        page.load(page.saved())
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "type_of", "value", "widget"),
+    [
+        (ACTIVATIONS, "block_5", "BOOLEAN", True, ["toggle", None]),
+        (STRENGTHS, "block_7_strength", "FLOAT", 0.35, ["number", 1]),
+    ],
+)
+def test_a_primitive_drives_a_row(page: GraphPage, kind: str, row: str, type_of: str, value: Any, widget: list[Any]):
+    """The front end's own node, which takes its widget from what it is linked to."""
+    page.load(with_links(kind, row, node("PrimitiveNode", [value, "fixed"], 2, pos=[0, 600]), type_of))
     page.settle()
+    assert page.of_node("n.widgets[0].value", 2) == value
+    assert page.of_node("[n.widgets[0].type, n.widgets[0].options.max ?? null]", 2) == widget
+    assert page.prompt()["1"]["inputs"][row] == value
+
+
+def test_a_link_to_a_row_in_api_format(page: GraphPage):
+    page.load({
+        "1": {"class_type": STRENGTHS, "inputs": {"pattern": "custom", "block_3_strength": ["2", 0]}},
+        "2": {"class_type": "PrimitiveFloat", "inputs": {"value": 0.5}},
+    })  # fmt: skip
+    assert page.prompt()["1"]["inputs"]["block_3_strength"] == ["2", 0]
+
+
+def test_a_linked_cell_keeps_its_value_and_a_linked_preset_locks_the_grid(page: GraphPage):
+    primitive = node("PrimitiveBoolean", [True], 2, pos=[0, 600])
+    data = with_links(ACTIVATIONS, "block_5", primitive, "BOOLEAN")
+    data["nodes"].append(node("PrimitiveString", ["all"], 3, pos=[0, 700]))
+    page.load(data)
     page.drag(page.cell(4), page.cell(6))
     assert page.cells() == blocks(4, 6)
     assert "linked" in page.part(".wan-ae-cell", 5).get_attribute("class")
-    assert page.prompt()["1"]["inputs"]["block_5"] == ["2", 0]
     page.js("""() => { const n = app.graph.getNodeById(1), slot = n.inputs.findIndex(i => i.name === 'preset');
         const from = app.graph.getNodeById(3); from.outputs[0].type = '*'; from.connect(0, n, slot) }""")
     page.settle()

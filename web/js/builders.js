@@ -7,6 +7,7 @@ import { makeBars } from "./bars.js";
 import { makeGrid } from "./grid.js";
 import { BLOCK_COUNT, patternStrengths, presetBlocks } from "./patterns.js";
 import { builders, editors, knownBlockCount } from "./registry.js";
+import { addRowSocket, drawLinkedRows } from "./rows.js";
 import { hundredths, range } from "./selection.js";
 import { addElement, chain, coalesced, hide, linkedInputs, markChanged, setValue, targetsOf, widgetNamed } from "./widgets.js";
 
@@ -134,10 +135,12 @@ function build(app, node, spec) {
   for (const widget of [...given.slice(1), ...rows]) chain(widget, "callback", () => { if (!writing) changed(); });
 
   for (const row of rows) hide(row);
+  node.convertWidgetToInput = widget => addRowSocket(node, widget);
   addElement(node, "blocks", view.element, ...spec.height);
   builders.set(node, { refresh: redraw, ...spec.output(() => choice.value, count => (isDecidedByLink() ? undefined : values(count))) });
 
   chain(node, "onConfigure", info => {
+    drawLinkedRows(node);
     const saved = info?.widgets_values;
     for (const row of rows) if (row.value == null) row.value = spec.toRow(0); // which the server would refuse
     if (!Array.isArray(saved) || saved.length <= given.length) {

@@ -6,6 +6,7 @@ import { BUILDERS } from "./builders.js";
 import { showNotice } from "./notices.js";
 import { convertOldFile } from "./old_files.js";
 import { builders, editors } from "./registry.js";
+import { ROW_WIDGETS, defineRows, dropRowSockets } from "./rows.js";
 import { EDITOR, EVENT, addStatus } from "./status.js";
 import { nodeByExecutionId } from "./widgets.js";
 
@@ -19,6 +20,12 @@ function refreshBuilders(editor) {
 app.registerExtension({
   name: "WanVideoActivationEditor",
 
+  getCustomWidgets: () => ROW_WIDGETS,
+
+  beforeRegisterNodeDef(type, data) {
+    defineRows(data);
+  },
+
   nodeCreated(node) {
     const { category, name } = node.constructor.nodeData ?? {};
     if (!category?.startsWith(CATEGORY)) return;
@@ -29,6 +36,7 @@ app.registerExtension({
 
   beforeConfigureGraph(data) {
     convertOldFile(data, type => type in LiteGraph.registered_node_types);
+    dropRowSockets(data);
   },
 
   loadedGraphNode(node) {

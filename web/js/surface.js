@@ -21,7 +21,7 @@ const STYLE = `
 .wan-ae-grid { flex: 1; min-height: 0; display: grid; grid-template-columns: repeat(10, minmax(0, 1fr)); grid-auto-rows: minmax(18px, 1fr);
   gap: 3px; touch-action: none; font-size: 10px; }
 .wan-ae-row { display: contents; }
-.wan-ae-cell { display: flex; align-items: center; justify-content: center; border-radius: 3px; cursor: pointer; overflow: hidden;
+.wan-ae-cell { display: flex; align-items: center; justify-content: center; border-radius: 3px; cursor: pointer;
   background: var(--comfy-input-bg, #222); color: var(--descrip-text, #999); border: 1px solid var(--border-color, #4e4e4e); }
 .wan-ae-cell[aria-selected="true"] { background: var(--wan-ae-on); color: var(--wan-ae-on-text); border-color: var(--wan-ae-on); font-weight: 600; }
 .wan-ae-cell.linked { border-style: dashed; border-color: var(--input-text, #ddd); cursor: not-allowed; }
