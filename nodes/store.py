@@ -196,7 +196,8 @@ class WanVideoLoadEmbedding(io.ComfyNode):
                     "device",
                     options=list(DEVICES),
                     default="offload",
-                    tooltip="offload: where ComfyUI parks models. main: the device that samples.",
+                    tooltip="offload: where ComfyUI parks models. main: the device that samples. "
+                    "stored: the kind of device that it was on.",
                 ),
                 io.Combo.Input(
                     "dtype", options=list(DTYPES), default="stored", tooltip="stored: the dtype that it had."
@@ -216,7 +217,7 @@ class WanVideoLoadEmbedding(io.ComfyNode):
     @classmethod
     def execute(cls, embedding: str, device: str, dtype: str) -> io.NodeOutput:
         with errors_named("WanVideo Load Embedding"):
-            stored = load_named(embedding)
+            stored = load_named(embedding, restore_devices=device == "stored")
             value = moved(stored.value, device_of(device), DTYPES[dtype])
             return io.NodeOutput(as_wrapper_embeds(value), as_conditioning(value), stored.entry.prompt or "")
 
@@ -285,15 +286,15 @@ def split_words(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(w for w in (p.strip() for p in text.replace("\n", ",").split(",")) if w))
 
 
-def load_named(name: str) -> Any:
-    """The stored embedding of a name.
+def load_named(name: str, restore_devices: bool = False) -> Any:
+    """The stored embedding of a name; on the CPU, or on the kinds of device that it came from.
 
     Raises:
         ValueError: there is none; says so when the session has to do without the store's file.
     """
     store = STORE.open()
     try:
-        return store.get(name)
+        return store.get(name, restore_devices)
     except KeyError:
         held = "Choose one from the list." if store.persistent else "The store is in memory only: see the log."
         raise ValueError(f"No embedding is stored as {name!r}. {held}") from None

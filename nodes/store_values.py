@@ -11,7 +11,7 @@ from ..embeddings import MAX_TOKENS, is_conditioning, is_wrapper_embeds, pad_tok
 from .store_access import STORE
 
 DTYPES = {"stored": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-DEVICES = ("offload", "main")
+DEVICES = ("offload", "main", "stored")
 
 
 def as_wrapper_embeds(value: Any) -> dict[str, Any]:
@@ -51,8 +51,13 @@ def moved(value: Any, device: torch.device | None, dtype: torch.dtype | None) ->
     return value
 
 
-def device_of(choice: str) -> torch.device:
-    """`main` is the device that samples, `offload` where ComfyUI parks models; the CPU outside of a running ComfyUI."""
+def device_of(choice: str) -> torch.device | None:
+    """`main` is the device that samples, `offload` where ComfyUI parks models; the CPU outside of a running ComfyUI.
+
+    None for `stored`: the tensors stay where the store has put them.
+    """
+    if choice == "stored":
+        return None
     model_management: Any = sys.modules.get("comfy.model_management")
     if model_management is None:
         return torch.device("cpu")

@@ -106,6 +106,15 @@ def torch_dtype(name: str) -> torch.dtype:
     return _DTYPES[name][1]
 
 
+def device_of(kind: str) -> torch.device:
+    """The device of a kind such as `cuda`; the CPU where this machine has none."""
+    try:
+        found = kind == "cpu" or torch.get_device_module(kind).is_available()
+    except (RuntimeError, AttributeError):  # a kind that this torch does not know
+        found = False
+    return torch.device(kind if found else "cpu")
+
+
 def encode(tensor: torch.Tensor, precision: Precision = "half") -> Encoded:
     """Encode a dense tensor of any shape.
 

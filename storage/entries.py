@@ -130,11 +130,13 @@ def insert(
     prepared: Prepared,
     description: Description,
     rewrite: frozenset[str] = frozenset(),
+    known_prompt_stays: bool = False,
 ) -> int:
     """Insert what is not there yet, inside the caller's transaction; the embedding's id.
 
     Args:
         rewrite: content hashes whose stored blobs are known to be damaged.
+        known_prompt_stays: the description's prompts are for an embedding that has none.
     """
     for encoded, pooled in zip(prepared.encoded, prepared.pooled, strict=True):
         _insert_content(cursor, index, segments, encoded, pooled, rewrite)
@@ -159,7 +161,7 @@ def insert(
         index.next_embedding += 1
         index.id_of[prepared.embedding_hash] = embedding_id
     else:
-        _redescribe(cursor, embedding_id, description)
+        _redescribe(cursor, embedding_id, description, known_prompt_stays)
     _describe(cursor, index, embedding_id, new, description)
     return embedding_id
 
@@ -186,14 +188,16 @@ def _insert_content(
     index.segment_of[key] = segment
 
 
-def _redescribe(cursor: Cursor, embedding_id: int, description: Description) -> None:
+def _redescribe(cursor: Cursor, embedding_id: int, description: Description, known_prompt_stays: bool) -> None:
     """Add what a later put knows: prompts, and kind and form in place of what `Description` says by itself."""
-    if description.prompt is not None or description.negative_prompt is not None:
-        cursor.execute(
-            "UPDATE embedding_entries SET prompt = coalesce(?, prompt), negative_prompt = coalesce(?, negative_prompt) "
-            "WHERE embedding_id = ?",
-            [description.prompt, description.negative_prompt, embedding_id],
-        )
+    for column in ("prompt", "negative_prompt"):
+        given = getattr(description, column)
+        if given is not None:
+            kept = f" AND {column} IS NULL" if known_prompt_stays else ""
+            cursor.execute(
+                f"UPDATE embedding_entries SET {column} = ? WHERE embedding_id = ?{kept}",  # noqa: S608
+                [given, embedding_id],
+            )
     for column in ("kind", "form"):
         given, unknown = getattr(description, column), getattr(_UNKNOWN, column)
         if given != unknown:

@@ -47,7 +47,7 @@ def insert_operation(
     def embedding_id(given: Any, prepared: Prepared | None, description: Description) -> int | None:
         if prepared is None:
             return given if isinstance(given, int) else None
-        return entries.insert(cursor, index, segments, prepared, description, rewrite)
+        return entries.insert(cursor, index, segments, prepared, description, rewrite, known_prompt_stays=True)
 
     described = Description(kind=operation.result_description.kind, form=operation.result_description.form)
     ids = [embedding_id(i.embedding, prepared, described) for i, prepared in ready.inputs]

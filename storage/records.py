@@ -129,7 +129,7 @@ class Operation:
         parameters: plain values.
         duration_ms: time that the operation took.
         peak_memory_bytes: largest memory in use during it, above what was in use before; None if not measured.
-        result_description: name, prompt and tags for the result.
+        result_description: name, prompt and tags for the result; one that is stored already keeps its prompts.
         device: kind of device it ran on, such as cpu or cuda.
         node: id of the node class that did it.
     """

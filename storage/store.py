@@ -22,7 +22,7 @@ import duckdb
 import torch
 
 from . import entries, operations
-from .codec import Precision, decode
+from .codec import Precision, decode, device_of
 from .entries import Prepared
 from .errors import DamagedError, LockedError, StoreError
 from .identity import EmbeddingKey
@@ -157,27 +157,31 @@ class EmbeddingStore(Session):
 
     # getting
 
-    def get(self, name: str) -> Stored:
-        """The embedding of a name, its tensors on the CPU.
+    def get(self, name: str, restore_devices: bool = False) -> Stored:
+        """The embedding of a name.
+
+        Args:
+            restore_devices: put each tensor on the kind of device that it came from, where this machine has one;
+                otherwise all are on the CPU.
 
         Raises:
             KeyError: there is none.
             DamagedError: its bytes on disk are damaged.
         """
         self._writer.flush()
-        return self.load(self.index.names[name])
+        return self.load(self.index.names[name], restore_devices)
 
-    def find(self, key: EmbeddingKey) -> Stored | None:
-        """The embedding that was stored under this cache key, or None. Raises DamagedError as `get`."""
+    def find(self, key: EmbeddingKey, restore_devices: bool = False) -> Stored | None:
+        """The embedding that was stored under this cache key, or None. Arguments and DamagedError as `get`."""
         self._writer.flush()
         embedding_id = self.index.keys.get(key.cache_key)
         try:
-            return None if embedding_id is None else self.load(embedding_id)
+            return None if embedding_id is None else self.load(embedding_id, restore_devices)
         except KeyError:  # removed in the meantime
             return None
 
-    def load(self, embedding_id: int) -> Stored:
-        """The embedding of an id. Raises KeyError and DamagedError as `get`."""
+    def load(self, embedding_id: int, restore_devices: bool = False) -> Stored:
+        """The embedding of an id. Arguments and errors as `get`."""
         entry = self.entry(embedding_id)
         try:
             tensors = [self._tensor(part) for part in entry.parts]
@@ -185,6 +189,8 @@ class EmbeddingStore(Session):
             if entry.embedding_hash in self.index.id_of:
                 raise
             raise KeyError(embedding_id) from None  # removed in the meantime
+        if restore_devices:
+            tensors = [t.to(device_of(part.device)) for t, part in zip(tensors, entry.parts, strict=True)]
         self._usage.touch(embedding_id)
         return Stored(entry, unpack(entry.structure, tensors))
 

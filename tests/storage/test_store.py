@@ -23,7 +23,8 @@ from wanvideo_activation_editor.storage import (
     unpack,
     usage,
 )
-from wanvideo_activation_editor.storage.codec import MAX_TENSOR_BYTES
+from wanvideo_activation_editor.storage import store as storage_store
+from wanvideo_activation_editor.storage.codec import MAX_TENSOR_BYTES, device_of
 from wanvideo_activation_editor.storage.names import read_names
 from wanvideo_activation_editor.storage.selection import list_embeddings
 from wanvideo_activation_editor.storage.writer import QueueFullError
@@ -53,6 +54,32 @@ CONDITIONING = [[torch.nn.functional.pad(randn(9)[None], (0, 0, 0, 503)), {"pool
 def test_a_value_comes_back_as_it_was(store: EmbeddingStore, value):
     store.put(value, Description("a"))
     assert same_value(store.get("a").value, value)
+
+
+@pytest.mark.parametrize("kind", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+def test_tensors_return_to_the_kind_of_device_that_they_came_from(store: EmbeddingStore, kind: str):
+    value = {"prompt_embeds": [randn(5).to(kind)], "mask": torch.ones(3)}
+    store.put(value, Description("a", key=KEY))
+    for stored in (store.get("a", restore_devices=True), store.find(KEY, restore_devices=True)):
+        assert stored is not None
+        assert same_value(stored.value, value)
+        assert stored.value["prompt_embeds"][0].device.type == kind
+        assert stored.value["mask"].device.type == "cpu"
+    assert store.get("a").value["prompt_embeds"][0].device.type == "cpu"
+
+
+def test_a_device_that_this_machine_lacks_becomes_the_cpu():
+    assert device_of("no_such_device") == device_of("cpu") == torch.device("cpu")
+    assert device_of("cuda").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_each_tensor_is_restored_by_the_kind_that_is_recorded_for_it(store: EmbeddingStore, monkeypatch):
+    """On any machine: `meta` stands for the device of the first tensor."""
+    store.put({"a": randn(5), "b": randn(6)}, Description("x"))
+    places = iter([torch.device("meta"), torch.device("cpu")])
+    monkeypatch.setattr(storage_store, "device_of", lambda kind: {"cpu": next(places)}[kind])
+    value = store.get("x", restore_devices=True).value
+    assert (value["a"].device.type, value["b"].device.type) == ("meta", "cpu")
 
 
 def test_a_store_is_the_same_after_it_was_opened_again(path):
@@ -267,6 +294,17 @@ def test_a_background_failure_reaches_its_future_and_not_the_next_put(store: Emb
     with pytest.raises(UnsupportedError):
         future.result()
     store.put(randn(3), Description("a"))
+
+
+def test_a_recorded_result_that_is_stored_already_keeps_its_prompt(store: EmbeddingStore):
+    store.put(randn(5), Description("fox", prompt="a red fox"))
+    store.put(randn(6), Description("plain"))
+    for n, prompt in ((5, "base + 0.0 * (a - b)"), (6, "a - b")):
+        store.record(Operation("difference", result=randn(n), result_description=Description(prompt=prompt)))
+    assert store.get("fox").entry.prompt == "a red fox"
+    assert store.get("plain").entry.prompt == "a - b"
+    store.put(randn(5), Description(prompt="a fox"))
+    assert store.get("fox").entry.prompt == "a fox"
 
 
 def test_a_closed_store_says_so(path):
