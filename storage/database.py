@@ -31,6 +31,7 @@ _DAMAGE = re.compile(r"Corrupt(ed)? [\w-]+ |Data Corruption|data is corrupt|stor
 _NOT_A_DATABASE = re.compile(r"not a valid DuckDB database file|Serialization Error")
 _CORRUPT_WAL = re.compile(r"Corrupt (Encrypted )?WAL")
 """A log that is damaged. One that cannot be replayed for want of memory, space or permission holds good puts."""
+_NEWER = re.compile(r"we can only read versions?")
 
 
 class Gate:
@@ -240,6 +241,11 @@ def _connect(path: Path | None) -> duckdb.DuckDBPyConnection:
                 continue
             if (is_damage(unquoted) or _NOT_A_DATABASE.search(unquoted)) and _set_aside_with_log(path):
                 continue
+            if _NEWER.search(unquoted):
+                raise StoreError(
+                    f"The embedding store {path} was written by another version of DuckDB than {duckdb.__version__}, "
+                    "most likely a newer one: update the package duckdb."
+                ) from error
             raise StoreError(f"The embedding store {path} cannot be opened: {_first_line(message)}") from error
     raise StoreError(f"The embedding store {path} cannot be opened, nor a new one in its place.")
 

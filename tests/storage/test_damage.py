@@ -6,6 +6,7 @@ import logging
 import shutil
 from pathlib import Path
 
+import duckdb
 import pytest
 import torch
 from wanvideo_activation_editor.storage import DamagedError, Description, EmbeddingStore, StoreError, database
@@ -220,3 +221,24 @@ def test_an_intact_log_that_cannot_be_replayed_is_left_alone(path: Path, monkeyp
     monkeypatch.undo()
     with EmbeddingStore.open(path) as store:
         assert store.names() == names
+
+
+def test_a_file_of_a_newer_duckdb_is_left_alone_and_says_what_to_do(path, monkeypatch):
+    """The text is what DuckDB 1.5.6 says of a file of 2.0.0."""
+    with EmbeddingStore.open(path) as store:
+        store.put(randn(3), Description("a"))
+    before = path.read_bytes()
+
+    def refuse(path):
+        raise duckdb.IOException(
+            "IO Error: Trying to read a database file with version number 69, but we can only read versions between 64 "
+            "and 68."
+        )
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "_plain_connect", refuse)
+        with pytest.raises(StoreError, match="update the package duckdb"):
+            EmbeddingStore.open(path)
+    assert path.read_bytes() == before
+    with EmbeddingStore.open(path) as store:
+        assert store.get("a")
