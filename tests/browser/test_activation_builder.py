@@ -435,6 +435,24 @@ def test_a_linked_cell_keeps_its_value_and_a_linked_preset_locks_the_grid(page: 
     assert "preset comes from a link" in page.part(".wan-ae-note").evaluate("e => e.textContent")
 
 
+def test_the_renderer_may_change_under_the_grid(page: GraphPage):
+    page.load(workflow(node(ACTIVATIONS, ["custom", *NONE])))
+    page.click(page.cell(3))
+    values = [3]
+    switch = "on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)"
+    try:
+        for vue in (not page.vue, page.vue):
+            page.js(switch, vue)
+            page.settle(20)
+            values.append(len(values) * 7)
+            page.click(page.cell(values[-1]))
+            shown_and_saved(page, "custom", blocks(*values))
+            assert page.page.locator(".wan-ae-cell:visible").count() == 40
+    finally:
+        page.js(switch, page.vue)
+        page.settle(10)
+
+
 LISTENERS = """() => {
     const add = EventTarget.prototype.addEventListener;
     window.ours = [];

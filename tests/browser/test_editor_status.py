@@ -116,6 +116,28 @@ def test_the_plan_follows_linked_builders(page: GraphPage):
     assert page.line() == "10 of 40 blocks selected"
 
 
+SEND = """message => comfyAPI.api.api.dispatchEvent(
+    new CustomEvent('wan_activation_editor.status', { detail: message }))"""
+
+
+def test_messages_reach_the_editor_of_the_workflow_that_runs(page: GraphPage):
+    """What the server sends, as Observer messages have it."""
+    page.load({**workflow(node(EDITOR)), "id": "0b7a3c4e-5a10-4f6e-9d2b-1f1f4f6f9a01"})
+    planned = page.line()
+    own = page.js("() => (app.rootGraph ?? app.graph).id")
+    message = {"node": "1", "step": 2, "active": 3, "blocks": 30, "change": 0.125, "changes": [0.1] * 30}
+    page.js(SEND, {**message, "workflow": "0b7a3c4e-5a10-4f6e-9d2b-1f1f4f6f9a02", "phase": "step"})
+    page.settle()
+    assert page.line() == planned
+    page.js(SEND, {**message, "workflow": own, "phase": "step"})
+    assert page.line() == "Step 2, 3 of 30 blocks, mean change 0.125"
+    page.js(SEND, {**message, "workflow": own, "phase": "stopped"})
+    assert page.line() == "Stopped after 2 steps, 3 of 30 blocks, mean change 0.125"
+    page.js(SEND, {**message, "workflow": own, "phase": "stopped", "step": 0})
+    page.settle()
+    assert page.line() == "Stopped before the edit acted"
+
+
 def test_an_editor_saves_as_without_the_script(page: GraphPage):
     values = [0.5, "7", True, "basic", "context", 0.1, 0.9, "both"]
     page.load(workflow(node(EDITOR, values)))
