@@ -411,6 +411,14 @@ def test_a_primitive_drives_a_row(page: GraphPage, kind: str, row: str, type_of:
     assert page.prompt()["1"]["inputs"][row] == value
 
 
+def test_a_row_that_does_not_exist_does_not_keep_a_file_from_opening(page: GraphPage):
+    data = with_links(ACTIVATIONS, "block_5", node("PrimitiveBoolean", [True], 2, pos=[0, 600]), "BOOLEAN")
+    next(i for i in data["nodes"][0]["inputs"] if i["link"])["name"] = "block_40"
+    page.load(data)
+    assert page.ids() == [1, 2]
+    assert page.values() == ["custom", *NONE]
+
+
 def test_a_link_to_a_row_in_api_format(page: GraphPage):
     page.load({
         "1": {"class_type": STRENGTHS, "inputs": {"pattern": "custom", "block_3_strength": ["2", 0]}},

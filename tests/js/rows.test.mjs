@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
-import { ROW_WIDGETS, addRowSocket, defineRows, drawLinkedRows, dropRowSockets } from "../../web/js/rows.js";
+import { ROW_WIDGETS, addRowSocket, completeSockets, defineRows, dropRowSockets } from "../../web/js/rows.js";
 
 const KIND = "WanVideoBlockActivationBuilder";
 
@@ -26,6 +26,7 @@ test("rows of a definition get a widget of their own, other inputs and other nod
   defineRows(data);
   const { preset } = data.input.required, { block_0, block_1, note } = data.input.optional;
   assert.deepEqual([block_0[1].widgetType, block_1[1].widgetType], ["WAN_AE_SWITCH", "WAN_AE_SWITCH"]);
+  assert.equal(block_0[1].hidden, true, "or previews draw forty empty rows");
   assert.deepEqual([block_0[0], preset[1], note[1]], ["BOOLEAN", {}, {}]);
   const other = { ...definition(), name: "CLIPTextEncode" };
   defineRows(other);
@@ -50,10 +51,22 @@ test("sockets of rows go unless they are linked, in the graph and in its subgrap
   assert.deepEqual(data.definitions.subgraphs[0].nodes.map(names), [["preset"]]);
 });
 
-test("a linked row is drawn", () => {
-  const node = builder(["preset", "block_1"]);
-  drawLinkedRows(node);
+test("a row with a socket is drawn and has its widget; a row that no definition knows is left alone", () => {
+  const node = builder(["preset", "block_1", "block_77"]);
+  completeSockets(node);
   assert.deepEqual(node.widgets.map(w => w.type), ["", "", "toggle"]);
+  assert.deepEqual(node.inputs.map(input => input.widget), [undefined, { name: "block_1" }, undefined]);
+});
+
+test("links know the slot that they end at; those of other nodes stay", () => {
+  const node = { ...builder(["preset", "block_1"], ["preset", "block_1"]), id: 1 };
+  [node.inputs[0].link, node.inputs[1].link] = [3, 4];
+  const links = new Map([[3, { target_id: 9, target_slot: 0 }], [4, { target_id: 1, target_slot: 2 }]]);
+  for (const graph of [{ links }, { getLink: id => links.get(id) }]) {
+    links.get(4).target_slot = 2;
+    completeSockets(Object.assign(node, { graph }));
+    assert.deepEqual([links.get(3).target_slot, links.get(4).target_slot], [0, 1]);
+  }
 });
 
 test("a row gets a socket where a file in API format links it; other inputs do not", () => {

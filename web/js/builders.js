@@ -7,7 +7,7 @@ import { makeBars } from "./bars.js";
 import { makeGrid } from "./grid.js";
 import { BLOCK_COUNT, patternStrengths, presetBlocks } from "./patterns.js";
 import { builders, editors, knownBlockCount } from "./registry.js";
-import { addRowSocket, drawLinkedRows } from "./rows.js";
+import { addRowSocket, completeSockets } from "./rows.js";
 import { hundredths, range } from "./selection.js";
 import { addElement, chain, coalesced, hide, linkedInputs, markChanged, setValue, targetsOf, widgetNamed } from "./widgets.js";
 
@@ -140,7 +140,7 @@ function build(app, node, spec) {
   builders.set(node, { refresh: redraw, ...spec.output(() => choice.value, count => (isDecidedByLink() ? undefined : values(count))) });
 
   chain(node, "onConfigure", info => {
-    drawLinkedRows(node);
+    completeSockets(node);
     const saved = info?.widgets_values;
     for (const row of rows) if (row.value == null) row.value = spec.toRow(0); // which the server would refuse
     if (!Array.isArray(saved) || saved.length <= given.length) {

@@ -1,7 +1,7 @@
 // The forty rows of a builder node: widgets without sockets, since the picture hides both.
 //
 // Sockets are most of what such a node costs the page and the file. A row keeps its widget, its value and its place in
-// `widgets_values`. A row that a file links keeps its socket; the front end completes it.
+// `widgets_values`. A row that a file links keeps its socket.
 
 import { widgetNamed } from "./widgets.js";
 
@@ -9,47 +9,59 @@ const ROWS = { WanVideoBlockActivationBuilder: /^block_\d+$/, WanVideoBlockStren
 const TYPES = { BOOLEAN: "WAN_AE_SWITCH", FLOAT: "WAN_AE_STRENGTH" };
 const DRAWN_AS = { BOOLEAN: "toggle", FLOAT: "number" };
 
-const isRow = (kind, name) => ROWS[kind]?.test(name) ?? false;
+const isRow = (kind, name) => Object.hasOwn(ROWS, kind) && ROWS[kind].test(name);
+
+/** The definition's type of a node's row; undefined for another input, and for a row that a file has made up. */
+function typeOfRow({ constructor: { nodeData: { name: kind, input } } }, name) {
+  return isRow(kind, name) ? input.optional?.[name]?.[0] : undefined;
+}
 
 const makeRow = type => (node, name, [, { default: value, min, max, step }]) => {
   const options = { min, max, step2: step, socketless: true };
   const plain = { type: DRAWN_AS[type], name, value, y: 0, callback: () => {}, options };
-  // Newer front ends merge a widget that can be extended into one of their own, property by property.
+  // For speed: newer front ends merge a widget that can be extended into one of their own, property by property.
   const widget = node.addCustomWidget(Object.preventExtensions(plain));
-  widget.type = ""; // Nodes 2.0 passes over a widget without a type
+  widget.type = ""; // for speed too: Nodes 2.0 passes over a widget without a type
   return { widget };
 };
 
 /** Widget type -> what makes one, for the front end's getCustomWidgets. */
 export const ROW_WIDGETS = Object.fromEntries(Object.entries(TYPES).map(([type, own]) => [own, makeRow(type)]));
 
-/** Have the front end make the rows of a builder's definition without sockets. */
+/** Have the front end make the rows of a builder's definition without sockets, and leave them out of its previews. */
 export function defineRows({ name: kind, input }) {
-  if (!(kind in ROWS)) return;
-  for (const [name, [type, spec]] of Object.entries(input.optional ?? {}))
-    if (isRow(kind, name)) spec.widgetType = TYPES[type];
+  for (const [name, [type, spec]] of Object.entries(input?.optional ?? {}))
+    if (isRow(kind, name)) Object.assign(spec, { widgetType: TYPES[type], hidden: true });
 }
 
 /** Leave out the sockets of rows that are not linked, from a file that the front end is about to read. */
 export function dropRowSockets(data) {
   for (const graph of [data, ...(data.definitions?.subgraphs ?? [])])
     for (const node of graph.nodes ?? [])
-      if (node.type in ROWS && Array.isArray(node.inputs))
+      if (Object.hasOwn(ROWS, node.type) && Array.isArray(node.inputs))
         node.inputs = node.inputs.filter(input => input.link != null || !isRow(node.type, input.name));
 }
 
-/** Have Nodes 2.0 draw the rows that are linked, where it can. */
-export function drawLinkedRows(node) {
-  const { name: kind, input } = node.constructor.nodeData;
-  for (const { name } of node.inputs)
-    if (isRow(kind, name)) widgetNamed(node, name).type = DRAWN_AS[input.optional[name][0]];
+/**
+ * Complete the sockets of a builder node that was configured from a file, a blueprint or the clipboard: links know where
+ * they end although rows have left, and Nodes 2.0 draws the rows that have a socket, where it can.
+ */
+export function completeSockets(node) {
+  for (const [slot, input] of node.inputs.entries()) {
+    const link = input.link == null ? null : node.graph?.getLink?.(input.link) ?? node.graph?.links?.get?.(input.link);
+    if (link && link.target_id === node.id) link.target_slot = slot;
+    const type = typeOfRow(node, input.name);
+    if (!type) continue;
+    input.widget ??= { name: input.name };
+    widgetNamed(node, input.name).type = DRAWN_AS[type];
+  }
 }
 
 /** Give a row a socket: a file in API format links inputs by name, and the front end asks for those it does not find. */
 export function addRowSocket(node, { name }) {
-  const { name: kind, input } = node.constructor.nodeData;
-  if (!isRow(kind, name)) return false;
-  node.addInput(name, input.optional[name][0], { widget: { name } });
-  drawLinkedRows(node);
+  const type = typeOfRow(node, name);
+  if (!type) return false;
+  node.addInput(name, type, { widget: { name } });
+  completeSockets(node);
   return true;
 }
