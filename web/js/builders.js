@@ -53,6 +53,12 @@ function strengthBuilder(app, node) {
   });
 }
 
+/** Take away the room for forty rows that a node was saved with. */
+function shrink(node) {
+  const height = node.computeSize()[1];
+  if (node.size[1] > height + ROWS_HEIGHT) node.setSize([node.size[0], height]);
+}
+
 /**
  * @param spec.choice name of the combo; spec.rows names of the forty widgets; spec.parameters of those that shape a curve
  * @param spec.curve (name, count) => values, or null for custom
@@ -147,8 +153,7 @@ function build(app, node, spec) {
       const curve = spec.curve(choice.value, BLOCK_COUNT);
       if (curve) writeRows(curve);
     }
-    const height = node.computeSize()[1];
-    if (node.size[1] > height + ROWS_HEIGHT) node.setSize([node.size[0], height]); // saved with forty rows
+    if (node.size[1] > ROWS_HEIGHT) shrink(node);
     changed();
   });
   chain(node, "onConnectionsChange", changed);
