@@ -106,7 +106,7 @@ def torch_dtype(name: str) -> torch.dtype:
     return _DTYPES[name][1]
 
 
-def device_of(kind: str) -> torch.device:
+def available_device(kind: str) -> torch.device:
     """The device of a kind such as `cuda`; the CPU where this machine has none."""
     try:
         found = kind == "cpu" or torch.get_device_module(kind).is_available()

@@ -22,7 +22,7 @@ import duckdb
 import torch
 
 from . import entries, operations
-from .codec import Precision, decode, device_of
+from .codec import Precision, available_device, decode
 from .entries import Prepared
 from .errors import DamagedError, LockedError, StoreError
 from .identity import EmbeddingKey
@@ -190,7 +190,7 @@ class EmbeddingStore(Session):
                 raise
             raise KeyError(embedding_id) from None  # removed in the meantime
         if restore_devices:
-            tensors = [t.to(device_of(part.device)) for t, part in zip(tensors, entry.parts, strict=True)]
+            tensors = [t.to(available_device(part.device)) for t, part in zip(tensors, entry.parts, strict=True)]
         self._usage.touch(embedding_id)
         return Stored(entry, unpack(entry.structure, tensors))
 

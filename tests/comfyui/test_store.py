@@ -36,8 +36,8 @@ def keep(host: Host, name: str, prompt: str, precision: str) -> None:
     host.server.run(flow).checked()
 
 
-def load(host: Host, name: str, flow: Workflow, *prompts: object) -> Link:
-    node = flow.add("WanVideoLoadEmbedding", embedding=name, device="offload", dtype="stored")
+def load(host: Host, name: str, flow: Workflow, *prompts: object, device: str = "offload") -> Link:
+    node = flow.add("WanVideoLoadEmbedding", embedding=name, device=device, dtype="stored")
     return output(node, OUTPUTS[host.name])
 
 
@@ -61,7 +61,11 @@ def test_a_stored_embedding_is_injected_as_the_original(host: Host):
     original = host.digest(FOX, {**given, "inject": MOON}, encode=partial(encode, host))
 
     def mixed(flow: Workflow, prompt: str, *rest: object) -> Link:
-        return load(host, f"moon {host.name}", flow) if prompt == MOON else encode(host, flow, prompt, *rest)
+        return (
+            load(host, f"moon {host.name}", flow, device="stored")
+            if prompt == MOON
+            else encode(host, flow, prompt, *rest)
+        )
 
     assert host.digest(FOX, {**given, "inject": MOON}, encode=mixed) == original
 

@@ -24,7 +24,7 @@ from wanvideo_activation_editor.storage import (
     usage,
 )
 from wanvideo_activation_editor.storage import store as storage_store
-from wanvideo_activation_editor.storage.codec import MAX_TENSOR_BYTES, device_of
+from wanvideo_activation_editor.storage.codec import MAX_TENSOR_BYTES, available_device
 from wanvideo_activation_editor.storage.names import read_names
 from wanvideo_activation_editor.storage.selection import list_embeddings
 from wanvideo_activation_editor.storage.writer import QueueFullError
@@ -69,15 +69,15 @@ def test_tensors_return_to_the_kind_of_device_that_they_came_from(store: Embeddi
 
 
 def test_a_device_that_this_machine_lacks_becomes_the_cpu():
-    assert device_of("no_such_device") == device_of("cpu") == torch.device("cpu")
-    assert device_of("cuda").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert available_device("no_such_device") == available_device("cpu") == torch.device("cpu")
+    assert available_device("cuda").type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def test_each_tensor_is_restored_by_the_kind_that_is_recorded_for_it(store: EmbeddingStore, monkeypatch):
     """On any machine: `meta` stands for the device of the first tensor."""
     store.put({"a": randn(5), "b": randn(6)}, Description("x"))
     places = iter([torch.device("meta"), torch.device("cpu")])
-    monkeypatch.setattr(storage_store, "device_of", lambda kind: {"cpu": next(places)}[kind])
+    monkeypatch.setattr(storage_store, "available_device", lambda kind: {"cpu": next(places)}[kind])
     value = store.get("x", restore_devices=True).value
     assert (value["a"].device.type, value["b"].device.type) == ("meta", "cpu")
 

@@ -29,6 +29,7 @@ from wanvideo_activation_editor.storage import (
     parquet,
     selection,
 )
+from wanvideo_activation_editor.storage import store as storage_store
 from wanvideo_activation_editor.storage.analysis import saved_analysis
 from wanvideo_activation_editor.storage.selection import list_embeddings
 
@@ -162,6 +163,18 @@ def test_names_that_cannot_be_used_are_refused(nodes, name):
 def test_what_is_no_embedding_is_refused(nodes):
     with pytest.raises(ValueError, match="text_embeds"):
         keep(nodes, {"samples": torch.zeros(1, 4)}, "latent")
+
+
+def test_a_load_asks_for_the_recorded_devices_only_where_stored_is_chosen(nodes, monkeypatch):
+    keep(nodes, wrapper_embeds(1), "fox")
+    asked: list[str] = []
+    monkeypatch.setattr(storage_store, "available_device", lambda kind: asked.append(kind) or torch.device(kind))
+    offloaded = load(nodes, "fox", "offload")[0]
+    assert asked == []
+    restored = load(nodes, "fox", "stored")[0]
+    for kind in ("prompt_embeds", "negative_prompt_embeds"):
+        assert all(map(torch.equal, restored[kind], offloaded[kind]))
+    assert asked and set(asked) == {"cpu"}
 
 
 def test_a_load_runs_again_when_the_name_moved(nodes):

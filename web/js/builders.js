@@ -55,6 +55,7 @@ function strengthBuilder(app, node) {
 
 /** Take away the room for forty rows that a node was saved with. */
 function shrink(node) {
+  if (node.size[1] <= ROWS_HEIGHT) return;
   const height = node.computeSize()[1];
   if (node.size[1] > height + ROWS_HEIGHT) node.setSize([node.size[0], height]);
 }
@@ -153,7 +154,7 @@ function build(app, node, spec) {
       const curve = spec.curve(choice.value, BLOCK_COUNT);
       if (curve) writeRows(curve);
     }
-    if (node.size[1] > ROWS_HEIGHT) shrink(node);
+    shrink(node);
     changed();
   });
   chain(node, "onConnectionsChange", changed);

@@ -1,7 +1,7 @@
 // The forty rows of a builder node: widgets without sockets, since the picture hides both.
 //
-// Sockets are most of what such a node costs the page and the file. A row keeps its widget, its value and its place in
-// `widgets_values`. A row that a file links keeps its socket.
+// Sockets are most of such a node in a file and up to 60% of its cost to the page (benchmarks/README.md). A row
+// keeps its widget, its value and its place in `widgets_values`. A row that a file links keeps its socket.
 
 import { widgetNamed } from "./widgets.js";
 
@@ -30,6 +30,7 @@ export const ROW_WIDGETS = Object.fromEntries(Object.entries(TYPES).map(([type, 
 
 /** Have the front end make the rows of a builder's definition without sockets, and leave them out of its previews. */
 export function defineRows({ name: kind, input }) {
+  if (!Object.hasOwn(ROWS, kind)) return; // asked for every node type that the server has
   for (const [name, [type, spec]] of Object.entries(input?.optional ?? {}))
     if (isRow(kind, name)) Object.assign(spec, { widgetType: TYPES[type], hidden: true });
 }
