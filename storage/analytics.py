@@ -34,7 +34,7 @@ class Stats:
     Args:
         raw_bytes: all embeddings as they were handed in.
         stored_bytes: blobs, each distinct tensor once.
-        file_bytes, log_bytes: the DuckDB file and its write-ahead log.
+        file_bytes, log_bytes: the DuckDB file; its write-ahead log and the journal (journal.py).
     """
 
     path: str | None
@@ -113,7 +113,7 @@ def stats(store: EmbeddingStore) -> Stats:
             raw_bytes=int(one("SELECT coalesce(sum(raw_bytes), 0) FROM embedding_entries")),
             stored_bytes=int(one("SELECT coalesce(sum(stored_bytes), 0) FROM contents")),
             file_bytes=_size(store, ""),
-            log_bytes=_size(store, ".wal"),
+            log_bytes=_size(store, ".wal") + _size(store, ".journal"),
             oldest=span[0],
             newest=span[1],
             damaged=len(store.damaged),

@@ -16,6 +16,7 @@ import duckdb
 
 from .database import Cursor, first_row
 from .errors import StoreError
+from .journal import sync_folder
 from .views import create_views
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _replace(store: EmbeddingStore, path: Path) -> Compaction:
             shutil.copymode(path, copy)
         _sync(copy)
         os.replace(copy, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     finally:
         _delete(copy)
         store.database.reopen()
@@ -119,13 +120,3 @@ def _sync(path: Path) -> None:
     """fsync a file."""
     with path.open("r+b") as file:
         os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    """fsync a folder, where the system can: the replacement then outlasts a loss of power."""
-    with contextlib.suppress(OSError):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -237,7 +237,7 @@ def _connect(path: Path | None) -> duckdb.DuckDBPyConnection:
                 raise StoreError(f"DuckDB cannot start: {_first_line(message)}") from error
             _raise_if_locked(path, message, error)
             unquoted = _without_paths(message).replace(str(path), "")
-            if _CORRUPT_WAL.search(unquoted) and _set_aside(path.with_name(path.name + ".wal")):
+            if _CORRUPT_WAL.search(unquoted) and set_aside(path.with_name(path.name + ".wal")):
                 continue
             if (is_damage(unquoted) or _NOT_A_DATABASE.search(unquoted)) and _set_aside_with_log(path):
                 continue
@@ -292,11 +292,11 @@ def _without_paths(message: str) -> str:
 
 
 def _set_aside_with_log(path: Path) -> bool:
-    _set_aside(path.with_name(path.name + ".wal"))
-    return _set_aside(path)
+    set_aside(path.with_name(path.name + ".wal"))
+    return set_aside(path)
 
 
-def _set_aside(path: Path) -> bool:
+def set_aside(path: Path) -> bool:
     """Rename a damaged file so that its bytes stay available; False when there is none."""
     if not path.exists():
         return False

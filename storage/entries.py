@@ -6,6 +6,7 @@ import json
 from collections import ChainMap
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from .codec import PRECISIONS, Encoded, Precision, content_hashes, dtype_name, encode
@@ -131,10 +132,13 @@ def insert(
     description: Description,
     rewrite: frozenset[str] = frozenset(),
     known_prompt_stays: bool = False,
+    given_id: int | None = None,
+    created: datetime | None = None,
 ) -> int:
     """Insert what is not there yet, inside the caller's transaction; the embedding's id.
 
     Args:
+        given_id, created: id and time that a new embedding has been given already; now by default.
         rewrite: content hashes whose stored blobs are known to be damaged.
         known_prompt_stays: the description's prompts are for an embedding that has none.
     """
@@ -143,7 +147,7 @@ def insert(
     embedding_id = index.id_of.get(prepared.embedding_hash)
     new = embedding_id is None
     if embedding_id is None:
-        embedding_id = index.next_embedding
+        embedding_id = index.next_embedding if given_id is None else given_id
         cursor.insert(
             "embedding_entries",
             embedding_id,
@@ -156,9 +160,9 @@ def insert(
             description.kind,
             description.form,
             prepared.raw_bytes,
-            now(),
+            created or now(),
         )
-        index.next_embedding += 1
+        index.next_embedding = max(index.next_embedding, embedding_id + 1)
         index.id_of[prepared.embedding_hash] = embedding_id
     else:
         _redescribe(cursor, embedding_id, description, known_prompt_stays)

@@ -128,3 +128,14 @@ def prepare(cursor: Cursor) -> None:
             version += 1
         create_views(cursor)
         cursor.execute("INSERT OR REPLACE INTO meta VALUES ('schema_version', ?)", [str(VERSION)])
+
+
+def folded(cursor: Cursor) -> int:
+    """Number of the journal's last record that is in the database."""
+    row = first_row(cursor, "SELECT value FROM meta WHERE key = 'journal'")
+    return int(row[0]) if row else 0
+
+
+def set_folded(cursor: Cursor, sequence: int) -> None:
+    """Note that number, inside the transaction that brings the records in."""
+    cursor.execute("INSERT OR REPLACE INTO meta VALUES ('journal', ?)", [str(sequence)])

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
+import logging
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import duckdb
 
-from . import schema
-from .database import Cursor, Database, is_damage, transaction
+from . import entries, schema
+from .database import Cursor, Database, is_damage, set_aside, transaction
 from .entries import Index
 from .errors import DamagedError, StoreError
+from .journal import Journal
+from .pending import Pending, Waiting, from_record, is_whole, to_record
 from .segments import Segments
 from .writer import Writer
 
+log = logging.getLogger("wanvideo_activation_editor")
 T = TypeVar("T")
+
+JOURNAL_BYTES = 8 << 20
+"""Size from which the journal is brought into the database while puts go on; in a pause it always is."""
+
+LARGE = 8 << 20
+"""Bytes of a put from which it goes into the database at once: its own transaction is not what takes the time."""
 
 _COMMITTED = "COMMIT succeeded"
 """What DuckDB says when only the checkpoint after a commit has failed."""
@@ -37,6 +49,11 @@ class Session:
         self.path = None if path is None else path.resolve()
         self.database = Database(self.path)
         self.index = Index()
+        """What readers see: the database's index, and on top of it what waits in the journal."""
+        self._database_index = self.index
+        self._journal = None if self.path is None else Journal(self.path)
+        self._pending = Pending()
+        self._folding_fails = False
         self.segments = Segments()
         self.damaged: set[str] = set()
         """Content hashes that failed their checksum; a later put of the same content writes them anew."""
@@ -51,6 +68,7 @@ class Session:
             except DamagedError:
                 self.database.begin_anew()
                 self._load()
+            self._recover_journal()
         except BaseException:
             self.database.close()
             raise
@@ -61,6 +79,9 @@ class Session:
         """In a forked process: this store is closed, and its file left to the process that opened it."""
         self.abandoned = True
         self._writer.abandon()
+        self._pending = Pending()
+        if self._journal is not None:
+            self._journal.close(remove=False)
         self.database.abandon()
 
     @property
@@ -68,12 +89,18 @@ class Session:
         return self.path is not None
 
     def read(self, query: Callable[[Cursor], T]) -> T:
-        """Run a query on this thread's cursor; it must fetch its rows.
+        """Run a query on this thread's cursor, after all puts; it must fetch its rows.
 
         Raises:
             DamagedError: DuckDB found a block of the file damaged.
             StoreError: any other failure.
         """
+        if self._pending.items:
+            self._writer.run(self._fold)
+        return self._read(query)
+
+    def _read(self, query: Callable[[Cursor], T]) -> T:
+        """As `read`, of what is in the database already."""
         if not self.database.is_open:
             self._writer.run(self._reconnect)
         try:
@@ -91,22 +118,30 @@ class Session:
         return self._writer.run(lambda: self.transact(job))
 
     def run(self, job: Callable[[], T]) -> T:
-        """Run `job` while nobody else writes; it may use `transact` more than once."""
-        return self._writer.run(job)
+        """Run `job` while nobody else writes and nothing waits in the journal; it may use `transact` more than once."""
+
+        def settled() -> T:
+            self._fold()
+            return job()
+
+        return self._writer.run(settled)
 
     def alone(self, job: Callable[[], T]) -> T:
         """Run `job` while nobody else uses the file; it may close and replace it."""
 
         def excluded() -> T:
             self._reconnect()
+            self._fold()
             with self.database.gate.exclusive():
                 return job()
 
         return self._writer.run(excluded)
 
     def flush(self) -> None:
-        """Wait until all that was handed over is written."""
+        """Wait until all that was handed over is in the database."""
         self._writer.flush()
+        if self._pending.items:
+            self._writer.run(self._fold)
 
     def reload(self) -> None:
         """Read indexes again after the file was replaced or rows were removed. In a job."""
@@ -118,11 +153,16 @@ class Session:
         with _store_errors():
             schema.prepare(cursor)
             self.generation += 1
-            self.index = Index.load(cursor, earlier=self.index)
+            self._database_index = Index.load(cursor, earlier=self.index)
+            self.index = self._pending.over(self._database_index)
             self.segments.load(cursor)
 
     def transact(self, job: Callable[[Cursor], T]) -> T:
         """A transaction, in a job of the writer. What is known in memory is read again when it fails."""
+        self._fold()
+        return self._transact(job)
+
+    def _transact(self, job: Callable[[Cursor], T]) -> T:
         self._reconnect()
         for attempt in range(2):
             finished: list[T] = []
@@ -149,14 +189,106 @@ class Session:
 
     def change(self, job: Callable[[Cursor, Index], T]) -> T:
         """As `transact`, for a job that adds to the index it is given; readers see that after the commit."""
+        self._fold()
+        return self._change(job)
 
+    def _change(self, job: Callable[[Cursor, Index], T]) -> T:
         def drafted(cursor: Cursor) -> tuple[T, Index]:
-            draft = self.index.draft()
+            draft = self._database_index.draft()
             return job(cursor, draft), draft
 
-        result, draft = self.transact(drafted)
-        self.index.adopt(draft)
+        result, draft = self._transact(drafted)
+        self._database_index.adopt(draft)
         return result
+
+    # the journal; all of this in a job of the writer
+
+    def _append(self, items: Sequence[Waiting]) -> bool:
+        """Make new embeddings durable and visible; False where that is for a transaction to do: without a file, for
+        what is large, known already or to be written anew because it is damaged.
+
+        Raises:
+            StoreError: the journal cannot be written; nothing was changed.
+        """
+        hashes = {item.prepared.embedding_hash for item in items}
+        size = sum(len(e.blob) for item in items for e in item.prepared.encoded)
+        known = len(hashes) < len(items) or any(key in self.index.id_of for key in hashes)
+        if self._journal is None or known or self.damaged or size > LARGE:
+            return False
+        if self._journal.size > 2 * JOURNAL_BYTES:  # the background thread has not come to it
+            self._fold()
+        try:
+            self._journal.append(*to_record(items))
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            reason = "The disk is full, nothing was stored" if full else "The embedding store failed"
+            raise StoreError(f"{reason}: {error}") from error
+        if not self._pending.items:
+            self.index = self._database_index.draft()
+        self._pending.add(items, self.index)
+        return True
+
+    @property
+    def _journal_is_full(self) -> bool:
+        return self._journal is not None and bool(self._pending.items) and self._journal.size >= JOURNAL_BYTES
+
+    def _fold(self) -> None:
+        """Bring what waits in the journal into the database, in one transaction. Errors as `put`."""
+        pending, journal = self._pending, self._journal
+        if not pending.items or journal is None:
+            return
+
+        def insert_all(cursor: Cursor, index: Index) -> None:
+            for item in pending.items:
+                entries.insert(
+                    cursor,
+                    index,
+                    self.segments,
+                    item.prepared,
+                    item.description,
+                    given_id=item.embedding_id,
+                    created=item.created,
+                )
+            schema.set_folded(cursor, journal.sequence)
+
+        self._change(insert_all)
+        self.index = self._database_index
+        self._pending = Pending()
+        journal.rewind()
+
+    def _fold_quietly(self) -> bool:
+        """Fold; False when that fails, which is said once, since the journal keeps what waits."""
+        try:
+            self._fold()
+        except StoreError as error:
+            if not self._folding_fails:
+                log.warning("Embedding store: %d puts wait in its journal: %s", len(self._pending.items), error)
+            self._folding_fails = True
+        else:
+            self._folding_fails = False
+        return not self._folding_fails
+
+    def _recover_journal(self) -> None:
+        """Take in what an earlier process has left in the journal."""
+        if self._journal is None:
+            return
+        try:
+            records, damaged = self._journal.read(self._read(schema.folded), is_whole)
+        except OSError as error:
+            raise StoreError(f"The embedding store's journal cannot be read: {error}") from error
+        items = [item for record in records for item in from_record(record)]
+        first = self._database_index.next_embedding
+        if items and items[0].embedding_id < first:  # of a file that this one was put in the place of
+            items = [replace(item, embedding_id=first + i) for i, item in enumerate(items)]
+        self.index = self._database_index.draft()
+        self._pending.add(items, self.index)
+        self._fold_quietly()
+        if damaged and not self._pending.items:
+            set_aside(self._journal.path)
+
+    def _close_journal(self) -> None:
+        if self._journal is not None:
+            self._journal.close(remove=not self._pending.items)
 
     def _load_after_failure(self) -> None:
         try:

@@ -29,7 +29,8 @@ from .identity import EmbeddingKey
 from .names import write_names
 from .operations import PreparedOperation
 from .packing import size_of, unpack
-from .records import Description, Entry, Operation, Part, Stored
+from .pending import Waiting
+from .records import Description, Entry, Operation, Part, Stored, now
 from .session import Session
 from .snapshots import snapshot
 from .usage import Usage, add_usage
@@ -108,6 +109,7 @@ class EmbeddingStore(Session):
             self._writer.close()
             atexit.unregister(self.close)
             with self.database.gate.exclusive():
+                self._close_journal()
                 self.database.close()
 
     def __enter__(self) -> EmbeddingStore:
@@ -204,11 +206,11 @@ class EmbeddingStore(Session):
     def entry(self, embedding_id: int) -> Entry:
         """What is known of an embedding. Raises KeyError when there is none of that id."""
         self._writer.flush()
-        known = self._known.get(embedding_id)
+        known = self._pending.entries.get(embedding_id) or self._known.get(embedding_id)
         if known is not None:
             return known
         generation, first = self.generation, embedding_id - embedding_id % NEIGHBOURS
-        read = self.read(lambda cursor: entries.read_entries(cursor, first, first + NEIGHBOURS - 1))
+        read = self._read(lambda cursor: entries.read_entries(cursor, first, first + NEIGHBOURS - 1))
         found = {entry.embedding_id: entry for entry in read}
         with self._known_lock:
             if generation == self.generation and len(self._known) < MAX_KNOWN:
@@ -244,6 +246,12 @@ class EmbeddingStore(Session):
             self._known.clear()
 
     def _put(self, items: Sequence[tuple[Prepared, Description]]) -> list[int]:
+        first = self.index.next_embedding
+        waiting = [Waiting(first + i, now(), prepared, told) for i, (prepared, told) in enumerate(items)]
+        if self._append(waiting):
+            for prepared, _ in items:
+                self.vectors.add(prepared)
+            return [item.embedding_id for item in waiting]
         rewrite = frozenset(self.damaged)
         ids = self.change(
             lambda cursor, index: [entries.insert(cursor, index, self.segments, *item, rewrite) for item in items]
@@ -279,17 +287,23 @@ class EmbeddingStore(Session):
             raise
 
     def _fetch(self, content_hash: str) -> bytes:
+        waiting = self._pending.blobs.get(content_hash)
+        if waiting is not None:
+            return waiting
         segment = self.index.segment_of.get(content_hash)
         if segment is None:
             raise DamagedError(f"The blob {content_hash[:12]} is missing from the store.")
-        return self.read(lambda cursor: self.segments.fetch(cursor, segment, content_hash))
+        return self._read(lambda cursor: self.segments.fetch(cursor, segment, content_hash))
 
     def _housekeeping_due(self) -> bool:
         stale = self.persistent and time.monotonic() - self._names_written_at > NAMES_SECONDS
-        return self.segments.filled or not self.persistent or (stale and self._names_changed())
+        return self.segments.filled or self._journal_is_full or not self.persistent or (stale and self._names_changed())
 
     def _keep_house(self) -> None:
-        """What nobody waits for: the checkpoint of a full segment, the names beside the file, access counts."""
+        """What nobody waits for: the journal, a full segment's checkpoint, names beside the file, access counts."""
+        if not self._fold_quietly():
+            self._publish_names()
+            return
         if self.segments.filled:
             self.segments.filled = False
             with self.database.gate.shared(), contextlib.suppress(duckdb.TransactionException):

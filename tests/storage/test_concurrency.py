@@ -222,7 +222,7 @@ def test_a_write_recovers_when_duckdb_declares_the_connection_invalid(store: Emb
 
 
 def test_a_store_that_could_not_be_opened_again_is_once_it_can(store: EmbeddingStore, monkeypatch):
-    acts = (lambda: store.get("n0"), lambda: store.put(randn(9), Description("after")), lambda: compact(store))
+    acts = (lambda: store.get("n0"), lambda: store.put(randn(5), Description("after")), lambda: compact(store))
     for i, act in enumerate(acts):
         store.put(randn(5, seed=i), Description(f"n{i}"))
         with monkeypatch.context() as patch:
@@ -276,6 +276,7 @@ def test_eight_threads_get_their_own_embeddings_while_others_put_and_the_store_i
 
 def test_what_is_not_committed_is_not_seen(store: EmbeddingStore, monkeypatch):
     """Another thread asks for a name and a cache key just before the commit of the put that brings them."""
+    monkeypatch.setattr(session, "LARGE", -1)  # no journal
     key, seen = EmbeddingKey("fox", "umt5-xxl", "bf16"), []
     transaction = session.transaction
 
@@ -297,7 +298,9 @@ def test_what_is_not_committed_is_not_seen(store: EmbeddingStore, monkeypatch):
 def filled_segments(store: EmbeddingStore, monkeypatch) -> list[int]:
     """Three segments of eight embeddings, n0 to n23."""
     monkeypatch.setattr(segments, "MAX_BLOBS", 8)
-    return [store.put(randn(5, seed=i), Description(f"n{i}")) for i in range(24)]
+    ids = [store.put(randn(5, seed=i), Description(f"n{i}")) for i in range(24)]
+    store.flush()
+    return ids
 
 
 def while_fetching(monkeypatch, action) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from wanvideo_activation_editor.storage import DamagedError, Description, EmbeddingStore, StoreError, database
 from wanvideo_activation_editor.storage.compaction import compact
+from wanvideo_activation_editor.storage.journal import journal_file
 from wanvideo_activation_editor.storage.maintenance import verify
 
 from .helpers import finish, python, randn, same_bits
@@ -142,7 +143,9 @@ LEAVE_LOG = """
 import os, sys, torch
 from wanvideo_activation_editor.storage import Description, EmbeddingStore
 store = EmbeddingStore.open(sys.argv[1])
-for i in range(8): store.put(torch.randn(50, 256), Description(f"n{i}"))
+for i in range(8):
+    store.put(torch.randn(50, 256), Description(f"n{i}"))
+    store.flush()
 os._exit(1)
 """
 
@@ -159,9 +162,18 @@ def test_a_torn_end_of_the_log_loses_the_last_puts_only(path: Path):
     log = with_log(path)
     with log.open("r+b") as file:
         file.truncate(log.stat().st_size - 1000)
-    with EmbeddingStore.open(path) as store:
-        assert set(store.names()) in ({f"n{i}" for i in range(n)} for n in (6, 7))
-        assert not verify(store).damaged
+    journal = journal_file(path)
+    content = journal.read_bytes()
+    journal.unlink()
+    for kept in (False, True):  # with the journal, what the log has lost is put again
+        copy = path.with_name(f"{kept}.duckdb")
+        shutil.copy(path, copy)
+        shutil.copy(log, copy.with_name(copy.name + ".wal"))
+        if kept:
+            journal_file(copy).write_bytes(content)
+        with EmbeddingStore.open(copy) as store:
+            assert set(store.names()) in ({f"n{i}" for i in range(n)} for n in ((8,) if kept else (6, 7)))
+            assert not verify(store).damaged
 
 
 def test_a_damaged_log_is_set_aside_and_the_store_goes_on(path: Path, caplog):

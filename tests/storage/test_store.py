@@ -408,6 +408,7 @@ def test_a_store_in_memory_stays_small_keeps_the_newest_and_says_once_that_names
 
 def test_queries_are_optimized_after_a_put(store: EmbeddingStore):
     store.put(randn(5, seed=0))
+    store.flush()
     cursor = store.database.cursor()
     query = "EXPLAIN SELECT data FROM blobs_00000 WHERE content_hash = 'x'"
     optimized = cursor.execute(query).fetchall()
@@ -415,4 +416,5 @@ def test_queries_are_optimized_after_a_put(store: EmbeddingStore):
     assert cursor.execute(query).fetchall() != optimized
     cursor.execute("PRAGMA enable_optimizer")
     store.put(randn(5, seed=1))
+    store.flush()
     assert cursor.execute(query).fetchall() == optimized

@@ -1,0 +1,194 @@
+"""A file of puts that are durable but not in the database yet.
+
+A transaction of DuckDB takes several times what it takes to write and sync the same bytes, so a put is acknowledged
+once it is here; a fold (session.py) then brings many puts into the database in one transaction. The file is written
+from its start again after each fold, over what the fold has taken in. It is gone once the store is closed.
+
+Each record begins at a multiple of 4096 bytes, so that a write that fails touches no other record:
+
+    magic 4s "WAEJ" | version u32 | sequence u64 | length of head u64 | length of body u64
+    crc32 of head u32 | crc32 of all this u32 | head | body
+
+All little-endian. Sequence numbers go up by one; a record whose number does not follow is of an earlier round. The
+body carries checksums of its own (codec.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import UnsupportedError
+
+MAGIC, VERSION = b"WAEJ", 1
+ALIGNMENT = 4096
+_HEADER = struct.Struct("<4sIQQQI")
+_CRC = struct.Struct("<I")
+_START = _HEADER.size + _CRC.size
+_sync = getattr(os, "fdatasync", os.fsync)
+
+
+@dataclass(frozen=True)
+class Record:
+    sequence: int
+    head: bytes
+    body: bytes
+
+
+def journal_file(store: Path) -> Path:
+    return store.with_name(store.name + ".journal")
+
+
+class Journal:
+    """The journal of an open store, for one thread at a time. The file is made by the first append.
+
+    Args:
+        store: the store's file, resolved.
+    """
+
+    def __init__(self, store: Path) -> None:
+        self.path = journal_file(store)
+        self.sequence = 0
+        """Number of the last record."""
+        self._handle = -1
+        self._end = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of this round's records."""
+        return self._end
+
+    def read(self, after: int, is_whole: Callable[[Record], bool]) -> tuple[list[Record], bool]:
+        """The records that follow number `after`, and whether one of them is damaged, which is left out.
+
+        A last record that is not whole was never acknowledged and is no damage.
+
+        Raises:
+            UnsupportedError: the file was written by a newer version.
+            OSError: it cannot be read.
+        """
+        self.sequence = after
+        try:
+            data = memoryview(self.path.read_bytes())
+        except FileNotFoundError:
+            return [], False
+        records: list[Record] = []
+        damaged, position, previous = False, 0, None
+        while (place := _next_record(data, position, previous, after)) is not None:
+            sequence, head_size, body_size, checksum = _header(data, place) or (0, 0, 0, 0)
+            body_start = place + _START + head_size
+            head, body = data[place + _START : body_start], data[body_start : body_start + body_size]
+            skipped = previous is not None and sequence != previous + 1
+            if sequence > after:
+                record = Record(sequence, bytes(head), bytes(body))
+                whole = len(body) == body_size and zlib.crc32(head) == checksum and is_whole(record)
+                following = _aligned(body_start + body_size)
+                if not whole and _next_record(data, following, sequence, after) is None:
+                    break  # the last one
+                damaged |= skipped or not whole or (previous is None and place > 0)
+                records += [record] if whole else []
+            previous, position = sequence, _aligned(body_start + body_size)
+        self._end = position
+        self.sequence = max(after, previous or 0)
+        return records, damaged
+
+    def append(self, head: bytes, body: Sequence[bytes]) -> None:
+        """Add a record; it is on disk when this returns. On an exception nothing was added.
+
+        Raises:
+            OSError: it cannot be written, for example because the disk is full.
+        """
+        if self._handle < 0:
+            self._open()
+        header = _HEADER.pack(MAGIC, VERSION, self.sequence + 1, len(head), sum(map(len, body)), zlib.crc32(head))
+        parts = [header, _CRC.pack(zlib.crc32(header)), head, *body]
+        try:
+            os.lseek(self._handle, self._end, os.SEEK_SET)
+            for part in (b"".join(parts[:3]), *parts[3:]):
+                _write(self._handle, part)
+            _sync(self._handle)
+        except BaseException:
+            self._spoil()
+            raise
+        self.sequence += 1
+        self._end = _aligned(self._end + sum(map(len, parts)))
+
+    def rewind(self) -> None:
+        """Begin a new round: every record is in the database."""
+        self._end = 0
+
+    def close(self, remove: bool) -> None:
+        """Close the file, and delete it if nothing in it is needed."""
+        handle, self._handle = self._handle, -1
+        if handle >= 0:
+            os.close(handle)
+        if remove:
+            with contextlib.suppress(OSError):
+                self.path.unlink(missing_ok=True)
+
+    def _open(self) -> None:
+        new = not self.path.exists()
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+        self._handle = os.open(self.path, flags, 0o600)
+        if new:
+            sync_folder(self.path.parent)
+
+    def _spoil(self) -> None:
+        """Make sure that a record which was refused is not found after a crash."""
+        with contextlib.suppress(OSError):
+            os.lseek(self._handle, self._end, os.SEEK_SET)
+            _write(self._handle, bytes(_START))
+            _sync(self._handle)
+
+
+def sync_folder(path: Path) -> None:
+    """fsync a folder, where the system can: a new or replaced file in it then outlasts a loss of power."""
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _header(data: memoryview, position: int) -> tuple[int, int, int, int] | None:
+    """Sequence, lengths of head and body, and the head's checksum; None where no record begins."""
+    header = data[position : position + _HEADER.size]
+    if len(data) < position + _START or header[:4] != MAGIC:
+        return None
+    if _CRC.unpack_from(data, position + _HEADER.size)[0] != zlib.crc32(header):
+        return None
+    _, version, sequence, head_size, body_size, checksum = _HEADER.unpack(header)
+    if version != VERSION:
+        raise UnsupportedError(
+            f"The embedding store's journal has version {version}, this version of the pack reads {VERSION}. "
+            "Update WanVideo Activation Editor."
+        )
+    return sequence, head_size, body_size, checksum
+
+
+def _next_record(data: memoryview, position: int, previous: int | None, after: int) -> int | None:
+    """Where the record that follows `previous` begins: at `position`, or later where its header is damaged."""
+    found = _header(data, position)
+    if found is not None and (previous is None or found[0] == previous + 1):
+        return position
+    for place in range(position + ALIGNMENT, len(data), ALIGNMENT):
+        found = _header(data, place)
+        if found is not None and found[0] > max(after, previous or 0):
+            return place
+    return None
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _write(handle: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view) :]
