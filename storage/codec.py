@@ -2,11 +2,12 @@
 
 A blob is a header, then one zstd frame per byte plane (see planes.py):
 
-    magic 4s "WAES" | version u8 | stored dtype u8 | exponent window base u8 | planes u8
+    magic 4s "WAES" | version u8 | stored dtype u8 | 0 u8 | planes u8
     rows u64 | columns u64 | length of each frame u64 ... | crc32 of all this and the frames u32
 
 All little-endian. A tensor is seen as rows of its last dimension; trailing rows whose bits are all zero
 (padding) are left out. A row of -0.0 is not padding. The original dtype and shape are kept beside the blob.
+Version 1, which is still read, had another layout of bfloat16, with its exponent window in place of the 0.
 
 What is stored depends on the source and on `Precision`:
 
@@ -43,7 +44,7 @@ Precision = Literal["half", "exact", "compact"]
 PRECISIONS: tuple[Precision, ...] = ("half", "exact", "compact")
 
 MAGIC = b"WAES"
-VERSION = 1
+VERSION = 2
 MAX_BYTES = 2 << 30
 """Largest tensor in bytes that is decoded unless the caller says otherwise."""
 MAX_TENSOR_BYTES = 100 << 20
@@ -179,7 +180,7 @@ def decode_bits(blob: bytes, max_bytes: int = MAX_BYTES) -> tuple[str, npt.NDArr
     checksum = int.from_bytes(blob[start : start + 4], "little")
     if len(blob) < start + 4 or zlib.crc32(view[start + 4 :], zlib.crc32(view[:start])) != checksum:
         raise DamagedError("A blob fails its checksum.")
-    if version != VERSION or code not in _NAMES:
+    if not 1 <= version <= VERSION or code not in _NAMES:
         raise UnsupportedError(f"A blob of format {version}, dtype code {code}: written by a newer version.")
     stored = _NAMES[code]
     bits_type = np.dtype(_DTYPES[stored][2])
@@ -197,15 +198,24 @@ def decode_bits(blob: bytes, max_bytes: int = MAX_BYTES) -> tuple[str, npt.NDArr
     for length in lengths:
         frames.append(planes.decompress(view[position : position + length], count))
         position += length
-    bits = planes.merge_window(frames, base) if stored == "bfloat16" else planes.merge(frames, bits_type)
+    if stored != "bfloat16":
+        bits = planes.merge(frames, bits_type)
+    elif version == 1:
+        bits = planes.merge_window(frames, base)
+    else:
+        bits = planes.merge_rotated(*frames)
     return stored, bits.reshape(rows, columns)
 
 
 def _pack(stored: str, bits: npt.NDArray[Any]) -> bytes:
-    base = planes.window_base(bits) if stored == "bfloat16" else 0
-    separate = planes.split_window(bits, base) if stored == "bfloat16" else planes.split(bits)
-    frames = [planes.compress(p) for p in separate] if bits.size else []
-    header = _HEADER.pack(MAGIC, VERSION, _DTYPES[stored][0], base, len(frames), *bits.shape)
+    if not bits.size:
+        frames = []
+    elif stored == "bfloat16":
+        mantissas, exponents = planes.split_rotated(bits)
+        frames = [planes.compress(mantissas), planes.compress_exponents(exponents)]
+    else:
+        frames = [planes.compress(p) for p in planes.split(bits)]
+    header = _HEADER.pack(MAGIC, VERSION, _DTYPES[stored][0], 0, len(frames), *bits.shape)
     header += struct.pack(f"<{len(frames)}Q", *map(len, frames))
     checksum = zlib.crc32(header)
     for frame in frames:

@@ -15,7 +15,7 @@ from .errors import UnsupportedError
 from .records import now
 from .views import create_views
 
-VERSION = 2
+VERSION = 3
 
 VERSION_1 = """
 CREATE TABLE meta(key VARCHAR PRIMARY KEY, value VARCHAR NOT NULL);
@@ -87,7 +87,10 @@ TABLES_OF_EMBEDDING = (
 """Tables whose rows go with an embedding's removal."""
 
 Migration = Callable[[Cursor], None]
-MIGRATIONS: Mapping[int, Migration] = {1: lambda cursor: _run(cursor, VERSION_2)}
+MIGRATIONS: Mapping[int, Migration] = {
+    1: lambda cursor: _run(cursor, VERSION_2),
+    2: lambda _: None,  # the same tables, with blobs of format 2 among them (codec.py)
+}
 """Version -> step that brings a store of that version to the next. A step only adds."""
 
 

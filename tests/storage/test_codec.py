@@ -12,8 +12,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from wanvideo_activation_editor.storage import DamagedError, UnsupportedError, decode, encode
-from wanvideo_activation_editor.storage.planes import from_window, to_window, window_base
+from wanvideo_activation_editor.storage import DamagedError, UnsupportedError, decode, encode, planes
 
 from .helpers import randn, same_bits
 
@@ -221,10 +220,33 @@ def test_any_float64_is_exact_or_within_the_stated_error(values, precision):
 
 
 @settings(max_examples=200, deadline=None)
-@given(hnp.arrays(np.uint16, st.integers(0, 200)), st.integers(0, 224))
-def test_the_window_layout_is_a_permutation(bits, base):
-    assert np.array_equal(from_window(to_window(bits, base), base), bits)
-    assert 0 <= window_base(bits) <= 223
+@given(hnp.arrays(np.uint16, st.integers(0, 200)), st.integers(1, 64))
+def test_rotated_planes_are_exponents_and_the_rest_whatever_the_length_of_a_run(bits, run):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planes, "RUN", run)
+        mantissas, exponents = planes.split_rotated(bits)
+        assert np.array_equal(exponents, (bits >> 7) & 0xFF)
+        assert np.array_equal(mantissas, (bits & 0x7F) << 1 | bits >> 15)
+        assert np.array_equal(planes.merge_rotated(mantissas, exponents), bits)
+
+
+@pytest.mark.parametrize("base", [0, 90, 223])
+def test_a_blob_of_format_1_is_read(base):
+    """Every bit pattern in the layout of version 1, written out in full here: nothing writes it any more."""
+    bits = np.arange(65536)
+    exponent = ((bits >> 7 & 0xFF) - base) % 256
+    high = (exponent & 31) << 3 | (bits >> 15) << 2 | (bits >> 5 & 3)
+    low = (bits & 31) << 3 | exponent >> 5
+    frames = [planes.compress(plane.astype(np.uint8)) for plane in (low, high)]
+    again = decode(crafted(256, 256, *frames, dtype=1, base=base), "bfloat16", (256, 256))
+    assert same_bits(again, from_bits(bits.astype(np.uint16).reshape(256, 256), torch.bfloat16))
+
+
+@pytest.mark.parametrize("version", [0, 3])
+def test_a_blob_of_another_format_is_refused(version):
+    frame = planes.compress(np.zeros(8, np.uint8))
+    with pytest.raises(UnsupportedError, match=f"format {version}"):
+        decode(crafted(1, 8, frame, frame, version=version), "float16", (1, 8))
 
 
 @settings(max_examples=200, deadline=None)
@@ -260,8 +282,8 @@ def test_a_blob_does_not_pass_for_another_shape_or_dtype():
             decode(encoded.blob, dtype, shape)
 
 
-def crafted(rows: int, columns: int, *frames: bytes) -> bytes:
-    header = struct.pack("<4sBBBBQQ", b"WAES", 1, 2, 0, len(frames), rows, columns)
+def crafted(rows: int, columns: int, *frames: bytes, version: int = 1, dtype: int = 2, base: int = 0) -> bytes:
+    header = struct.pack("<4sBBBBQQ", b"WAES", version, dtype, base, len(frames), rows, columns)
     header += struct.pack(f"<{len(frames)}Q", *map(len, frames))
     return header + zlib.crc32(header + b"".join(frames)).to_bytes(4, "little") + b"".join(frames)
 
