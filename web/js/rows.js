@@ -16,17 +16,41 @@ function typeOfRow({ constructor: { nodeData: { name: kind, input } } }, name) {
   return isRow(kind, name) ? input.optional?.[name]?.[0] : undefined;
 }
 
-const makeRow = type => (node, name, [, { default: value, min, max, step }]) => {
-  const options = { min, max, step2: step, socketless: true };
-  const plain = { type: DRAWN_AS[type], name, value, y: 0, callback: () => {}, options };
-  // For speed: newer front ends merge a widget that can be extended into one of their own, property by property.
-  const widget = node.addCustomWidget(Object.preventExtensions(plain));
-  widget.type = ""; // for speed too: Nodes 2.0 passes over a widget without a type
-  return { widget };
+/** Give a node its rows, [name, [type, spec]] each, at once: newer front ends go through all widgets at each change. */
+function addRows(node, rows) {
+  const made = rows.map(([name, [type, { default: value, min, max, step }]]) => {
+    const options = { min, max, step2: step, socketless: true };
+    // For speed: newer front ends merge a widget that can be extended into one of their own, property by property.
+    return Object.preventExtensions({ type: DRAWN_AS[type], name, value, y: 0, callback: () => {}, options });
+  });
+  if (Object.getOwnPropertyDescriptor(node, "widgets")?.get) node.widgets.push(...made);
+  else for (const row of made) node.addCustomWidget(row);
+  for (const [name] of rows) conceal(widgetNamed(node, name));
+}
+
+/** For speed too: Nodes 2.0 passes over a widget without a type, and keeps no record of one that it has no id for. */
+function conceal(row) {
+  row.type = "";
+  row.setNodeId = () => {};
+}
+
+/** Let a row that has a socket be drawn, where the renderer can. */
+function reveal(node, row, type) {
+  row.type = DRAWN_AS[type];
+  delete row.setNodeId;
+  if (node.graph) row.setNodeId?.(node.id);
+}
+
+/** What the front end calls for each row; the first brings all of them, except where a group node has made up others. */
+const rowOf = type => (node, name, [, spec]) => {
+  const { name: kind, input } = node.constructor.nodeData ?? {};
+  if (!widgetNamed(node, name))
+    addRows(node, isRow(kind, name) ? Object.entries(input.optional).filter(([other]) => isRow(kind, other)) : [[name, [type, spec]]]);
+  return { widget: widgetNamed(node, name) };
 };
 
 /** Widget type -> what makes one, for the front end's getCustomWidgets. */
-export const ROW_WIDGETS = Object.fromEntries(Object.entries(TYPES).map(([type, own]) => [own, makeRow(type)]));
+export const ROW_WIDGETS = Object.fromEntries(Object.entries(TYPES).map(([type, own]) => [own, rowOf(type)]));
 
 /** Have the front end make the rows of a builder's definition without sockets, and leave them out of its previews. */
 export function defineRows({ name: kind, input }) {
@@ -54,7 +78,7 @@ export function completeSockets(node) {
     const type = typeOfRow(node, input.name);
     if (!type) continue;
     input.widget ??= { name: input.name };
-    widgetNamed(node, input.name).type = DRAWN_AS[type];
+    reveal(node, widgetNamed(node, input.name), type);
   }
 }
 
