@@ -138,12 +138,14 @@ def insert(
     """Insert what is not there yet, inside the caller's transaction; the embedding's id.
 
     Args:
-        given_id, created: id and time that a new embedding has been given already; now by default.
+        given_id: id that a new embedding has been given already.
+        created: time of the put, for what it makes; now by default.
         rewrite: content hashes whose stored blobs are known to be damaged.
         known_prompt_stays: the description's prompts are for an embedding that has none.
     """
+    created = created or now()
     for encoded, pooled in zip(prepared.encoded, prepared.pooled, strict=True):
-        _insert_content(cursor, index, segments, encoded, pooled, rewrite)
+        _insert_content(cursor, index, segments, encoded, pooled, rewrite, created)
     embedding_id = index.id_of.get(prepared.embedding_hash)
     new = embedding_id is None
     if embedding_id is None:
@@ -160,13 +162,13 @@ def insert(
             description.kind,
             description.form,
             prepared.raw_bytes,
-            created or now(),
+            created,
         )
         index.next_embedding = max(index.next_embedding, embedding_id + 1)
         index.id_of[prepared.embedding_hash] = embedding_id
     else:
         _redescribe(cursor, embedding_id, description, known_prompt_stays)
-    _describe(cursor, index, embedding_id, new, description)
+    _describe(cursor, index, embedding_id, new, description, created)
     return embedding_id
 
 
@@ -177,6 +179,7 @@ def _insert_content(
     encoded: Encoded,
     pooled: bytes | None,
     rewrite: frozenset[str],
+    created: datetime,
 ) -> None:
     key = encoded.content_hash
     known = key in index.segment_of
@@ -188,7 +191,8 @@ def _insert_content(
     if known:
         cursor.execute("UPDATE contents SET segment = ? WHERE content_hash = ?", [segment, key])
     else:
-        cursor.insert("contents", key, segment, encoded.stored, encoded.rows, encoded.columns, len(encoded.blob), now())
+        size = len(encoded.blob)
+        cursor.insert("contents", key, segment, encoded.stored, encoded.rows, encoded.columns, size, created)
     index.segment_of[key] = segment
 
 
@@ -211,14 +215,16 @@ def _redescribe(cursor: Cursor, embedding_id: int, description: Description, kno
             )
 
 
-def _describe(cursor: Cursor, index: Index, embedding_id: int, new: bool, description: Description) -> None:
+def _describe(
+    cursor: Cursor, index: Index, embedding_id: int, new: bool, description: Description, created: datetime
+) -> None:
     if description.name in index.names:
         cursor.execute(
             "UPDATE embedding_names SET embedding_id = ?, note = ?, created = ? WHERE name = ?",
-            [embedding_id, description.note, now(), description.name],
+            [embedding_id, description.note, created, description.name],
         )
     elif description.name is not None:
-        cursor.insert("embedding_names", description.name, embedding_id, description.note, now())
+        cursor.insert("embedding_names", description.name, embedding_id, description.note, created)
     if description.name is not None:
         index.names[description.name] = embedding_id
     if description.tags:
@@ -231,7 +237,7 @@ def _describe(cursor: Cursor, index: Index, embedding_id: int, new: bool, descri
         if key in index.keys:
             cursor.execute("DELETE FROM embedding_keys WHERE cache_key = ?", [key])
         identity = json.dumps(description.key.identity(), sort_keys=True)
-        cursor.insert("embedding_keys", key, embedding_id, identity, now())
+        cursor.insert("embedding_keys", key, embedding_id, identity, created)
         index.keys[key] = embedding_id
 
 

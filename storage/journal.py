@@ -16,6 +16,7 @@ body carries checksums of its own (codec.py).
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import struct
 import zlib
@@ -25,11 +26,14 @@ from pathlib import Path
 
 from .errors import UnsupportedError
 
+log = logging.getLogger("wanvideo_activation_editor")
+
 MAGIC, VERSION = b"WAEJ", 1
 ALIGNMENT = 4096
 _HEADER = struct.Struct("<4sIQQQI")
 _CRC = struct.Struct("<I")
 _START = _HEADER.size + _CRC.size
+_CUT_OFF = "Embedding store: the last put in %s was cut off, most likely when the process ended. It is left out."
 _sync = getattr(os, "fdatasync", os.fsync)
 
 
@@ -63,10 +67,16 @@ class Journal:
         """Bytes of this round's records."""
         return self._end
 
-    def read(self, after: int, is_whole: Callable[[Record], bool]) -> tuple[list[Record], bool]:
+    def read(
+        self, after: int, is_foreign: Callable[[bytes], bool], is_whole: Callable[[Record], bool]
+    ) -> tuple[list[Record], bool]:
         """The records that follow number `after`, and whether one of them is damaged, which is left out.
 
-        A last record that is not whole was never acknowledged and is no damage.
+        A last record that is not whole was most likely never acknowledged and is no damage.
+
+        Args:
+            is_foreign: tells by its head a record of another store, which counts whatever its number.
+            is_whole: False for a record whose body is damaged.
 
         Raises:
             UnsupportedError: the file was written by a newer version.
@@ -83,22 +93,35 @@ class Journal:
             sequence, head_size, body_size, checksum = _header(data, place) or (0, 0, 0, 0)
             body_start = place + _START + head_size
             head, body = data[place + _START : body_start], data[body_start : body_start + body_size]
+            following = _aligned(body_start + body_size)
             skipped = previous is not None and sequence != previous + 1
-            if sequence > after:
+            readable = zlib.crc32(head) == checksum
+            if sequence > after or (readable and is_foreign(bytes(head))):
                 record = Record(sequence, bytes(head), bytes(body))
-                whole = len(body) == body_size and zlib.crc32(head) == checksum and is_whole(record)
-                following = _aligned(body_start + body_size)
+                whole = len(body) == body_size and readable and is_whole(record)
                 if not whole and _next_record(data, following, sequence, after) is None:
-                    break  # the last one
+                    log.warning(_CUT_OFF, self.path)
+                    break
                 damaged |= skipped or not whole or (previous is None and place > 0)
                 records += [record] if whole else []
-            previous, position = sequence, _aligned(body_start + body_size)
-        self._end = position
+                self._end = following
+            previous, position = sequence, following
         self.sequence = max(after, previous or 0)
         return records, damaged
 
+    @property
+    def is_lost(self) -> bool:
+        """True when the open file has been deleted or replaced: what is appended to it would go with it."""
+        return self._handle >= 0 and os.fstat(self._handle).st_nlink == 0
+
+    def leave(self) -> None:
+        """Close the file and leave it as it is; a new one begins with the next record."""
+        self.close(remove=False)
+        self._end = 0
+
     def append(self, head: bytes, body: Sequence[bytes]) -> None:
-        """Add a record; it is on disk when this returns. On an exception nothing was added.
+        """Add a record; it is on disk when this returns. On an exception nothing was added, as far as the disk lets
+        itself be told.
 
         Raises:
             OSError: it cannot be written, for example because the disk is full.
@@ -177,7 +200,7 @@ def _next_record(data: memoryview, position: int, previous: int | None, after: i
     found = _header(data, position)
     if found is not None and (previous is None or found[0] == previous + 1):
         return position
-    for place in range(position + ALIGNMENT, len(data), ALIGNMENT):
+    for place in range(position, len(data), ALIGNMENT):
         found = _header(data, place)
         if found is not None and found[0] > max(after, previous or 0):
             return place

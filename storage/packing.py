@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from .errors import DamagedError, UnsupportedError
+from .records import check_text
 
 MAX_TENSORS = 4096
 MAX_DEPTH = 16
@@ -75,6 +76,7 @@ def _pack(value: Any, path: str, depth: int, roles: list[str], tensors: list[tor
             if not isinstance(key, str) or key.startswith("$") or not _storable(item):
                 dropped.append(here)
             else:
+                check_text("A key of the value", key)
                 out[key] = _pack(item, here, depth + 1, roles, tensors, dropped)
         return out
     if isinstance(value, list | tuple):

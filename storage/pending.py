@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 from .codec import Encoded, decode_bits
@@ -15,6 +17,8 @@ from .identity import EmbeddingKey
 from .journal import Record
 from .packing import Packed
 from .records import Description, Entry, Part
+
+_UNREADABLE = (ValueError, TypeError, KeyError, IndexError)
 
 
 @dataclass(frozen=True)
@@ -45,15 +49,15 @@ class Waiting:
 
 @dataclass
 class Pending:
-    """All that waits, in the order of the puts."""
+    """All that waits, in the order of the puts; what one put has brought is taken in together."""
 
-    items: list[Waiting] = field(default_factory=list)
+    puts: list[Sequence[Waiting]] = field(default_factory=list)
     entries: dict[int, Entry] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
 
     def add(self, items: Sequence[Waiting], index: Index) -> None:
         """Let readers see new embeddings: their values first, then in `index` the ids and names that lead there."""
-        self.items.extend(items)
+        self.puts.append(items)
         for item in items:
             self.blobs.update((e.content_hash, e.blob) for e in item.prepared.encoded)
             self.entries[item.embedding_id] = item.entry()
@@ -61,10 +65,10 @@ class Pending:
 
     def over(self, index: Index) -> Index:
         """The database's index with what waits on top of it."""
-        if not self.items:
+        if not self.puts:
             return index
         seen = index.draft()
-        for item in self.items:
+        for item in chain.from_iterable(self.puts):
             _show(item, seen)
         return seen
 
@@ -78,15 +82,23 @@ def _show(item: Waiting, index: Index) -> None:
         index.keys[item.description.key.cache_key] = item.embedding_id
 
 
-def to_record(items: Sequence[Waiting]) -> tuple[bytes, list[bytes]]:
-    """Head and body of the journal's record of a put."""
-    head = json.dumps([_plain(item) for item in items], separators=(",", ":")).encode()
+def to_record(items: Sequence[Waiting], store: str) -> tuple[bytes, list[bytes]]:
+    """Head and body of the journal's record of a put into the store of that identity."""
+    plain = {"store": store, "items": [_plain(item) for item in items]}
+    head = json.dumps(plain, separators=(",", ":"), ensure_ascii=False).encode()
     return head, [e.blob for item in items for e in item.prepared.encoded]
+
+
+def store_of(head: bytes) -> str | None:
+    """Identity of the store that a record was written for; None where the head cannot be read."""
+    with contextlib.suppress(*_UNREADABLE):
+        return str(json.loads(head)["store"])
+    return None
 
 
 def from_record(record: Record) -> list[Waiting]:
     """Inverse of `to_record`."""
-    plain = json.loads(record.head)
+    plain = json.loads(record.head)["items"]
     position = 0
 
     def taken(size: int) -> bytes:
@@ -98,12 +110,12 @@ def from_record(record: Record) -> list[Waiting]:
 
 
 def is_whole(record: Record) -> bool:
-    """True if every blob of a record passes its checksums."""
+    """True if a record can be read and every blob of it passes its checksums."""
     try:
         for item in from_record(record):
             for encoded in item.prepared.encoded:
                 decode_bits(encoded.blob)
-    except StoreError:
+    except (StoreError, *_UNREADABLE):
         return False
     return True
 

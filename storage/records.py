@@ -7,7 +7,20 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
+from .errors import UnsupportedError
 from .identity import EmbeddingKey, Kind
+
+
+def check_text(label: str, text: Any) -> None:
+    """Raises UnsupportedError for what the store cannot keep as text; `label` says where it is."""
+    if not isinstance(text, str):
+        raise UnsupportedError(f"{label}: expected text, got {type(text).__name__}.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UnsupportedError(
+            f"{label}: character {error.start + 1} of {text[:40]!r} is half of a surrogate pair; type the text anew."
+        ) from error
 
 
 def now() -> datetime:
@@ -37,6 +50,19 @@ class Description:
     tags: tuple[str, ...] = ()
     note: str = ""
     key: EmbeddingKey | None = None
+
+    def __post_init__(self) -> None:
+        """Raises UnsupportedError for what is no text, or text that cannot be written as UTF-8."""
+        given = {"name": self.name, "prompt": self.prompt, "negative_prompt": self.negative_prompt}
+        told = {"kind": self.kind, "form": self.form, "note": self.note}
+        told |= {label: text for label, text in given.items() if text is not None}
+        for label, text in (*told.items(), *(("tags", tag) for tag in self.tags)):
+            check_text(label, text)
+        if self.key is not None:
+            try:
+                self.key.cache_key  # noqa: B018
+            except (TypeError, ValueError) as error:
+                raise UnsupportedError(f"key: {error}") from error
 
 
 @dataclass(frozen=True)

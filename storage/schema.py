@@ -9,6 +9,7 @@ of the time of a put.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from uuid import uuid4
 
 from .database import Cursor, first_row, transaction
 from .errors import UnsupportedError
@@ -89,13 +90,20 @@ TABLES_OF_EMBEDDING = (
 Migration = Callable[[Cursor], None]
 MIGRATIONS: Mapping[int, Migration] = {
     1: lambda cursor: _run(cursor, VERSION_2),
-    2: lambda _: None,  # the same tables, with blobs of format 2 among them (codec.py)
+    2: lambda cursor: _give_identity(cursor),
 }
-"""Version -> step that brings a store of that version to the next. A step only adds."""
+"""Version -> step that brings a store of that version to the next. A step only adds.
+
+Version 3 gave the store an identity (journal.py) and has blobs of format 2 (codec.py).
+"""
 
 
 def _run(cursor: Cursor, statements: str) -> None:
     cursor.execute(statements)
+
+
+def _give_identity(cursor: Cursor) -> None:
+    cursor.execute("INSERT INTO meta VALUES ('store', ?)", [uuid4().hex])
 
 
 def stored_version(cursor: Cursor) -> int | None:
@@ -137,6 +145,12 @@ def folded(cursor: Cursor) -> int:
     """Number of the journal's last record that is in the database."""
     row = first_row(cursor, "SELECT value FROM meta WHERE key = 'journal'")
     return int(row[0]) if row else 0
+
+
+def identity(cursor: Cursor) -> str:
+    """What tells this store from others; a copy of its file has the same."""
+    row = first_row(cursor, "SELECT value FROM meta WHERE key = 'store'")
+    return str(row[0]) if row else ""
 
 
 def set_folded(cursor: Cursor, sequence: int) -> None:

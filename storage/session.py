@@ -7,9 +7,11 @@ import errno
 import functools
 import logging
 import os
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,7 +22,7 @@ from .database import Cursor, Database, is_damage, set_aside, transaction
 from .entries import Index
 from .errors import DamagedError, StoreError
 from .journal import Journal
-from .pending import Pending, Waiting, from_record, is_whole, to_record
+from .pending import Pending, Waiting, from_record, is_whole, store_of, to_record
 from .segments import Segments
 from .writer import Writer
 
@@ -33,8 +35,28 @@ JOURNAL_BYTES = 8 << 20
 LARGE = 8 << 20
 """Bytes of a put from which it goes into the database at once: its own transaction is not what takes the time."""
 
+_REFUSALS = (
+    duckdb.DataError,
+    duckdb.IntegrityError,
+    duckdb.NotSupportedError,
+    duckdb.InvalidInputException,
+    duckdb.InvalidTypeException,
+    TypeError,
+    ValueError,
+)
+"""How DuckDB says that it cannot take a value; what has to do with the disk or the file is of other classes."""
+
 _COMMITTED = "COMMIT succeeded"
 """What DuckDB says when only the checkpoint after a commit has failed."""
+
+
+class _AttemptedError(Exception):
+    """Rolls back what worked."""
+
+
+def _is_refusal(error: Exception) -> bool:
+    reason = error.__cause__ if isinstance(error, StoreError) else error
+    return isinstance(reason, _REFUSALS) and not isinstance(error, DamagedError)
 
 
 class Session:
@@ -53,6 +75,8 @@ class Session:
         self._database_index = self.index
         self._journal = None if self.path is None else Journal(self.path)
         self._pending = Pending()
+        self._journal_is_damaged = False
+        """Part of the journal cannot be read: its file is set aside as soon as the rest of it is in the database."""
         self._folding_fails = False
         self.segments = Segments()
         self.damaged: set[str] = set()
@@ -95,7 +119,7 @@ class Session:
             DamagedError: DuckDB found a block of the file damaged.
             StoreError: any other failure.
         """
-        if self._pending.items:
+        if self._pending.puts:
             self._writer.run(self._fold)
         return self._read(query)
 
@@ -140,7 +164,7 @@ class Session:
     def flush(self) -> None:
         """Wait until all that was handed over is in the database."""
         self._writer.flush()
-        if self._pending.items:
+        if self._pending.puts:
             self._writer.run(self._fold)
 
     def reload(self) -> None:
@@ -152,6 +176,7 @@ class Session:
         cursor = self.database.cursor()
         with _store_errors():
             schema.prepare(cursor)
+            self._identity = schema.identity(cursor)
             self.generation += 1
             self._database_index = Index.load(cursor, earlier=self.index)
             self.index = self._pending.over(self._database_index)
@@ -218,43 +243,119 @@ class Session:
         if self._journal.size > 2 * JOURNAL_BYTES:  # the background thread has not come to it
             self._fold()
         try:
-            self._journal.append(*to_record(items))
+            if self._journal.is_lost:  # deleted while it was open
+                self._fold()
+                self._journal.leave()
+            self._journal.append(*to_record(items, self._identity))
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
             reason = "The disk is full, nothing was stored" if full else "The embedding store failed"
             raise StoreError(f"{reason}: {error}") from error
-        if not self._pending.items:
+        if not self._pending.puts:
             self.index = self._database_index.draft()
         self._pending.add(items, self.index)
         return True
 
     @property
     def _journal_is_full(self) -> bool:
-        return self._journal is not None and bool(self._pending.items) and self._journal.size >= JOURNAL_BYTES
+        return self._journal is not None and bool(self._pending.puts) and self._journal.size >= JOURNAL_BYTES
 
     def _fold(self) -> None:
-        """Bring what waits in the journal into the database, in one transaction. Errors as `put`."""
+        """Bring what waits in the journal into the database, in one transaction.
+
+        A put that DuckDB refuses for what is in it is set aside, so that it does not keep the others waiting.
+
+        Raises:
+            StoreError: the database cannot be written, for example because the disk is full; all of it waits on.
+        """
         pending, journal = self._pending, self._journal
-        if not pending.items or journal is None:
+        if not pending.puts or journal is None:
             return
-
-        def insert_all(cursor: Cursor, index: Index) -> None:
-            for item in pending.items:
-                entries.insert(
-                    cursor,
-                    index,
-                    self.segments,
-                    item.prepared,
-                    item.description,
-                    given_id=item.embedding_id,
-                    created=item.created,
-                )
-            schema.set_folded(cursor, journal.sequence)
-
-        self._change(insert_all)
+        try:
+            try:
+                self._insert_pending(pending.puts, journal.sequence)
+            except Exception as error:
+                if not _is_refusal(error):
+                    raise
+                kept, refused = self._sorted_out(pending.puts)
+                self._set_puts_aside(journal.path, refused)
+                self._insert_pending(kept, journal.sequence)
+        except Exception as error:
+            raise StoreError(
+                f"{len(pending.puts)} puts wait in the embedding store's journal and cannot be brought into its file: "
+                f"{error}"
+            ) from error
         self.index = self._database_index
         self._pending = Pending()
-        journal.rewind()
+        if self._journal_is_damaged:
+            self._set_journal_aside(journal)
+        else:
+            journal.rewind()
+
+    def _insert_pending(self, puts: Sequence[Sequence[Waiting]], sequence: int) -> None:
+        rewrite = frozenset(self.damaged)
+
+        def insert_all(cursor: Cursor, index: Index) -> None:
+            for put in puts:
+                self._insert(cursor, index, put, rewrite)
+            schema.set_folded(cursor, sequence)
+
+        self._change(insert_all)
+        self.damaged.difference_update(e.content_hash for put in puts for item in put for e in item.prepared.encoded)
+
+    def _insert(self, cursor: Cursor, index: Index, put: Sequence[Waiting], rewrite: frozenset[str]) -> None:
+        for item in put:
+            entries.insert(
+                cursor,
+                index,
+                self.segments,
+                item.prepared,
+                item.description,
+                rewrite,
+                given_id=item.embedding_id,
+                created=item.created,
+            )
+
+    def _sorted_out(self, puts: Sequence[Sequence[Waiting]]) -> tuple[list[Sequence[Waiting]], list[Sequence[Waiting]]]:
+        """Puts that DuckDB takes by themselves, and those that it refuses for what is in them; nothing is written."""
+        kept: list[Sequence[Waiting]] = []
+        refused: list[Sequence[Waiting]] = []
+        for put in puts:
+
+            def attempt(cursor: Cursor, index: Index, put: Sequence[Waiting] = put) -> None:
+                self._insert(cursor, index, put, frozenset())
+                raise _AttemptedError
+
+            try:
+                self._change(attempt)
+            except _AttemptedError:
+                kept.append(put)
+            except Exception as error:
+                if not _is_refusal(error):
+                    raise
+                refused.append(put)
+        return kept, refused
+
+    def _set_puts_aside(self, path: Path, puts: Sequence[Sequence[Waiting]]) -> None:
+        """Keep in a journal of their own, beside that at `path`, what the database refuses."""
+        if not puts:
+            return
+        aside = Journal(path)
+        aside.path = path.with_name(f"{path.name}.refused-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
+        try:
+            for put in puts:
+                aside.append(*to_record(put, self._identity))
+        except OSError as error:
+            raise StoreError(f"Puts that the database refuses cannot be set aside: {error}") from error
+        finally:
+            aside.close(remove=False)
+        for item in chain.from_iterable(puts):
+            log.error(
+                "Embedding store: the database refuses embedding %d (%s); it is kept in %s.",
+                item.embedding_id,
+                item.description.name or "without a name",
+                aside.path.name,
+            )
 
     def _fold_quietly(self) -> bool:
         """Fold; False when that fails, which is said once, since the journal keeps what waits."""
@@ -262,7 +363,7 @@ class Session:
             self._fold()
         except StoreError as error:
             if not self._folding_fails:
-                log.warning("Embedding store: %d puts wait in its journal: %s", len(self._pending.items), error)
+                log.warning("%s", error, exc_info=not isinstance(error.__cause__, StoreError))
             self._folding_fails = True
         else:
             self._folding_fails = False
@@ -272,23 +373,35 @@ class Session:
         """Take in what an earlier process has left in the journal."""
         if self._journal is None:
             return
+
+        def is_foreign(head: bytes) -> bool:
+            return store_of(head) not in (None, self._identity)
+
         try:
-            records, damaged = self._journal.read(self._read(schema.folded), is_whole)
+            records, self._journal_is_damaged = self._journal.read(self._read(schema.folded), is_foreign, is_whole)
         except OSError as error:
             raise StoreError(f"The embedding store's journal cannot be read: {error}") from error
-        items = [item for record in records for item in from_record(record)]
-        first = self._database_index.next_embedding
-        if items and items[0].embedding_id < first:  # of a file that this one was put in the place of
-            items = [replace(item, embedding_id=first + i) for i, item in enumerate(items)]
-        self.index = self._database_index.draft()
-        self._pending.add(items, self.index)
-        self._fold_quietly()
-        if damaged and not self._pending.items:
-            set_aside(self._journal.path)
+        puts = [from_record(record) for record in records]
+        highest = max(self._database_index.id_of.values(), default=0)
+        if puts and puts[0][0].embedding_id <= highest:  # of a file that this one was put in the place of
+            numbers = count(self._database_index.next_embedding)
+            puts = [[replace(item, embedding_id=next(numbers)) for item in put] for put in puts]
+        if puts:
+            self.index = self._database_index.draft()
+            for put in puts:
+                self._pending.add(put, self.index)
+            self._fold_quietly()
+        elif self._journal_is_damaged:
+            self._set_journal_aside(self._journal)
+
+    def _set_journal_aside(self, journal: Journal) -> None:
+        journal.leave()
+        set_aside(journal.path)
+        self._journal_is_damaged = False
 
     def _close_journal(self) -> None:
         if self._journal is not None:
-            self._journal.close(remove=not self._pending.items)
+            self._journal.close(remove=not self._pending.puts)
 
     def _load_after_failure(self) -> None:
         try:
@@ -337,5 +450,5 @@ def _as_store_error(error: duckdb.Error) -> StoreError:
     if is_damage(str(error)):
         return DamagedError(f"A block of the embedding store is damaged: {text}")
     if "no space left" in lowered or "file too large" in lowered:
-        return StoreError(f"The disk is full, nothing was stored: {text}")
+        return StoreError(f"The disk is full: {text}")
     return StoreError(f"The embedding store failed: {text}")

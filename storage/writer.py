@@ -18,6 +18,8 @@ T = TypeVar("T")
 IDLE_SECONDS = 2.0
 MAX_WAITING_BYTES = 64 << 20
 
+_CLOSED = "The embedding store is closed."
+
 
 class QueueFullError(StoreError):
     """More is waiting to be written than may be held in memory."""
@@ -66,6 +68,8 @@ class Writer:
             self._start()
         self.flush()
         with self._alone():
+            if self._closed:  # in the meantime: what this job would write to is another store's by now
+                raise StoreError(_CLOSED)
             result = job()
         if self._due():
             with self._condition:
@@ -121,7 +125,7 @@ class Writer:
     def _start(self) -> bool:
         """False when there can be no background thread, because the interpreter is ending."""
         if self._closed:
-            raise StoreError("The embedding store is closed.")
+            raise StoreError(_CLOSED)
         if self._thread is None:
             thread = threading.Thread(target=self._loop, name="embedding-store-writer", daemon=True)
             try:

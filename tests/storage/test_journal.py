@@ -88,9 +88,9 @@ def test_a_put_is_durable_and_readable_before_it_is_in_the_database(path: Path):
         before = store.entry(number)
         assert same_value(store.get("fox").value, value) and same_value(store.find(KEY).value, value)
         assert store.id_of("fox") == store.id_of_value(value) == number
-        assert store._pending.items  # none of this has folded it
+        assert store._pending.puts  # none of this has folded it
         assert [m.embedding.embedding_id for m in nearest(store, randn(7, seed=9), 1)] == [number]
-        assert not store._pending.items
+        assert not store._pending.puts
         store._known.clear()
         assert store.entry(number) == before
         (line,) = list_embeddings(store)
@@ -239,7 +239,7 @@ def test_puts_wait_in_the_journal_while_the_database_refuses_them(path: Path, mo
             with pytest.raises(StoreError, match="disk is full"):
                 list_embeddings(store)
             store._writer.run(store._keep_house)
-        assert caplog.text.count("wait in its journal") == 1
+        assert caplog.text.count("wait in the embedding store's journal") == 1
         assert store.put(expected(2), Description("n2")) == first[-1] + 1
         assert all(same_bits(store.get(f"n{i}").value, expected(i)) for i in range(3))
         content = journal.journal_file(path).read_bytes()
@@ -277,9 +277,9 @@ def test_a_large_put_and_several_at_once(path: Path, monkeypatch):
     items = [(entries.prepare(expected(i), "half"), Description(f"n{i}")) for i in range(2)]
     with EmbeddingStore.open(path) as store:
         store.put(expected(9), Description("n9"))
-        assert len(store.put_prepared(items)) == 2 and len(store._pending.items) == 3
+        assert len(store.put_prepared(items)) == 2 and len(store._pending.puts) == 2
         store.put(randn(1000, 64, seed=3), Description("large"))
-        assert not store._pending.items and store.id_of("large") == 4
+        assert not store._pending.puts and store.id_of("large") == 4
         remove(store, [4])
     assert names_of(path) == {"n0", "n1", "n9"}
 
@@ -299,7 +299,7 @@ def test_a_store_in_memory_has_no_journal(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with EmbeddingStore(None) as store:
         store.put(randn(3), Description("a"))
-        assert not store._pending.items and same_bits(store.get("a").value, randn(3))
+        assert not store._pending.puts and same_bits(store.get("a").value, randn(3))
     assert not list(tmp_path.iterdir())
 
 
