@@ -85,7 +85,7 @@ def _show(item: Waiting, index: Index) -> None:
 def to_record(items: Sequence[Waiting], store: str) -> tuple[bytes, list[bytes]]:
     """Head and body of the journal's record of a put into the store of that identity."""
     plain = {"store": store, "items": [_plain(item) for item in items]}
-    head = json.dumps(plain, separators=(",", ":"), ensure_ascii=False).encode()
+    head = json.dumps(plain, separators=(",", ":")).encode()
     return head, [e.blob for item in items for e in item.prepared.encoded]
 
 

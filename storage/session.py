@@ -337,14 +337,16 @@ class Session:
         return kept, refused
 
     def _set_puts_aside(self, path: Path, puts: Sequence[Sequence[Waiting]]) -> None:
-        """Keep in a journal of their own, beside that at `path`, what the database refuses."""
+        """Keep what the database refuses in a journal of their own, beside that at `path`. In its place, any store
+        that can take the puts takes them in.
+        """
         if not puts:
             return
         aside = Journal(path)
         aside.path = path.with_name(f"{path.name}.refused-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
         try:
             for put in puts:
-                aside.append(*to_record(put, self._identity))
+                aside.append(*to_record(put, store=""))
         except OSError as error:
             raise StoreError(f"Puts that the database refuses cannot be set aside: {error}") from error
         finally:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import shutil
 import struct
+import sys
+import threading
+import time
 import zlib
 from pathlib import Path
 
@@ -16,14 +20,17 @@ from wanvideo_activation_editor.storage import (
     Description,
     EmbeddingKey,
     EmbeddingStore,
+    Operation,
+    OperationInput,
     StoreError,
     UnsupportedError,
     entries,
     journal,
     schema,
     session,
+    writer,
 )
-from wanvideo_activation_editor.storage.maintenance import remove, verify
+from wanvideo_activation_editor.storage.maintenance import forget_name, remove, verify
 from wanvideo_activation_editor.storage.selection import list_embeddings, nearest
 
 from .helpers import python, randn, same_bits, same_value
@@ -293,6 +300,196 @@ def test_a_journal_of_a_newer_version_is_left_alone(path: Path):
     with pytest.raises(UnsupportedError, match="Update WanVideo Activation Editor"):
         EmbeddingStore.open(path)
     assert file.read_bytes() == content
+
+
+def test_the_first_write_after_opening_gives_ids_and_names_that_the_next_put_knows(path: Path):
+    def large(store: EmbeddingStore) -> None:
+        store.put(torch.rand(60, 1000), Description("n1"), "exact")
+
+    def operation(store: EmbeddingStore) -> None:
+        store.record(Operation("add", (OperationInput("a", randn(3)),), randn(4)))
+
+    def twins(store: EmbeddingStore) -> None:
+        store.put_prepared([(entries.prepare(randn(4), "half"), Description(name)) for name in ("a", "b")])
+
+    def forgotten(store: EmbeddingStore) -> None:
+        forget_name(store, "n0")
+        with pytest.raises(KeyError):
+            forget_name(store, "n0")
+        assert store.names() == []
+
+    for number, first_write in enumerate((large, operation, twins, forgotten)):
+        file = path.with_name(f"{number}.duckdb")
+        with EmbeddingStore.open(file) as store:
+            store.put(expected(0), Description("n0"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(session, "LARGE", 20_000)
+            with EmbeddingStore.open(file) as store:
+                first_write(store)
+                used = {line.embedding_id for line in list_embeddings(store)}
+                ids = [store.put(expected(i), Description(f"n{i}")) for i in (0, 2, 3)]
+                assert len(set(ids)) == 3 and not used & set(ids[1:]) and ids[0] == 1
+                for i in (0, 2, 3):
+                    assert same_bits(store.get(f"n{i}").value, expected(i))
+                listed = [line.embedding_id for line in list_embeddings(store)]
+                assert set(ids) <= set(listed) and used <= set(listed)
+        with EmbeddingStore.open(file) as store:
+            assert [store.id_of(f"n{i}") for i in (0, 2, 3)] == ids
+
+
+SURROGATE = json.loads('"a\\ud83d"')
+
+
+@pytest.mark.parametrize(
+    "told", [{"name": SURROGATE}, {"prompt": SURROGATE}, {"tags": (SURROGATE,)}, {"note": SURROGATE}, {"note": None},
+             {"kind": None}, {"form": None}, {"tags": (None,)}, {"name": 3},
+             {"key": EmbeddingKey("p", "e", "bf16", details={1: 2, "a": 3})},
+             {"key": EmbeddingKey("p", "e", "bf16", details={"a": torch.float16})}], ids=str,
+)  # fmt: skip
+def test_a_description_that_cannot_be_stored_is_refused_at_once(told):
+    with pytest.raises(UnsupportedError, match=next(iter(told))):
+        Description(**told)
+
+
+def test_text_of_every_kind_comes_back(path: Path):
+    key = EmbeddingKey(SURROGATE, "e", "bf16", details={"note": "\0"})
+    told = Description("n\0ame", "a\0b \U0001f98a", "", "hidden", "é", ("\u2028",), "\n", key)
+    with EmbeddingStore.open(path) as store:
+        with pytest.raises(UnsupportedError, match="half of a surrogate pair"):
+            store.put({SURROGATE: randn(3)})
+        store.put({"\0": randn(3), "text": SURROGATE}, told)
+        waiting = store.entry(1)
+        store.flush()
+        store._known.clear()
+        assert store.entry(1) == waiting
+        assert same_value(store.find(key).value, {"\0": randn(3), "text": SURROGATE})
+        (line,) = list_embeddings(store)
+        assert (line.name, line.note, line.tags) == (told.name, told.note, told.tags)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_what_the_database_refuses_is_set_aside_and_keeps_nothing_waiting(path: Path, count, monkeypatch, caplog):
+    insert = entries.insert
+
+    def refuses(cursor, index, segments, prepared, description, *rest, **named):
+        if description.name == "n0":
+            raise duckdb.ConversionException("not this one")
+        return insert(cursor, index, segments, prepared, description, *rest, **named)
+
+    monkeypatch.setattr(entries, "insert", refuses)
+    with EmbeddingStore.open(path) as store:
+        store.put(randn(5), Description("kept"))
+        store.flush()
+        ids = [store.put(expected(i), Description(f"n{i}")) for i in range(count)]
+        store.put(expected(9), Description("n9"))
+        assert {line.name for line in list_embeddings(store)} == {"kept", "n9", *(f"n{i}" for i in range(1, count))}
+        assert store.id_of("n0") is None and store.id_of_value(expected(0)) is None
+        with pytest.raises(KeyError):
+            store.load(ids[0])
+        assert store.put(expected(10), Description("n10")) > ids[-1] + 1
+    assert f"refuses embedding {ids[0]} (n0)" in caplog.text
+    monkeypatch.undo()
+    (aside,) = path.parent.glob(f"{path.name}.journal.refused-*")
+    aside.rename(journal.journal_file(path))  # with a version that can take it
+    with EmbeddingStore.open(path) as store:
+        assert same_bits(store.get("n0").value, expected(0))
+
+
+def test_a_put_that_comes_while_the_store_closes_is_refused(path: Path):
+    store = EmbeddingStore.open(path)
+    go, inside = threading.Event(), threading.Event()
+    caught: list[BaseException] = []
+
+    def busy() -> None:
+        inside.set()
+        go.wait(30)
+
+    def late() -> None:
+        try:
+            store.put(expected(1), Description("n1"))
+        except StoreError as error:
+            caught.append(error)
+
+    threads = [threading.Thread(target=store._writer.run, args=(busy,))]
+    threads[0].start()
+    inside.wait(30)
+    threads += [threading.Thread(target=late), threading.Thread(target=store.close)]
+    threads[1].start()
+    while not store._writer._thread or not _is_waiting(threads[1]):
+        time.sleep(0.01)
+    threads[2].start()
+    while not store._writer.closing:
+        time.sleep(0.01)
+    go.set()
+    for thread in threads:
+        thread.join(30)
+    assert [str(error) for error in caught] == ["The embedding store is closed."]
+    assert not journal.journal_file(path).exists()
+
+
+def _is_waiting(thread: threading.Thread) -> bool:
+    """True once a thread has begun a job of the writer."""
+    frame = sys._current_frames().get(thread.ident)
+    while frame is not None:
+        if frame.f_code is writer.Writer._alone.__wrapped__.__code__:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def test_a_journal_that_is_deleted_while_the_store_is_open_takes_no_later_put_with_it(path: Path):
+    left(path, "store.put(randn(50, 0), Description('n0'))\nos.unlink(store._journal.path)\n"
+               "for i in (1, 2): store.put(randn(50 + i, i), Description(f'n{i}'))\n")  # fmt: skip
+    assert names_of(path) == {"n0", "n1", "n2"}
+
+
+def test_a_journal_of_a_store_that_had_fewer_puts_is_taken_in(path: Path, tmp_path: Path):
+    other = tmp_path / "other.duckdb"
+    with EmbeddingStore.open(other) as store:
+        for i in range(10, 20):
+            store.put(expected(i), Description(f"n{i}"))
+            store.flush()
+    journal.journal_file(other).write_bytes(left(path, PUTS).read_bytes())
+    left(other, "for i in (20, 21): store.put(randn(50 + i, i), Description(f'n{i}'))\n")
+    assert names_of(other) == {f"n{i}" for i in (*range(COUNT), *range(10, 22))}
+
+
+def test_puts_are_found_behind_what_is_left_of_an_earlier_round(path: Path, tmp_path: Path):
+    folded = left(path, PUTS + "store.flush()\n").read_bytes()
+    for number, (start, _, _) in enumerate(places(folded)):
+        changed = bytearray(folded)
+        changed[start + 5] ^= 0xFF
+        copy = tmp_path / f"{number}.duckdb"
+        shutil.copy(path, copy)
+        if path.with_name(path.name + ".wal").exists():
+            shutil.copy(path.with_name(path.name + ".wal"), copy.with_name(copy.name + ".wal"))
+        journal.journal_file(copy).write_bytes(changed)
+        left(copy, "for i in (7, 8): store.put(randn(50 + i, i), Description(f'n{i}'))\n")
+        assert names_of(copy) == {f"n{i}" for i in (*range(COUNT), 7, 8)}
+        assert not list(tmp_path.glob("*damaged*"))
+
+
+def test_damage_is_told_also_when_the_rest_has_to_wait(path: Path, monkeypatch, caplog):
+    file = left(path, PUTS)
+    changed = bytearray(file.read_bytes())
+    changed[places(bytes(changed))[2][1] + 5] ^= 0xFF
+    file.write_bytes(changed)
+    with monkeypatch.context() as patch:
+        patch.setattr(entries, "insert", lambda *a, **k: (_ for _ in ()).throw(duckdb.IOException("No space left")))
+        EmbeddingStore.open(path).close()
+    assert "set aside" not in caplog.text and file.read_bytes() == changed
+    assert names_of(path) == {f"n{i}" for i in range(COUNT) if i != 2}
+    (aside,) = path.parent.glob("*.journal.damaged-*")
+    assert aside.read_bytes() == changed and "set aside" in caplog.text
+
+
+def test_everything_of_a_put_has_the_time_of_the_put(path: Path):
+    with EmbeddingStore.open(path) as store:
+        store.put(randn(3), Description("a", key=KEY))
+        told = store.entry(1).created
+        time.sleep(0.01)
+        for table in ("embedding_entries", "embedding_names", "embedding_keys", "contents"):
+            assert store.read(lambda c, t=table: c.execute(f"SELECT created FROM {t}").fetchall()) == [(told,)]  # noqa: S608
 
 
 def test_a_store_in_memory_has_no_journal(tmp_path: Path, monkeypatch):
