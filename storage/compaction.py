@@ -42,7 +42,8 @@ def compact(store: EmbeddingStore) -> Compaction:
         raise StoreError("A store that is kept in memory cannot be compacted.")
     store.flush_usage()
     path = store.path
-    return store.alone(lambda: _replace(store, path))
+    with store.database.room():
+        return store.alone(lambda: _replace(store, path))
 
 
 def _replace(store: EmbeddingStore, path: Path) -> Compaction:

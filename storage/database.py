@@ -20,7 +20,9 @@ from .lock import StoreLock
 
 log = logging.getLogger("wanvideo_activation_editor")
 
-MEMORY_LIMIT = "256MB"
+MEMORY_LIMIT = "128MB"
+LARGE_MEMORY_LIMIT = "256MB"
+"""What DuckDB may use inside `Database.room`, and while it opens or closes the file."""
 MAX_STATEMENTS = 512
 CHECKPOINT_THRESHOLD = "256MB"
 """Checkpoints are made when a segment is full (segments.py); DuckDB's own come only if those fail."""
@@ -124,13 +126,38 @@ class Database:
         self._local = threading.local()
         self._cursors: dict[threading.Thread, Cursor] = {}
         self._generation = 0
+        self._rooms = 0
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._store_lock = None if path is None else StoreLock(path)
         try:
-            self._connection = _connect(path)
+            self._connect()
         except BaseException:
             self._unlock()
             raise
+
+    def _connect(self) -> None:
+        self._connection = _connect(self.path)
+        self._set_limit(LARGE_MEMORY_LIMIT if self._rooms else MEMORY_LIMIT)
+
+    def _set_limit(self, limit: str) -> None:
+        """Have DuckDB keep to a limit as far as it can; a store in memory cannot give any back."""
+        if self._connection is not None and self.path is not None:
+            with contextlib.suppress(duckdb.Error), self._connection.cursor() as cursor:
+                cursor.execute(f"SET memory_limit = '{limit}'")
+
+    @contextlib.contextmanager
+    def room(self) -> Iterator[None]:
+        """Let DuckDB use more memory for what is done inside: a large blob has to fit into it twice."""
+        with self._lock:
+            self._rooms += 1
+            self._set_limit(LARGE_MEMORY_LIMIT)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._rooms -= 1
+                if not self._rooms:
+                    self._set_limit(MEMORY_LIMIT)
 
     def _unlock(self) -> None:
         if self._store_lock is not None:
@@ -166,6 +193,7 @@ class Database:
             for cursor in self._cursors.values():
                 with contextlib.suppress(duckdb.Error):
                     cursor.close()
+            self._set_limit(LARGE_MEMORY_LIMIT)
             if self._connection is not None:
                 with contextlib.suppress(duckdb.Error):
                     self._connection.close()
@@ -190,12 +218,12 @@ class Database:
         self.disconnect()
         if self.path is not None:
             _set_aside_with_log(self.path)
-        self._connection = _connect(self.path)
+        self._connect()
 
     def reopen(self) -> None:
         """Open again, after DuckDB has declared the connection invalid or the file was replaced."""
         self.disconnect()
-        self._connection = _connect(self.path)
+        self._connect()
 
 
 def first_row(cursor: Cursor, query: str, values: Sequence[Any] | None = None) -> tuple[Any, ...] | None:
@@ -252,7 +280,7 @@ def _connect(path: Path | None) -> duckdb.DuckDBPyConnection:
 
 def _plain_connect(path: Path | None) -> duckdb.DuckDBPyConnection:
     config: dict[str, str | bool | int | float | list[str]] = {
-        "memory_limit": MEMORY_LIMIT,
+        "memory_limit": LARGE_MEMORY_LIMIT,
         "threads": "1",  # every query is small: a second thread costs more in waiting than it works
         "autoinstall_known_extensions": "false",
         "autoload_known_extensions": "false",

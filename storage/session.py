@@ -130,6 +130,9 @@ class Session:
         try:
             with self.database.gate.shared():
                 return query(self.database.cursor())
+        except duckdb.OutOfMemoryException:
+            with _store_errors(), self.database.gate.shared(), self.database.room():
+                return query(self.database.cursor())
         except (duckdb.FatalException, duckdb.InternalException):
             self._writer.run(self._recover)
         except duckdb.Error as error:
@@ -189,6 +192,15 @@ class Session:
 
     def _transact(self, job: Callable[[Cursor], T]) -> T:
         self._reconnect()
+        try:
+            return self._attempt(job)
+        except StoreError as error:
+            if not isinstance(error.__cause__, duckdb.OutOfMemoryException):
+                raise
+        with self.database.room():
+            return self._attempt(job)
+
+    def _attempt(self, job: Callable[[Cursor], T]) -> T:
         for attempt in range(2):
             finished: list[T] = []
             try:

@@ -31,7 +31,7 @@ from .operations import PreparedOperation
 from .packing import size_of, unpack
 from .pending import Waiting
 from .records import Description, Entry, Operation, Part, Stored, now
-from .session import Session
+from .session import LARGE, Session
 from .snapshots import snapshot
 from .usage import Usage, add_usage
 from .vectors import VectorCache
@@ -253,9 +253,10 @@ class EmbeddingStore(Session):
                 self.vectors.add(prepared)
             return [item.embedding_id for item in waiting]
         rewrite = frozenset(self.damaged)
-        ids = self.change(
-            lambda cursor, index: [entries.insert(cursor, index, self.segments, *item, rewrite) for item in items]
-        )
+        with self._room_for([prepared for prepared, _ in items]):
+            ids = self.change(
+                lambda cursor, index: [entries.insert(cursor, index, self.segments, *item, rewrite) for item in items]
+            )
         for prepared, _ in items:
             self._note_contents(prepared)
         with self._known_lock:
@@ -265,14 +266,19 @@ class EmbeddingStore(Session):
 
     def _record(self, ready: PreparedOperation) -> int:
         rewrite = frozenset(self.damaged)
-        result = self.change(
-            lambda cursor, index: operations.insert_operation(cursor, index, self.segments, ready, rewrite)
-        )
+        with self._room_for(ready.values):
+            result = self.change(
+                lambda cursor, index: operations.insert_operation(cursor, index, self.segments, ready, rewrite)
+            )
         for prepared in ready.values:
             self._note_contents(prepared)
         with self._known_lock:
             self._known.clear()
         return result
+
+    def _room_for(self, values: Sequence[Prepared]) -> contextlib.AbstractContextManager[None]:
+        large = sum(len(e.blob) for prepared in values for e in prepared.encoded) > LARGE
+        return self.database.room() if large else contextlib.nullcontext()
 
     def _note_contents(self, prepared: Prepared) -> None:
         self.damaged.difference_update(e.content_hash for e in prepared.encoded)
@@ -306,8 +312,9 @@ class EmbeddingStore(Session):
             return
         if self.segments.filled:
             self.segments.filled = False
-            with self.database.gate.shared(), contextlib.suppress(duckdb.TransactionException):
-                self.database.cursor().execute("CHECKPOINT")
+            database, failed = self.database, duckdb.TransactionException
+            with database.gate.shared(), database.room(), contextlib.suppress(failed):
+                database.cursor().execute("CHECKPOINT")
         if not self.persistent:
             from .maintenance import evict_now
 

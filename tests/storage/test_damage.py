@@ -225,7 +225,7 @@ def test_an_intact_log_that_cannot_be_replayed_is_left_alone(path: Path, monkeyp
     shutil.copy(log, copy.with_name(copy.name + ".wal"))
     with EmbeddingStore.open(copy) as store:
         names = store.names()
-    monkeypatch.setattr(database, "MEMORY_LIMIT", "1MB")
+    monkeypatch.setattr(database, "LARGE_MEMORY_LIMIT", "1MB")
     with pytest.raises(StoreError, match="cannot be opened"):
         EmbeddingStore.open(path)
     assert log.read_bytes() == content

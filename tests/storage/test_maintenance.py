@@ -29,7 +29,7 @@ from wanvideo_activation_editor.storage.maintenance import cleanup, evict, forge
 from wanvideo_activation_editor.storage.search import VectorIndex
 from wanvideo_activation_editor.storage.selection import list_embeddings, nearest
 
-from .helpers import randn, same_bits
+from .helpers import python, randn, same_bits
 
 
 def age(store: EmbeddingStore, embedding_id: int, days: int) -> None:
@@ -113,6 +113,48 @@ def test_compacting_returns_the_space_to_the_disk(path: Path, monkeypatch):
         assert analytics.performance(store) == []
         store.put(randn(3), Description("after"))
     assert [f.name for f in path.parent.iterdir() if "compact" in f.name] == []
+
+
+LARGEST = """
+import os, sys, torch
+from wanvideo_activation_editor.storage import Description, EmbeddingStore
+from wanvideo_activation_editor.storage.codec import MAX_TENSOR_BYTES
+def largest(seed):
+    noise = torch.randint(0, 256, (MAX_TENSOR_BYTES // 4096, 4096), generator=torch.Generator().manual_seed(seed))
+    return noise.to(torch.uint8)
+store = EmbeddingStore.open(sys.argv[1])
+"""
+
+
+def test_the_largest_tensors_go_through_everything_and_memory_is_given_back(path: Path):
+    """Noise, so that nothing is gained by compression: DuckDB needs each twice, more than it may use otherwise."""
+    script = "for i in range(2): store.put(largest(i), Description(f'n{i}'))\nos._exit(3)\n"
+    process = python(LARGEST + script, str(path))
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode == 3, errors[-2000:]
+    script = """
+from wanvideo_activation_editor.storage import Operation, OperationInput
+from wanvideo_activation_editor.storage.compaction import compact
+from wanvideo_activation_editor.storage.maintenance import remove, verify
+def limit(): return store.read(lambda c: c.execute("SELECT current_setting('memory_limit')").fetchall())[0][0]
+low = limit()
+assert low.startswith("122"), low  # MiB
+for i in range(2): assert torch.equal(store.get(f"n{i}").value, largest(i))
+store.record(Operation("copy", (OperationInput("a", largest(2)),), largest(0)))
+store._writer.run(store._keep_house)
+assert not verify(store).damaged
+compact(store)
+remove(store, [1])
+assert torch.equal(store.get("n1").value, largest(1)) and limit() == low
+store.close()
+assert not os.path.exists(sys.argv[1] + ".wal")
+store = EmbeddingStore.open(sys.argv[1])
+assert torch.equal(store.get("n1").value, largest(1)) and limit() == low
+"""
+    process = python(LARGEST + script, str(path))
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, errors[-2000:]
+    assert "fail" not in errors.lower(), errors[-2000:]
 
 
 def test_a_compaction_that_fails_leaves_the_store_as_it_was(store: EmbeddingStore, monkeypatch):
