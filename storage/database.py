@@ -324,13 +324,19 @@ def _set_aside_with_log(path: Path) -> bool:
     return set_aside(path)
 
 
+def free_path(path: Path, label: str) -> Path:
+    """A name beside a file's own that is not taken yet, with a label and the time."""
+    free = path.with_name(f"{path.name}.{label}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
+    while free.exists():
+        free = free.with_name(free.name + "x")
+    return free
+
+
 def set_aside(path: Path) -> bool:
     """Rename a damaged file so that its bytes stay available; False when there is none."""
     if not path.exists():
         return False
-    aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
-    while aside.exists():
-        aside = aside.with_name(aside.name + "x")
+    aside = free_path(path, "damaged")
     path.rename(aside)
     log.error("Embedding store: %s is damaged and was set aside as %s.", path, aside.name)
     return True

@@ -1,8 +1,8 @@
 """A file of puts that are durable but not in the database yet.
 
 A transaction of DuckDB takes several times what it takes to write and sync the same bytes, so a put is acknowledged
-once it is here; a fold (session.py) then brings many puts into the database in one transaction. The file is written
-from its start again after each fold, over what the fold has taken in. It is gone once the store is closed.
+once it is here; journaled.py then brings many into the database in one transaction. After that the file is written
+from its start again. It is gone once the store is closed.
 
 Each record begins at a multiple of 4096 bytes, so that a write that fails touches no other record:
 

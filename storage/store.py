@@ -26,12 +26,12 @@ from .codec import Precision, available_device, decode
 from .entries import Prepared
 from .errors import DamagedError, LockedError, StoreError
 from .identity import EmbeddingKey
+from .journaled import LARGE, JournaledSession
 from .names import write_names
 from .operations import PreparedOperation
 from .packing import size_of, unpack
 from .pending import Waiting
 from .records import Description, Entry, Operation, Part, Stored, now
-from .session import LARGE, Session
 from .snapshots import snapshot
 from .usage import Usage, add_usage
 from .vectors import VectorCache
@@ -52,7 +52,7 @@ CAPTURE_BYTES = 4 << 30
 """Size to which hidden states without a name are kept, in the same way: they are a cache, and large."""
 
 
-class EmbeddingStore(Session):
+class EmbeddingStore(JournaledSession):
     """An open store. Methods may be called from any thread; only one thread writes.
 
     Args:
@@ -307,7 +307,7 @@ class EmbeddingStore(Session):
 
     def _keep_house(self) -> None:
         """What nobody waits for: the journal, a full segment's checkpoint, names beside the file, access counts."""
-        if not self._fold_quietly():
+        if not self._settle_quietly():
             self._publish_names()
             return
         if self.segments.filled:

@@ -25,6 +25,7 @@ from wanvideo_activation_editor.storage import (
     analytics,
     compaction,
     database,
+    journaled,
     maintenance,
     segments,
     session,
@@ -276,7 +277,7 @@ def test_eight_threads_get_their_own_embeddings_while_others_put_and_the_store_i
 
 def test_what_is_not_committed_is_not_seen(store: EmbeddingStore, monkeypatch):
     """Another thread asks for a name and a cache key just before the commit of the put that brings them."""
-    monkeypatch.setattr(session, "LARGE", -1)  # no journal
+    monkeypatch.setattr(journaled, "LARGE", -1)  # no journal
     key, seen = EmbeddingKey("fox", "umt5-xxl", "bf16"), []
     transaction = session.transaction
 

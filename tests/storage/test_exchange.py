@@ -24,9 +24,9 @@ from wanvideo_activation_editor.storage import (
     analytics,
     entries,
     exchange,
+    journaled,
     pack,
     parquet,
-    session,
 )
 from wanvideo_activation_editor.storage.exchange import KEY, export_safetensors, import_safetensors
 from wanvideo_activation_editor.storage.maintenance import verify
@@ -96,7 +96,7 @@ def test_an_import_that_fails_half_way_changes_nothing(filled: EmbeddingStore, t
 
     with EmbeddingStore.open(tmp_path / "other.duckdb") as other:
         with monkeypatch.context() as patch:
-            patch.setattr(session, "LARGE", -1)  # no journal
+            patch.setattr(journaled, "LARGE", -1)  # no journal
             patch.setattr(entries, "insert", full_disk)
             with pytest.raises(StoreError, match="disk is full"):
                 load(other, file)

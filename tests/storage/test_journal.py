@@ -26,8 +26,8 @@ from wanvideo_activation_editor.storage import (
     UnsupportedError,
     entries,
     journal,
+    journaled,
     schema,
-    session,
     writer,
 )
 from wanvideo_activation_editor.storage.maintenance import forget_name, remove, verify
@@ -39,7 +39,7 @@ COUNT = 6
 KEY = EmbeddingKey("fox", "umt5-xxl", "bf16", details={"block": 3, "sigma": [0.5, 1.0]})
 SETUP = """
 import os, sys, torch
-from wanvideo_activation_editor.storage import Description, EmbeddingKey, EmbeddingStore, journal, session
+from wanvideo_activation_editor.storage import Description, EmbeddingKey, EmbeddingStore, journal
 from wanvideo_activation_editor.storage.maintenance import remove
 def randn(rows, seed): return (torch.randn(rows, 64, generator=torch.Generator().manual_seed(seed)) * 0.1).bfloat16()
 store = EmbeddingStore.open(sys.argv[1])
@@ -200,7 +200,7 @@ def test_a_shorter_round_over_a_longer_one(path: Path):
 
 
 def test_rounds_begin_in_the_background_once_the_journal_is_large(path: Path, monkeypatch):
-    monkeypatch.setattr(session, "JOURNAL_BYTES", 30_000)
+    monkeypatch.setattr(journaled, "JOURNAL_BYTES", 30_000)
     with EmbeddingStore.open(path) as store:
         for i in range(40):
             store.put(expected(i), Description(f"n{i}"))
@@ -280,7 +280,7 @@ def test_a_journal_beside_another_file_of_the_same_name_takes_new_ids(path: Path
 
 
 def test_a_large_put_and_several_at_once(path: Path, monkeypatch):
-    monkeypatch.setattr(session, "LARGE", 20_000)
+    monkeypatch.setattr(journaled, "LARGE", 20_000)
     items = [(entries.prepare(expected(i), "half"), Description(f"n{i}")) for i in range(2)]
     with EmbeddingStore.open(path) as store:
         store.put(expected(9), Description("n9"))
@@ -323,7 +323,7 @@ def test_the_first_write_after_opening_gives_ids_and_names_that_the_next_put_kno
         with EmbeddingStore.open(file) as store:
             store.put(expected(0), Description("n0"))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(session, "LARGE", 20_000)
+            patch.setattr(journaled, "LARGE", 20_000)
             with EmbeddingStore.open(file) as store:
                 first_write(store)
                 used = {line.embedding_id for line in list_embeddings(store)}
