@@ -383,6 +383,24 @@ def test_a_link_to_a_row_stays_as_the_file_has_it(page: GraphPage):
     assert page.prompt()["1"]["inputs"]["block_5"] is False
 
 
+def test_linked_rows_are_drawn_in_the_order_of_the_file(page: GraphPage):
+    origin = node("PrimitiveFloat", [0.5], 2, pos=[0, 600])
+    origin["outputs"] = [{"name": "FLOAT", "type": "FLOAT", "links": [1, 2]}]
+    linked = {"block_3_strength": 1, "block_7_strength": 2}
+    slot = [i["name"] for i in inputs(STRENGTHS, {})].index
+    links = [[link, 2, 0, 1, slot(row), "FLOAT"] for row, link in linked.items()]
+    page.load(workflow(node(STRENGTHS, ["custom"], inputs=inputs(STRENGTHS, linked)), origin, links=links))
+    for _ in range(2):
+        if page.draws_linked_rows:
+            labels = [page.page.get_by_text(name, exact=True) for name in ("step_size", *linked, "seed")]
+            places = [label.bounding_box()["y"] for label in labels]
+            assert places == sorted(places) and len(set(places)) == 4
+        for row in linked:
+            assert page.prompt()["1"]["inputs"][row] == ["2", 0]
+        assert [i["name"] for i in page.saved()["nodes"][0]["inputs"] if i["link"]] == list(linked)
+        page.load(page.saved())
+
+
 def test_a_link_to_a_row_in_a_subgraph(page: GraphPage):
     page.load(with_links(STRENGTHS, "block_7_strength", node("PrimitiveFloat", [0.5], 2, pos=[0, 600]), "FLOAT"))
     page.js(

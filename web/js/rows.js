@@ -41,6 +41,12 @@ function reveal(node, row, type) {
   if (node.graph) row.setNodeId?.(node.id);
 }
 
+/** Take a concealed row out and in again: at a change, Nodes 2.0 takes over the order of the widgets that it draws. */
+function reorder({ widgets }) {
+  const at = widgets.findIndex(widget => widget.type === "");
+  if (at >= 0) widgets.splice(at, 0, ...widgets.splice(at, 1));
+}
+
 /** What the front end calls for each row; the first brings all of them, except where a group node has made up others. */
 const rowOf = type => (node, name, [, spec]) => {
   const { name: kind, input } = node.constructor.nodeData ?? {};
@@ -72,6 +78,7 @@ export function dropRowSockets(data) {
  * they end although rows have left, and Nodes 2.0 draws the rows that have a socket, where it can.
  */
 export function completeSockets(node) {
+  let isRevealed = false;
   for (const [slot, input] of node.inputs.entries()) {
     const link = input.link == null ? null : node.graph?.getLink?.(input.link) ?? node.graph?.links?.get?.(input.link);
     if (link && link.target_id === node.id) link.target_slot = slot;
@@ -79,7 +86,9 @@ export function completeSockets(node) {
     if (!type) continue;
     input.widget ??= { name: input.name };
     reveal(node, widgetNamed(node, input.name), type);
+    isRevealed = true;
   }
+  if (isRevealed) reorder(node);
 }
 
 /** Give a row a socket: a file in API format links inputs by name, and the front end asks for those it does not find. */
