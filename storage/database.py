@@ -127,6 +127,8 @@ class Database:
         self._cursors: dict[threading.Thread, Cursor] = {}
         self._generation = 0
         self._rooms = 0
+        self._limit = LARGE_MEMORY_LIMIT
+        """What DuckDB keeps to; empty when that is not known."""
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._store_lock = None if path is None else StoreLock(path)
         try:
@@ -136,28 +138,41 @@ class Database:
             raise
 
     def _connect(self) -> None:
+        _remove_spilled(self.path)
         self._connection = _connect(self.path)
-        self._set_limit(LARGE_MEMORY_LIMIT if self._rooms else MEMORY_LIMIT)
+        self._limit = LARGE_MEMORY_LIMIT
+        self.settle_limit()
 
     def _set_limit(self, limit: str) -> None:
-        """Have DuckDB keep to a limit as far as it can; a store in memory cannot give any back."""
-        if self._connection is not None and self.path is not None:
-            with contextlib.suppress(duckdb.Error), self._connection.cursor() as cursor:
+        """Have DuckDB keep to a limit; a store in memory cannot give any back."""
+        if self._connection is None or self.path is None:
+            return
+        try:
+            with self._connection.cursor() as cursor:
                 cursor.execute(f"SET memory_limit = '{limit}'")
+            self._limit = limit
+        except duckdb.Error:  # it cannot give as much back just now
+            self._limit = ""
+
+    def settle_limit(self) -> None:
+        """Have DuckDB keep to the limit of this moment, where it does not yet."""
+        with self._lock:
+            limit = LARGE_MEMORY_LIMIT if self._rooms else MEMORY_LIMIT
+            if self._limit != limit:
+                self._set_limit(limit)
 
     @contextlib.contextmanager
     def room(self) -> Iterator[None]:
         """Let DuckDB use more memory for what is done inside: a large blob has to fit into it twice."""
         with self._lock:
             self._rooms += 1
-            self._set_limit(LARGE_MEMORY_LIMIT)
+        self.settle_limit()
         try:
             yield
         finally:
             with self._lock:
                 self._rooms -= 1
-                if not self._rooms:
-                    self._set_limit(MEMORY_LIMIT)
+            self.settle_limit()
 
     def _unlock(self) -> None:
         if self._store_lock is not None:
@@ -290,6 +305,17 @@ def _plain_connect(path: Path | None) -> duckdb.DuckDBPyConnection:
     if path is None:
         config["temp_directory"] = ""
     return duckdb.connect(":memory:" if path is None else str(path), config=config)
+
+
+def _remove_spilled(path: Path | None) -> None:
+    """Delete what DuckDB has moved out of memory in a process that was killed. Only under the store's lock."""
+    if path is None:
+        return
+    folder = path.with_name(path.name + ".tmp")
+    with contextlib.suppress(OSError):
+        for file in folder.glob("duckdb_temp_*"):
+            file.unlink()
+        folder.rmdir()
 
 
 def _raise_if_locked(path: Path, message: str, error: Exception) -> None:

@@ -59,6 +59,8 @@ class Journal:
         self.path = journal_file(store)
         self.sequence = 0
         """Number of the last record."""
+        self.is_foreign = False
+        """The file that was read is of another store."""
         self._handle = -1
         self._end = 0
 
@@ -75,18 +77,21 @@ class Journal:
         A last record that is not whole was most likely never acknowledged and is no damage.
 
         Args:
-            is_foreign: tells by its head a record of another store, which counts whatever its number.
+            is_foreign: tells by the head of a record that it is of another store; then all of them are taken in.
             is_whole: False for a record whose body is damaged.
 
         Raises:
             UnsupportedError: the file was written by a newer version.
             OSError: it cannot be read.
         """
-        self.sequence = after
+        self.sequence, self.is_foreign = after, False
         try:
             data = memoryview(self.path.read_bytes())
         except FileNotFoundError:
             return [], False
+        self.is_foreign = _first_head(data, is_foreign)
+        if self.is_foreign:
+            after = 0
         records: list[Record] = []
         damaged, position, previous = False, 0, None
         while (place := _next_record(data, position, previous, after)) is not None:
@@ -95,10 +100,9 @@ class Journal:
             head, body = data[place + _START : body_start], data[body_start : body_start + body_size]
             following = _aligned(body_start + body_size)
             skipped = previous is not None and sequence != previous + 1
-            readable = zlib.crc32(head) == checksum
-            if sequence > after or (readable and is_foreign(bytes(head))):
+            if sequence > after:
                 record = Record(sequence, bytes(head), bytes(body))
-                whole = len(body) == body_size and readable and is_whole(record)
+                whole = len(body) == body_size and zlib.crc32(head) == checksum and is_whole(record)
                 if not whole and _next_record(data, following, sequence, after) is None:
                     log.warning(_CUT_OFF, self.path)
                     break
@@ -106,18 +110,21 @@ class Journal:
                 records += [record] if whole else []
                 self._end = following
             previous, position = sequence, following
-        self.sequence = max(after, previous or 0)
+        self.sequence = max(self.sequence, previous or 0)
         return records, damaged
 
     @property
     def is_lost(self) -> bool:
-        """True when the open file has been deleted or replaced: what is appended to it would go with it."""
-        return self._handle >= 0 and os.fstat(self._handle).st_nlink == 0
+        """True when the open file has been deleted or renamed: what is appended to it would not be found."""
+        try:
+            return self._handle >= 0 and not os.path.samestat(os.fstat(self._handle), self.path.stat())
+        except FileNotFoundError:
+            return True
 
-    def leave(self) -> None:
-        """Close the file and leave it as it is; a new one begins with the next record."""
-        self.close(remove=False)
-        self._end = 0
+    def leave(self, remove: bool = False) -> None:
+        """Close the file; a new one begins with the next record."""
+        self.close(remove)
+        self._end, self.is_foreign = 0, False
 
     def append(self, head: bytes, body: Sequence[bytes]) -> None:
         """Add a record; it is on disk when this returns. On an exception nothing was added, as far as the disk lets
@@ -193,6 +200,16 @@ def _header(data: memoryview, position: int) -> tuple[int, int, int, int] | None
             "Update WanVideo Activation Editor."
         )
     return sequence, head_size, body_size, checksum
+
+
+def _first_head(data: memoryview, check: Callable[[bytes], bool]) -> bool:
+    """What `check` says of the first head that is whole; False when there is none."""
+    for place in range(0, len(data), ALIGNMENT):
+        _, size, _, checksum = _header(data, place) or (0, 0, 0, -1)
+        head = data[place + _START : place + _START + size]
+        if zlib.crc32(head) == checksum:
+            return check(bytes(head))
+    return False
 
 
 def _next_record(data: memoryview, position: int, previous: int | None, after: int) -> int | None:

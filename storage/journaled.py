@@ -136,6 +136,8 @@ class JournaledSession(Session):
         self._pending = Pending()
         if self._journal_is_damaged:
             self._set_journal_aside(journal)
+        elif journal.is_foreign:
+            journal.leave(remove=True)  # its numbers do not tell that it is in the database
         else:
             journal.rewind()
 
@@ -164,24 +166,25 @@ class JournaledSession(Session):
             )
 
     def _sorted_out(self, puts: Sequence[Sequence[Waiting]]) -> tuple[list[Sequence[Waiting]], list[Sequence[Waiting]]]:
-        """Puts that DuckDB takes by themselves, and those that it refuses for what is in them; nothing is written."""
-        kept: list[Sequence[Waiting]] = []
-        refused: list[Sequence[Waiting]] = []
-        for put in puts:
+        """Puts that DuckDB takes, and those that it refuses for what is in them; nothing is written."""
 
-            def attempt(cursor: Cursor, index: Index, put: Sequence[Waiting] = put) -> None:
+        def attempt(cursor: Cursor, index: Index) -> None:
+            for put in puts:
                 self._insert(cursor, index, put, frozenset())
-                raise _AttemptedError
+            raise _AttemptedError
 
-            try:
-                self._change(attempt)
-            except _AttemptedError:
-                kept.append(put)
-            except Exception as error:
-                if not _is_refusal(error):
-                    raise
-                refused.append(put)
-        return kept, refused
+        try:
+            self._change(attempt)
+        except _AttemptedError:
+            return list(puts), []
+        except Exception as error:
+            if not _is_refusal(error):
+                raise
+        if len(puts) == 1:
+            return [], list(puts)
+        half = len(puts) // 2
+        (kept, refused), (others, also_refused) = self._sorted_out(puts[:half]), self._sorted_out(puts[half:])
+        return kept + others, refused + also_refused
 
     def _set_puts_aside(self, path: Path, puts: Sequence[Sequence[Waiting]]) -> None:
         """Keep what the database refuses in a journal of their own, beside that at `path`. In its place, any store

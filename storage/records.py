@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
@@ -60,9 +61,12 @@ class Description:
             check_text(label, text)
         if self.key is not None:
             try:
-                self.key.cache_key  # noqa: B018
+                again = EmbeddingKey(**json.loads(json.dumps(asdict(self.key))))
+                same = again.cache_key == self.key.cache_key
             except (TypeError, ValueError) as error:
                 raise UnsupportedError(f"key: {error}") from error
+            if not same:
+                raise UnsupportedError("key: its details need text for the keys of every dict.")
 
 
 @dataclass(frozen=True)

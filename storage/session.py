@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,9 @@ T = TypeVar("T")
 
 _COMMITTED = "COMMIT succeeded"
 """What DuckDB says when only the checkpoint after a commit has failed."""
+
+
+_WANT_OF_MEMORY = re.compile(r"Out of Memory|could not allocate|failed to pin block", re.I)
 
 
 class Session:
@@ -169,7 +173,7 @@ class Session:
         try:
             return self._attempt(job)
         except StoreError as error:
-            if not isinstance(error.__cause__, duckdb.OutOfMemoryException):
+            if not _is_want_of_memory(error.__cause__):
                 raise
         with self.database.room():
             return self._attempt(job)
@@ -251,6 +255,11 @@ def _store_errors() -> Iterator[None]:
         yield
     except duckdb.Error as error:
         raise _as_store_error(error) from error
+
+
+def _is_want_of_memory(error: BaseException | None) -> bool:
+    """Also where DuckDB tells it as a commit or rollback that failed."""
+    return isinstance(error, duckdb.Error) and _WANT_OF_MEMORY.search(str(error)) is not None
 
 
 def _as_store_error(error: duckdb.Error) -> StoreError:

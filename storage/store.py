@@ -310,6 +310,7 @@ class EmbeddingStore(JournaledSession):
         if not self._settle_quietly():
             self._publish_names()
             return
+        self.database.settle_limit()
         if self.segments.filled:
             self.segments.filled = False
             database, failed = self.database, duckdb.TransactionException

@@ -32,6 +32,7 @@ from wanvideo_activation_editor.storage import (
 )
 from wanvideo_activation_editor.storage.compaction import compact
 from wanvideo_activation_editor.storage.maintenance import cleanup, evict, remove, verify
+from wanvideo_activation_editor.storage.selection import list_embeddings
 
 from .helpers import finish, python, randn, same_bits
 
@@ -186,6 +187,64 @@ def test_another_process_with_the_same_number_is_not_taken_for_this_one(path: Pa
     with pytest.raises(LockedError, match=f"in use by process {os.getpid()} on another-host"):
         EmbeddingStore.open(path)
     finish(holder)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        duckdb.OutOfMemoryException("failed to pin block of size 256.0 KiB (121.9 MiB/122.0 MiB used)"),
+        duckdb.TransactionException("Failed to commit: could not allocate block of size 256.0 KiB"),
+        duckdb.FatalException("Failed to rollback transaction. Original Error: Out of Memory Error: failed to pin"),
+    ],
+    ids=lambda failure: type(failure).__name__,
+)
+def test_a_write_that_memory_was_short_for_is_tried_again_with_more(store: EmbeddingStore, monkeypatch, failure):
+    """Beside readers of large blobs, DuckDB may have none left for a small write."""
+    real, limits = session.transaction, []
+
+    @contextlib.contextmanager
+    def short(cursor):
+        with real(cursor):
+            yield
+            limits.append(cursor.execute("SELECT current_setting('memory_limit')").fetchall()[0][0])
+            if not limits[-1].startswith("244"):
+                raise failure
+
+    store.put(randn(2), Description("before"))
+    store.flush()
+    monkeypatch.setattr(session, "transaction", short)
+    assert store.record(Operation("x", (OperationInput("a", randn(3)),), randn(4))) == 1
+    store.put(randn(5), Description("after"))
+    assert {line.name for line in list_embeddings(store)} == {"before", "after", None}
+    monkeypatch.undo()
+    assert limits[-1].startswith("244") and len(limits) > 2
+    assert store.read(lambda c: c.execute("SELECT current_setting('memory_limit')").fetchall()) == [("122.0 MiB",)]
+
+
+def test_memory_that_could_not_be_given_back_is_asked_for_again(store: EmbeddingStore, monkeypatch):
+    def limit() -> str:
+        return store.read(lambda c: c.execute("SELECT current_setting('memory_limit')").fetchall())[0][0]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "MEMORY_LIMIT", "1KB")  # as refused as when too much of it is in use
+        with store.database.room():
+            assert limit() == "244.1 MiB"
+        assert limit() == "244.1 MiB"
+    store._writer.run(store._keep_house)
+    assert limit() == "122.0 MiB"
+
+
+def test_what_a_killed_process_had_moved_out_of_memory_is_deleted(path: Path):
+    EmbeddingStore.open(path).close()
+    folder = path.with_name(path.name + ".tmp")
+    folder.mkdir()
+    (folder / "duckdb_temp_storage_DEFAULT-0.tmp").write_bytes(bytes(100))
+    EmbeddingStore.open(path).close()
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "of somebody else").touch()
+    EmbeddingStore.open(path).close()
+    assert [file.name for file in folder.iterdir()] == ["of somebody else"]
 
 
 def test_what_was_committed_is_not_written_again_when_the_checkpoint_after_it_fails(store, monkeypatch):

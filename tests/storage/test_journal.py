@@ -344,6 +344,7 @@ SURROGATE = json.loads('"a\\ud83d"')
     "told", [{"name": SURROGATE}, {"prompt": SURROGATE}, {"tags": (SURROGATE,)}, {"note": SURROGATE}, {"note": None},
              {"kind": None}, {"form": None}, {"tags": (None,)}, {"name": 3},
              {"key": EmbeddingKey("p", "e", "bf16", details={1: 2, "a": 3})},
+             {"key": EmbeddingKey("p", "e", "bf16", details={"a": {10: 1, 9: 2}})},
              {"key": EmbeddingKey("p", "e", "bf16", details={"a": torch.float16})}], ids=str,
 )  # fmt: skip
 def test_a_description_that_cannot_be_stored_is_refused_at_once(told):
@@ -437,8 +438,9 @@ def _is_waiting(thread: threading.Thread) -> bool:
     return False
 
 
-def test_a_journal_that_is_deleted_while_the_store_is_open_takes_no_later_put_with_it(path: Path):
-    left(path, "store.put(randn(50, 0), Description('n0'))\nos.unlink(store._journal.path)\n"
+@pytest.mark.parametrize("way", ["unlink(file)", "rename(file, str(file) + '.away')"])
+def test_a_journal_that_is_deleted_while_the_store_is_open_takes_no_later_put_with_it(path: Path, way):
+    left(path, f"store.put(randn(50, 0), Description('n0'))\nfile = store._journal.path\nos.{way}\n"
                "for i in (1, 2): store.put(randn(50 + i, i), Description(f'n{i}'))\n")  # fmt: skip
     assert names_of(path) == {"n0", "n1", "n2"}
 
@@ -451,7 +453,28 @@ def test_a_journal_of_a_store_that_had_fewer_puts_is_taken_in(path: Path, tmp_pa
             store.flush()
     journal.journal_file(other).write_bytes(left(path, PUTS).read_bytes())
     left(other, "for i in (20, 21): store.put(randn(50 + i, i), Description(f'n{i}'))\n")
-    assert names_of(other) == {f"n{i}" for i in (*range(COUNT), *range(10, 22))}
+    left(other, "remove(store, [store.id_of('n3')])\n")
+    left(other, "")
+    assert names_of(other) == {f"n{i}" for i in (*range(COUNT), *range(10, 22)) if i != 3}
+
+
+def test_damage_in_a_journal_of_another_store_costs_one_put_and_is_told(path: Path, tmp_path: Path):
+    other = tmp_path / "other.duckdb"
+    with EmbeddingStore.open(other) as store:
+        for i in range(10, 20):
+            store.put(expected(i), Description(f"n{i}"))
+            store.flush()
+    content = left(path, PUTS).read_bytes()
+    for number, (start, body, _) in enumerate(places(content)[:-1]):
+        for position in (start + 5, start + 45, body + 3):
+            copy = tmp_path / f"{position}.duckdb"
+            shutil.copy(other, copy)
+            changed = bytearray(content)
+            changed[position] ^= 0xFF
+            journal.journal_file(copy).write_bytes(changed)
+            assert names_of(copy) == {f"n{i}" for i in (*range(COUNT), *range(10, 20)) if i != number}
+            (aside,) = tmp_path.glob(f"{copy.name}.journal.damaged-*")
+            assert aside.read_bytes() == changed
 
 
 def test_puts_are_found_behind_what_is_left_of_an_earlier_round(path: Path, tmp_path: Path):
