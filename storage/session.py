@@ -26,7 +26,7 @@ _COMMITTED = "COMMIT succeeded"
 """What DuckDB says when only the checkpoint after a commit has failed."""
 
 
-_WANT_OF_MEMORY = re.compile(r"Out of Memory|could not allocate|failed to pin block", re.I)
+_WANT_OF_MEMORY = re.compile(r"out of memory|could not allocate|failed to (allocate|pin)", re.I)
 
 
 class Session:

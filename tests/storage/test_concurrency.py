@@ -194,9 +194,10 @@ def test_another_process_with_the_same_number_is_not_taken_for_this_one(path: Pa
     [
         duckdb.OutOfMemoryException("failed to pin block of size 256.0 KiB (121.9 MiB/122.0 MiB used)"),
         duckdb.TransactionException("Failed to commit: could not allocate block of size 256.0 KiB"),
+        duckdb.TransactionException("Failed to commit: failed to allocate data of size 4.0 KiB"),
         duckdb.FatalException("Failed to rollback transaction. Original Error: Out of Memory Error: failed to pin"),
     ],
-    ids=lambda failure: type(failure).__name__,
+    ids=str,
 )
 def test_a_write_that_memory_was_short_for_is_tried_again_with_more(store: EmbeddingStore, monkeypatch, failure):
     """Beside readers of large blobs, DuckDB may have none left for a small write."""
