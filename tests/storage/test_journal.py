@@ -445,12 +445,18 @@ def test_a_journal_that_is_deleted_while_the_store_is_open_takes_no_later_put_wi
     assert names_of(path) == {"n0", "n1", "n2"}
 
 
-def test_a_journal_of_a_store_that_had_fewer_puts_is_taken_in(path: Path, tmp_path: Path):
-    other = tmp_path / "other.duckdb"
-    with EmbeddingStore.open(other) as store:
+def busy_store(folder: Path) -> Path:
+    """A store that has brought its journal into the database more often than another's has records."""
+    path = folder / "other.duckdb"
+    with EmbeddingStore.open(path) as store:
         for i in range(10, 20):
             store.put(expected(i), Description(f"n{i}"))
             store.flush()
+    return path
+
+
+def test_a_journal_of_a_store_that_had_fewer_puts_is_taken_in(path: Path, tmp_path: Path):
+    other = busy_store(tmp_path)
     journal.journal_file(other).write_bytes(left(path, PUTS).read_bytes())
     left(other, "for i in (20, 21): store.put(randn(50 + i, i), Description(f'n{i}'))\n")
     left(other, "remove(store, [store.id_of('n3')])\n")
@@ -459,11 +465,7 @@ def test_a_journal_of_a_store_that_had_fewer_puts_is_taken_in(path: Path, tmp_pa
 
 
 def test_damage_in_a_journal_of_another_store_costs_one_put_and_is_told(path: Path, tmp_path: Path):
-    other = tmp_path / "other.duckdb"
-    with EmbeddingStore.open(other) as store:
-        for i in range(10, 20):
-            store.put(expected(i), Description(f"n{i}"))
-            store.flush()
+    other = busy_store(tmp_path)
     content = left(path, PUTS).read_bytes()
     for number, (start, body, _) in enumerate(places(content)[:-1]):
         for position in (start + 5, start + 45, body + 3):
