@@ -91,6 +91,10 @@ class Prepared:
     def raw_bytes(self) -> int:
         return sum(e.raw_bytes for e in self.encoded)
 
+    @property
+    def stored_bytes(self) -> int:
+        return sum(len(e.blob) for e in self.encoded)
+
 
 def prepare(value: Any, precision: Precision) -> Prepared:
     """Take a value apart and encode its tensors; the expensive half of a put, free of the store.

@@ -45,6 +45,7 @@ class Record:
 
 
 def journal_file(store: Path) -> Path:
+    """Beside the store's file, which is resolved."""
     return store.with_name(store.name + ".journal")
 
 
@@ -52,11 +53,11 @@ class Journal:
     """The journal of an open store, for one thread at a time. The file is made by the first append.
 
     Args:
-        store: the store's file, resolved.
+        path: of the journal; see journal_file.
     """
 
-    def __init__(self, store: Path) -> None:
-        self.path = journal_file(store)
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.sequence = 0
         """Number of the last record."""
         self.is_foreign = False

@@ -15,7 +15,7 @@ from . import entries, schema
 from .database import Cursor, free_path, set_aside
 from .entries import Index
 from .errors import DamagedError, StoreError
-from .journal import Journal
+from .journal import Journal, journal_file
 from .pending import Pending, Waiting, from_record, is_whole, store_of, to_record
 from .session import Session
 
@@ -55,7 +55,7 @@ class JournaledSession(Session):
     """
 
     def __init__(self, path: Path | None, due: Callable[[], bool], housekeeping: Callable[[], None]) -> None:
-        self._journal = None if path is None else Journal(path.resolve())
+        self._journal = None if path is None else Journal(journal_file(path.resolve()))
         self._pending = Pending()
         self._journal_is_damaged = False
         """Part of the journal cannot be read: its file is set aside as soon as the rest of it is in the database."""
@@ -83,7 +83,7 @@ class JournaledSession(Session):
             StoreError: the journal cannot be written; nothing was changed.
         """
         hashes = {item.prepared.embedding_hash for item in items}
-        size = sum(len(e.blob) for item in items for e in item.prepared.encoded)
+        size = sum(item.prepared.stored_bytes for item in items)
         known = len(hashes) < len(items) or any(key in self.index.id_of for key in hashes)
         if self._journal is None or known or self.damaged or size > LARGE:
             return False
@@ -192,8 +192,7 @@ class JournaledSession(Session):
         """
         if not puts:
             return
-        aside = Journal(path)
-        aside.path = free_path(path, "refused")
+        aside = Journal(free_path(path, "refused"))
         try:
             for put in puts:
                 aside.append(*to_record(put, store=""))

@@ -88,22 +88,19 @@ TABLES_OF_EMBEDDING = (
 """Tables whose rows go with an embedding's removal."""
 
 Migration = Callable[[Cursor], None]
-MIGRATIONS: Mapping[int, Migration] = {
-    1: lambda cursor: _run(cursor, VERSION_2),
-    2: lambda cursor: _give_identity(cursor),
-}
-"""Version -> step that brings a store of that version to the next. A step only adds.
-
-Version 3 gave the store an identity (journal.py) and has blobs of format 2 (codec.py).
-"""
 
 
-def _run(cursor: Cursor, statements: str) -> None:
-    cursor.execute(statements)
+def _to_version_2(cursor: Cursor) -> None:
+    cursor.execute(VERSION_2)
 
 
-def _give_identity(cursor: Cursor) -> None:
+def _to_version_3(cursor: Cursor) -> None:
+    """Identity of the store (journal.py); blobs of format 2 among the others (codec.py)."""
     cursor.execute("INSERT INTO meta VALUES ('store', ?)", [uuid4().hex])
+
+
+MIGRATIONS: Mapping[int, Migration] = {1: _to_version_2, 2: _to_version_3}
+"""Version -> step that brings a store of that version to the next. A step only adds."""
 
 
 def stored_version(cursor: Cursor) -> int | None:

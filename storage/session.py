@@ -25,8 +25,8 @@ T = TypeVar("T")
 _COMMITTED = "COMMIT succeeded"
 """What DuckDB says when only the checkpoint after a commit has failed."""
 
-
 _WANT_OF_MEMORY = re.compile(r"out of memory|could not allocate|failed to (allocate|pin)", re.I)
+"""What it says when memory is short, whatever the class of the error: also of a commit or rollback that failed."""
 
 
 class Session:
@@ -258,7 +258,6 @@ def _store_errors() -> Iterator[None]:
 
 
 def _is_want_of_memory(error: BaseException | None) -> bool:
-    """Also where DuckDB tells it as a commit or rollback that failed."""
     return isinstance(error, duckdb.Error) and _WANT_OF_MEMORY.search(str(error)) is not None
 
 

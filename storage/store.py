@@ -277,7 +277,7 @@ class EmbeddingStore(JournaledSession):
         return result
 
     def _room_for(self, values: Sequence[Prepared]) -> contextlib.AbstractContextManager[None]:
-        large = sum(len(e.blob) for prepared in values for e in prepared.encoded) > LARGE
+        large = sum(prepared.stored_bytes for prepared in values) > LARGE
         return self.database.room() if large else contextlib.nullcontext()
 
     def _note_contents(self, prepared: Prepared) -> None:
