@@ -29,12 +29,29 @@ def run(*arguments: str, output: Path) -> dict[str, float]:
     return {"text": text, "second": float(yardstick[1]), **{name: float(distance) for name, distance in rows}}
 
 
-def test_the_default_model(tmp_path):
-    table = run("--steps", "1", "--size", "32", "32", "5", "--only", "all", "none", "mid_blocks", output=tmp_path)
+def test_random_weights(tmp_path):
+    table = run("--random", "--steps", "1", "--size", "32", "32", "5", "--only", "all", "none", "mid_blocks", output=tmp_path)
     assert "Weights are random" in table["text"]
     assert table["all"] == table["second"] > 0
     assert table["none"] == 0
     assert table["mid_blocks"] > 0
+
+
+def test_the_tiny_model_gives_a_table_and_pictures(tmp_path):
+    command = [sys.executable, str(DEMO), "--output", str(tmp_path), "--seeds", "1", "--only", "block_8"]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "red circle moving left at night" in text and "blue square moving right on the sea" in text
+    _, _, motion, background = map(float, re.findall(r"(-?[\d.]+) \+-", text))
+    assert background > 0.8
+    assert abs(motion) < 0.2
+    assert Image.open(tmp_path / "contact_sheet.png").width > 800
+    assert Image.open(tmp_path / "side_by_side.webp").n_frames == 5
+
+
+def test_settings_of_the_other_models_are_refused(tmp_path):
+    command = [sys.executable, str(DEMO), "--output", str(tmp_path), "--steps", "3"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2 and "--steps goes with --random or --model" in result.stderr
 
 
 def save_pipeline(folder: Path) -> None:
