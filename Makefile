@@ -1,4 +1,4 @@
-# make demo   run the main job on a small random Wan model, on the CPU
+# make demo   show what edits do to the clips of a tiny trained Wan model, on the CPU
 # make test   the whole test suite
 # make lint   linters and type checker
 # make bench  overhead of injection

@@ -22,6 +22,7 @@ PROMPT = "A lighthouse on a cliff at dusk, waves below, gothic towers behind it"
 INJECTED = "A sunny meadow full of red poppies, children flying kites, bright daylight"
 NEGATIVE = "blurry, low quality"
 
+
 def random_pipeline(blocks: int = 40, seed: int = 0) -> Any:
     """A real WanPipeline whose transformer has Wan's structure, 40 blocks and random weights of width 128."""
     from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel

@@ -29,16 +29,12 @@ Figures = dict[str, list[float]]
 def cases() -> dict[str, tuple[str, dict[str, Any]]]:
     """Heading and arguments of `inject`, by name."""
     singles = {f"block_{i}": (f"Second prompt in block {i} only", {"blocks": str(i)}) for i in range(BLOCKS)}
-    parts = {
-        f"blocks_{part}": (f"Second prompt in blocks {part}", {"blocks": part}) for part in ("0-2", "3-6", "7-9")
-    }
+    parts = {f"blocks_{part}": (f"Second prompt in blocks {part}", {"blocks": part}) for part in ("0-2", "3-6", "7-9")}
     windows = {
         "first_half": ("All blocks, first half of sampling", {"window": (0.0, 0.5)}),
         "second_half": ("All blocks, second half of sampling", {"window": (0.5, 1.0)}),
     }
-    strengths = {
-        f"strength_{s}": (f"All blocks at strength {s}", {"strength": s}) for s in (0.25, 0.5, 0.75)
-    }
+    strengths = {f"strength_{s}": (f"All blocks at strength {s}", {"strength": s}) for s in (0.25, 0.5, 0.75)}
     return {**singles, **parts, **windows, **strengths}
 
 
@@ -74,13 +70,14 @@ def run(arguments: argparse.Namespace) -> None:
     ends = [[tiny_wan.read(clip) for clip in group] for group in (plain, other)]
 
     def figures(group: list[torch.Tensor]) -> Figures:
-        rows = [tiny_wan.moved(tiny_wan.read(clip), *end) for clip, end in zip(group, zip(*ends), strict=True)]
+        rows = [tiny_wan.moved(tiny_wan.read(clip), start, end) for clip, start, end in zip(group, *ends, strict=True)]
         return {kind: [row[kind] for row in rows] for kind in KINDS}
 
     for title, group in (("First prompt", ends[0]), ("Second prompt", ends[1])):
         seen = [" ".join(reading[kind].name for kind in KINDS) for reading in group]
         print(f"{title + ' reads as':<24} {'; '.join(dict.fromkeys(seen))}")
-    print(f"\nMean and standard deviation over {len(seeds)} seeds; 0 = first prompt, 1 = second prompt\n")
+    print(f"\nMean and standard deviation over {len(seeds)} seeds; 0 = first prompt, 1 = second prompt")
+    print("Shape: 0 or 1, whichever of the two is nearer\n")
     print(f"{'':<18}" + "".join(f"{kind:>16}" for kind in KINDS))
     table = {name: figures(group) for name, group in results.items()}
     for name, row in table.items():
@@ -102,7 +99,8 @@ def run(arguments: argparse.Namespace) -> None:
 def _worth_showing(table: dict[str, Figures]) -> list[str]:
     """All cases but single blocks; of these the one that moves each attribute most."""
     singles = [name for name in table if name.startswith("block_")]
-    best = {max(singles, key=lambda name: _mean(table[name][kind])) for kind in KINDS} if singles else set()
+    strongest = (max(singles, key=lambda name, kind=kind: _mean(table[name][kind]), default="") for kind in KINDS)
+    best = {name for name, kind in zip(strongest, KINDS, strict=True) if name and _mean(table[name][kind]) > 0.3}
     return [name for name in table if name in best or name not in singles]
 
 

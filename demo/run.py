@@ -1,8 +1,8 @@
 """What does a second prompt change, block by block?
 
-    python demo/run.py                  a tiny trained Wan model: pictures, and what each edit changed in them
-    python demo/run.py --random         a small random model: how far each preset and pattern moves the result
-    python demo/run.py --model DIR      the same with diffusers Wan weights in DIR; also writes videos
+python demo/run.py                  a tiny trained Wan model: pictures, and what each edit changed in them
+python demo/run.py --random         a small random model: how far each preset and pattern moves the result
+python demo/run.py --model DIR      the same with diffusers Wan weights in DIR; also writes videos
 """
 
 from __future__ import annotations
@@ -49,8 +49,6 @@ def parse_arguments() -> argparse.Namespace:
     arguments.steps = arguments.steps or (30 if arguments.model else 8)
     arguments.size = arguments.size or ([832, 480, 81] if arguments.model else [128, 128, 9])
     return arguments
-
-
 
 
 def main() -> None:

@@ -23,19 +23,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .data import CAPTIONS, HELD_OUT_CAPTIONS
-    from .pipeline import CALL, decode, pipeline
     from .readouts import Reading, moved, read
     from .text import encode
+    from .wan_pipeline import CALL, decode, pipeline
 
 _HOME = {
-    "CALL": "pipeline",
+    "CALL": "wan_pipeline",
     "CAPTIONS": "data",
     "HELD_OUT_CAPTIONS": "data",
     "Reading": "readouts",
-    "decode": "pipeline",
+    "decode": "wan_pipeline",
     "encode": "text",
     "moved": "readouts",
-    "pipeline": "pipeline",
+    "pipeline": "wan_pipeline",
     "read": "readouts",
 }
 
@@ -43,9 +43,7 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
-    globals()[name] = value  # importing .pipeline has just set this name to the module
-    return value
+    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

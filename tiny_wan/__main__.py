@@ -1,7 +1,7 @@
 """Give the tiny model to ComfyUI, or measure how well it obeys its captions.
 
-    python -m wanvideo_activation_editor.tiny_wan --comfyui DIR
-    python -m wanvideo_activation_editor.tiny_wan --measure 200
+python -m wanvideo_activation_editor.tiny_wan --comfyui DIR
+python -m wanvideo_activation_editor.tiny_wan --measure 200
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from .data import draw
 from .model import native_state
-from .pipeline import TRANSFORMER
+from .wan_pipeline import TRANSFORMER
 
 FILE = "tiny_wan_shapes.safetensors"
 

@@ -71,7 +71,7 @@ class Codec(nn.Module):
         """[count, 16, frames, GRID, GRID] -> video [count, frames, 3, SIZE, SIZE]; not clamped."""
         count = len(latents)
         pictures: torch.Tensor = self.decoder(latents.transpose(1, 2).flatten(0, 1))
-        return pictures.unflatten(0, (count, -1))
+        return pictures.view(count, -1, *pictures.shape[1:])
 
     @torch.no_grad()
     def fit_encoder(self, clips: int = 1500) -> None:
@@ -109,7 +109,7 @@ def train_decoder(codec: Codec, seed: int, steps: int, progress: Any) -> float:
         difference = codec.decode(latents) - video
         loss = difference.abs().mean() + 2 * difference.square().mean()
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(codec.decoder.parameters(), 1.0)
         optimiser.step()
         errors.append(float(difference.detach().abs().mean()))

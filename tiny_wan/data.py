@@ -141,7 +141,7 @@ def coverage(shape: str, x: torch.Tensor, y: torch.Tensor, radius: torch.Tensor)
     pixels = torch.arange(SIZE) + 0.5
     dx = pixels.view(1, -1) - x[..., None, None]
     dy = pixels.view(-1, 1) - y[..., None, None]
-    dx, dy = torch.broadcast_tensors(dx, dy)
+    dx, dy = dx + torch.zeros_like(dy), dy + torch.zeros_like(dx)
     return (0.5 - signed_distance(shape, dx, dy, radius[..., None, None]) / PIXEL).clamp(0, 1)
 
 

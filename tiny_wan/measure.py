@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
-from .codec import CHANNELS, GRID
+from .codec import CHANNELS, GRID, load_codec
 from .data import FRAMES, NAMES, caption_of
-from .pipeline import CALL, CODEC, decode, load_codec, pipeline
 from .readouts import Reading, accuracy, moved, read
 from .text import encode
+from .wan_pipeline import CALL, CODEC, decode, pipeline
 
 # Pairs of trained captions that differ in all four attributes.
 PAIRS = (
@@ -54,7 +54,8 @@ def noise(seeds: list[int]) -> torch.Tensor:
 def accuracy_of(sampler: Sampler, attributes: torch.Tensor, batch: int = 20) -> dict[str, float]:
     """Part of the clips of these captions that show what they say."""
     codec, videos = load_codec(CODEC), []
-    for start, rows in zip(range(0, len(attributes), batch), attributes.split(batch), strict=True):
+    for start in range(0, len(attributes), batch):
+        rows = attributes[start : start + batch]
         latents = sampler.pipe(
             prompt_embeds=torch.cat([encode(caption_of(row)) for row in rows]),
             negative_prompt_embeds=encode("").expand(len(rows), -1, -1),
@@ -91,7 +92,13 @@ def block_map(sampler: Sampler, seeds: int = 2) -> str:
 
     lines = [f"{'blocks':<8}" + "".join(f"{kind:>14}" for kind in NAMES)]
     third = count // 3
-    for blocks in ("all", *map(str, range(count)), f"0-{third - 1}", f"{third}-{2 * third}", f"{2 * third + 1}-{count - 1}"):
+    for blocks in (
+        "all",
+        *map(str, range(count)),
+        f"0-{third - 1}",
+        f"{third}-{2 * third}",
+        f"{2 * third + 1}-{count - 1}",
+    ):
         found = list(figures(blocks))
         lines.append(f"{blocks:<8}" + "".join(f"{spread([row[kind] for row in found]):>14}" for kind in NAMES))
     return "\n".join(lines)

@@ -1,7 +1,8 @@
-"""What one training step computes: captions with gaps, noisy latents, the model's fast path, the loss and its probes."""
+"""What one training step computes: captions with gaps, noise levels, the model's fast path, the probes."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -16,7 +17,10 @@ from .text import ROWS, WIDTH, position_vector, word_vector, words
 
 TEXT_ROWS = 12  # rows that a step computes: 11 for words, one that stands for all padding rows
 SHIFT = 3.0  # of the noise levels, as the pipeline's scheduler has it
-JUNK = [*"blurry , low quality bad ugly worst text static distorted".split(), *(f"junk{i}" for i in range(60))]
+JUNK = [
+    *["blurry", ",", "low", "quality", "bad", "ugly", "worst", "text", "static", "distorted"],
+    *(f"junk{i}" for i in range(60)),
+]
 # Wan's blocks know relative places only. Linear probes after these blocks ask every token for its frame, row and
 # column, and are thrown away after training. Without them motion and shape stay at chance for a long time.
 PROBED = (1, 3)
@@ -76,7 +80,8 @@ class CollapsedAttention:
     """Attention in which the last text row counts for all padding rows up to 512.
 
     These rows are all zero, so they have one key and one value; their share of the softmax is that of one row with
-    log(501) added to its logit. This is exact. `padding` is that addend, which the first part of training raises from 0.
+    log(501) added to its logit. This is exact. `padding` is that
+    addend, which the first part of training raises from 0.
     """
 
     def __init__(self) -> None:
@@ -106,7 +111,7 @@ class CollapsedAttention:
 
 
 def _rotate(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
-    first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
+    first, second = x.view(*x.shape[:-1], -1, 2).unbind(-1)
     return torch.stack([first * cosine - second * sine, first * sine + second * cosine], -1).flatten(-2)
 
 
@@ -172,13 +177,15 @@ def noise_levels(count: int, generator: torch.Generator) -> torch.Tensor:
 
 
 @torch.no_grad()
-def sample(trainee: Trainee, texts: list[str], generator: torch.Generator, steps: int = 8, guidance: float = 2.0) -> Any:
+def sample(
+    trainee: Trainee, texts: list[str], generator: torch.Generator, steps: int = 8, guidance: float = 2.0
+) -> Any:
     """Latents by Euler steps on the collapsed text: a quick look while training."""
     count, device = len(texts), next(trainee.parameters()).device
     latents = torch.randn(count, CHANNELS, FRAMES, GRID, GRID, generator=generator).to(device)
     level = torch.linspace(1, 0, steps + 1)
     sigmas = (SHIFT * level / (1 + (SHIFT - 1) * level)).to(device)
-    for now, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for now, after in itertools.pairwise(sigmas.unbind()):
         velocity, _, _ = trainee(latents, now.expand(count), texts)
         empty, _, _ = trainee(latents, now.expand(count), [""] * count)
         latents = latents + (after - now) * (empty + guidance * (velocity - empty))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .data import BACKGROUNDS, COLOURS, GROWTH, MOTIONS, NAMES, SHADE, SHAPES, SIZE, TRAVEL, coverage
+from .data import BACKGROUNDS, COLOURS, GROWTH, NAMES, SHADE, SHAPES, SIZE, TRAVEL, coverage
 
 FAINT = 0.08  # colour difference below which a clip shows no shape
 
@@ -107,18 +107,23 @@ def read(frames: torch.Tensor) -> dict[str, Reading]:
     return out
 
 
-def moved(
-    clip: Mapping[str, Reading], first: Mapping[str, Reading], second: Mapping[str, Reading]
-) -> dict[str, float]:
+def moved(clip: Mapping[str, Reading], first: Mapping[str, Reading], second: Mapping[str, Reading]) -> dict[str, float]:
     """How far each attribute has gone from what `first` shows (0) to what `second` shows (1).
 
-    The measured value is projected onto the line between the two. NaN for attributes that `first` and `second` share.
+    The measured value is projected onto the line between the two; of the shape it is only said which of the two names
+    is nearer (0 or 1). NaN for attributes that `first` and `second` share.
     """
     out = {}
     for kind in NAMES:
         start, end, here = (torch.tensor(reading[kind].value) for reading in (first, second, clip))
         apart = first[kind].name != second[kind].name
-        out[kind] = float((here - start) @ (end - start) / (end - start).square().sum()) if apart else math.nan
+        if not apart:
+            out[kind] = math.nan
+        elif kind == "shape":
+            distances = clip[kind].distances
+            out[kind] = float(distances[second[kind].name] < distances[first[kind].name])
+        else:
+            out[kind] = float((here - start) @ (end - start) / (end - start).square().sum())
     return out
 
 
@@ -152,9 +157,7 @@ def _template(shape: str) -> tuple[float, float]:
     return float(mask.sum() / radius**2), float((y - centre) / radius)
 
 
-def _overlap(
-    shape: str, relative: torch.Tensor, x: torch.Tensor, y: torch.Tensor, area: torch.Tensor
-) -> torch.Tensor:
+def _overlap(shape: str, relative: torch.Tensor, x: torch.Tensor, y: torch.Tensor, area: torch.Tensor) -> torch.Tensor:
     """Intersection over union with the template of the same area and centroid, over all frames. -> [count]."""
     area_factor, offset = _template(shape)
     radius = (area / area_factor).sqrt()

@@ -1,6 +1,6 @@
 """Train the codec and the transformer from nothing, on clips made as training goes.
 
-    python -m wanvideo_activation_editor.tiny_wan.train --output DIR [--seed 0] [--steps 7000] [--device cuda]
+    python -m wanvideo_activation_editor.tiny_wan.train --output DIR [--seed 0] [--steps 4000] [--device cuda]
 
 The same command continues from DIR's checkpoint. Every step draws its clips, captions and noise from (seed, step), so
 an interrupted run gives what an uninterrupted one gives. DIR gets `codec.safetensors`, `transformer.safetensors` and
@@ -23,7 +23,7 @@ from .codec import Codec, load_codec, save_codec, train_decoder
 from .data import caption_of, draw, render
 from .model import build, initialise
 from .muon import Muon
-from .objective import Captions, Trainee, noise_levels, sample
+from .objective import PLACES, Captions, Trainee, noise_levels, sample
 from .readouts import accuracy
 
 CODEC_STEPS = 2500
@@ -43,7 +43,9 @@ class Training:
         initialise(model, arguments.seed)
         self.trainee = Trainee(model, Captions()).to(arguments.device)
         self.model = model
-        matrices, others, text = [], list(self.trainee.probes.parameters()), []
+        matrices: list[nn.Parameter] = []
+        text: list[nn.Parameter] = []
+        others = list(self.trainee.probes.parameters())
         for name, parameter in model.named_parameters():
             if name.startswith("blocks") and parameter.dim() == 2:
                 matrices.append(parameter)
@@ -83,14 +85,14 @@ class Training:
         velocity, place_loss, guesses = self.trainee((1 - level) * clean + level * noise, sigma, texts)
         errors = (velocity - (noise - clean)).pow(2).mean((1, 2, 3, 4))
         loss = errors.mean()
-        (loss + 0.2 * place_loss).backward()
+        (loss + 0.2 * place_loss).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.clipped, 1.0)
         for optimiser in self.optimisers:
             optimiser.step()
         self.trainee.zero_grad(set_to_none=True)
         self.step += 1
         self._update_average()
-        places = PlaceScore.of(guesses)
+        places = place_score(guesses)
         noisy = errors.detach()[sigma > 0.8]
         return {"loss": float(loss), "loss_noisy": float(noisy.mean()), "place": places}
 
@@ -149,18 +151,11 @@ class Training:
         self.step = state["step"]
 
 
-class PlaceScore:
-    """How many tokens a probe places rightly."""
-
-    @staticmethod
-    def of(guesses: list[torch.Tensor]) -> float:
-        from .objective import PLACES
-
-        parts = [
-            (guess == place.to(guess.device)).float().mean()
-            for guess, place in zip(guesses, PLACES.unbind(1), strict=True)
-        ]
-        return float(sum(parts) / len(parts))
+def place_score(guesses: list[torch.Tensor]) -> float:
+    """How many tokens a probe places rightly, mean over frame, row and column."""
+    places = PLACES.unbind(1)
+    right = [(guess == place.to(guess.device)).float().mean() for guess, place in zip(guesses, places, strict=True)]
+    return float(sum(right) / len(right))
 
 
 def contiguous(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -192,7 +187,7 @@ def parse_arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder for weights, checkpoint and log")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=7000)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--lr", type=float, default=0.02, help="of Muon; AdamW's follows the same course")
     parser.add_argument("--codec-steps", type=int, default=CODEC_STEPS)

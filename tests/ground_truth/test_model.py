@@ -6,8 +6,8 @@ import pytest
 import torch
 from wanvideo_activation_editor import tiny_wan
 from wanvideo_activation_editor.tiny_wan.data import HELD_OUT, NAMES, caption_of, draw, render
-from wanvideo_activation_editor.tiny_wan.pipeline import CODEC, load_codec
 from wanvideo_activation_editor.tiny_wan.readouts import accuracy
+from wanvideo_activation_editor.tiny_wan.wan_pipeline import CODEC, load_codec
 
 
 def test_readouts_are_right_on_rendered_and_on_decoded_clips():

@@ -1,4 +1,4 @@
-"""The native checkpoint: written where ComfyUI looks, under Wan's own names, and the same function as the pipeline's."""
+"""The native checkpoint: written where ComfyUI looks, under Wan's own parameter names."""
 
 from __future__ import annotations
 

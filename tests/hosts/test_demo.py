@@ -30,7 +30,9 @@ def run(*arguments: str, output: Path) -> dict[str, float]:
 
 
 def test_random_weights(tmp_path):
-    table = run("--random", "--steps", "1", "--size", "32", "32", "5", "--only", "all", "none", "mid_blocks", output=tmp_path)
+    table = run(
+        "--random", "--steps", "1", "--size", "32", "32", "5", "--only", "all", "none", "mid_blocks", output=tmp_path
+    )
     assert "Weights are random" in table["text"]
     assert table["all"] == table["second"] > 0
     assert table["none"] == 0
