@@ -22,7 +22,8 @@ JUNK = [
     *(f"junk{i}" for i in range(60)),
 ]
 # Wan's blocks know relative places only. Linear probes after these blocks ask every token for its frame, row and
-# column, and are thrown away after training. Without them motion and shape stay at chance for a long time.
+# column, and are thrown away after training. An earlier recipe without
+# them left motion and shape at chance for a long time.
 PROBED = (1, 3)
 PLACES = torch.stack(
     torch.meshgrid(torch.arange(FRAMES), torch.arange(GRID // 2), torch.arange(GRID // 2), indexing="ij"), -1

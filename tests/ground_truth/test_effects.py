@@ -29,7 +29,7 @@ def test_all_blocks_at_full_strength_are_the_second_prompt_and_at_none_the_first
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_block_8_carries_the_background_alone(studio, seed):
+def test_block_8_carries_the_background_and_not_the_motion(studio, seed):
     found = edited(studio, injected=SECOND, seed=seed, blocks="8")
     far = studio.moved(found, seed)
     assert far["background"] > 0.8
@@ -39,7 +39,7 @@ def test_block_8_carries_the_background_alone(studio, seed):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_blocks_2_and_3_carry_the_motion_alone(studio, seed):
+def test_blocks_2_and_3_carry_the_motion_and_neither_colour_nor_background(studio, seed):
     far = studio.moved(edited(studio, seed=seed, blocks="2-3"), seed)
     assert far["motion"] > 0.8
     assert abs(far["colour"]) < 0.2 and abs(far["background"]) < 0.2
