@@ -1,7 +1,7 @@
 """Muon (Jordan et al. 2024, github.com/KellerJordan/Muon): momentum whose matrices are made orthogonal.
 
-`torch.optim.Muon` treats one matrix at a time in bfloat16, which is slow on a CPU without bfloat16 units: 2 s a step for
-100 small matrices on one thread, more than all the rest. This one takes matrices of one shape together, in fp32.
+`torch.optim.Muon` treats one matrix at a time in bfloat16, which is slow on a CPU without bfloat16 units: 2 s a step
+for 100 small matrices on one thread, more than all the rest. This one takes matrices of one shape together, in fp32.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python -m wanvideo_activation_editor.tiny_wan.train --output DIR [--seed 0] [--steps 4000] [--device cuda]
 
 The same command continues from DIR's checkpoint. Every step draws its clips, captions and noise from (seed, step), so
-an interrupted run goes on with the batches that an uninterrupted one has. DIR gets `codec.safetensors`, `transformer.safetensors` and
-`log.jsonl`.
+an interrupted run goes on with the batches that an uninterrupted one has. DIR gets `codec.safetensors`,
+`transformer.safetensors` and `log.jsonl`.
 """
 
 from __future__ import annotations
