@@ -36,7 +36,7 @@ ATTACH = "(ROW_GROUP_SIZE 2048)"
 _PID = re.compile(r"Could not set lock on file.*?(?:PID (\d+)|$)", re.S)
 _NO_LOCKS = re.compile(r"No locks available|not supported|not implemented|Operation not permitted", re.I)
 _DAMAGED = re.compile(
-    r"checksum|corrupt|not a valid|could not read|deserializ|failed to load|cut off|out of range", re.I
+    r"checksum|corrupt|not a valid|could not read|deserializ|failed to load|cut off", re.I
 )
 
 _open: dict[str, int] = {}

@@ -15,7 +15,7 @@ from .store import EmbeddingStore
 from .text import checked_name, checked_tags, shown
 
 Progress = Callable[[int, int], None]
-BATCH_BYTES = 32 << 20
+BATCH_BYTES, BATCH_ROWS = 32 << 20, 1000
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,13 @@ def evict(
         ranked AS (SELECT embedding_id, row_number() OVER (ORDER BY name IS NOT NULL, used, embedding_id) AS rank
                    FROM mine WHERE name IS NULL OR NOT $keep),
         -- a tensor is freed with the last embedding that uses it, never if one of them stays
-        freed AS (SELECT content_id, max(coalesce(rank, 1 << 60)) AS rank, any_value(c.bytes) AS bytes
+        freed AS (SELECT content_id, max(coalesce(rank, 9223372036854775807)) AS rank, any_value(c.bytes) AS bytes
                   FROM embedding_parts p JOIN mine USING (embedding_id) LEFT JOIN ranked USING (embedding_id)
                   JOIN contents c USING (content_id) GROUP BY content_id),
         steps AS (SELECT rank, sum(sum(bytes)) OVER (ORDER BY rank) AS freed FROM freed GROUP BY rank),
         goal AS (SELECT (SELECT coalesce(sum(bytes), 0) FROM freed) - $limit AS bytes)
         SELECT embedding_id FROM ranked, goal WHERE goal.bytes > 0 AND ranked.rank <= coalesce(
-            (SELECT min(rank) FROM steps WHERE freed >= (SELECT bytes FROM goal)), 1 << 60)
+            (SELECT min(rank) FROM steps WHERE freed >= (SELECT bytes FROM goal)), 9223372036854775807)
         """,
         {"kind": kind, "keep": keep_named, "limit": max_bytes},  # type: ignore[arg-type]
     )
@@ -125,7 +125,6 @@ def remove(store: EmbeddingStore, ids: Iterable[int], dry_run: bool = False) -> 
     if doomed and not dry_run:
         store.write(lambda db: _remove(db, doomed))
         store.vectors.clear()
-        store.database.checkpoint()
     return Removal(chosen, freed, dry_run)
 
 
@@ -138,14 +137,14 @@ def verify(store: EmbeddingStore, progress: Progress | None = None) -> Verificat
     rows = store.database.read(
         "SELECT content_id, bytes, stored, row_count, column_count, hash FROM contents ORDER BY content_id"
     )
-    total, done, problems = sum(r[1] for r in rows) or 1, 0, dict[int, str]()
+    total, done, size, problems = sum(r[1] for r in rows) or 1, 0, 0, dict[int, str]()
     batch: list[Any] = []
     for number, row in enumerate(rows, 1):
         batch.append(row)
-        if number == len(rows) or sum(r[1] for r in batch) > BATCH_BYTES:
+        size += row[1]
+        if number == len(rows) or size > BATCH_BYTES or len(batch) == BATCH_ROWS:
             problems.update(_problems(store, batch))
-            done += sum(r[1] for r in batch)
-            batch = []
+            done, size, batch = done + size, 0, []
             if progress:
                 progress(done, total)
     store.damaged.update(problems)

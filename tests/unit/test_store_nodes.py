@@ -18,20 +18,11 @@ from wanvideo_activation_editor.nodes import recording, store_access
 from wanvideo_activation_editor.nodes.store import NOTHING
 from wanvideo_activation_editor.nodes.store_access import STORE, store_path
 from wanvideo_activation_editor.nodes.store_values import stored_under
-from wanvideo_activation_editor.storage import (
-    Description,
-    EmbeddingKey,
-    EmbeddingStore,
-    analytics,
-    exchange,
-    maintenance,
-    names,
-    parquet,
-    selection,
-)
+from wanvideo_activation_editor.storage import exchange, maintenance
 from wanvideo_activation_editor.storage import store as storage_store
-from wanvideo_activation_editor.storage.analysis import saved_analysis
-from wanvideo_activation_editor.storage.selection import list_embeddings
+from wanvideo_activation_editor.storage.records import Description, EmbeddingKey
+from wanvideo_activation_editor.storage.store import EmbeddingStore
+
 
 WIDTH = 4096
 
@@ -310,7 +301,7 @@ def test_a_recorded_operation_is_in_the_store_with_its_inputs_and_time(nodes):
         record.result(result, prompt="fox minus owl")
     a["prompt_embeds"][0].zero_()  # what happens to the tensors later does not matter
     store = wait_for_records()
-    (entry,) = [e for e in list_embeddings(store) if e.prompt == "fox minus owl"]
+    (entry,) = [e for e in store.listings() if e.prompt == "fox minus owl"]
     steps = analytics.lineage(store, entry.embedding_id)
     assert [(s.role, s.weight) for s in steps] == [("a", None), ("b", -1.0)]
     assert steps[0].parameters == "normalize=false, scale=2.0" and steps[0].duration_ms > 0
@@ -497,7 +488,7 @@ def test_vector_nodes_record_when_their_switch_is_on(nodes):
     assert {m.operation_type: m.operations for m in analytics.performance(store)} == {
         "difference": 1, "arithmetic": 1, "interpolation": 1, "amplification": 1,
     }  # fmt: skip
-    steps = [step for e in list_embeddings(store) for step in analytics.lineage(store, e.embedding_id)]
+    steps = [step for e in store.listings() for step in analytics.lineage(store, e.embedding_id)]
     made = {step.operation_type: step for step in steps}
     assert made["difference"].parameters == "normalize=false, scale=2.0"
     assert made["arithmetic"].role in ("base_embeds", "operand_1")
