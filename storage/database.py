@@ -253,7 +253,7 @@ class Database:
     def _check_format(self, connection: Any) -> None:
         tables = _column(connection, "SELECT table_name FROM duckdb_tables()")
         if not tables:
-            connection.execute(f"BEGIN; {_schema()}; COMMIT")
+            connection.execute(f"BEGIN; {_schema()}; COMMIT; CHECKPOINT")  # so that no log takes the tables with it
         elif "meta" not in tables:
             raise UnsupportedError(f"{plain(self.path)} is a DuckDB file, but no embedding store. Choose another path.")
         found = dict(connection.execute("SELECT key, value FROM meta").fetchall())

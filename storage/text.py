@@ -47,8 +47,8 @@ def checked(label: str, text: str, limit: int = MAX_TEXT) -> str:
 
 def checked_name(text: str) -> str:
     """A name without outer blanks. Raises UnsupportedError unless it is 1 to 200 printable characters on one line."""
-    name = checked("name", text.strip(), MAX_NAME)
-    if not name or any(ord(c) < 32 or ord(c) == 127 for c in name):
+    name = checked("name", text.strip())
+    if not 0 < len(name) <= MAX_NAME or any(ord(c) < 32 or ord(c) == 127 for c in name):
         raise UnsupportedError(f"name must be 1 to {MAX_NAME} characters on one line, not {shown(name)}.")
     return name
 
