@@ -37,9 +37,7 @@ class WanVideoRememberedPrompt(io.ComfyNode):
                     lazy=True,
                     tooltip="Only computed when nothing is stored under the name, or to refresh it.",
                 ),
-                io.Boolean.Input(
-                    "refresh", default=False, tooltip="Encode again, and store the result under the name."
-                ),
+                io.Boolean.Input("refresh", default=False, tooltip="Encode again and store the result."),
             ],
             outputs=[
                 io.MatchType.Output(template=embeds, id="text_embeds", display_name="text_embeds"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
 import re
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import duckdb
+import numpy as np
 
 from .errors import DamagedError, LockedError, StoreError, UnsupportedError
 from .text import plain
@@ -35,9 +35,7 @@ ATTACH = "(ROW_GROUP_SIZE 2048)"
 
 _PID = re.compile(r"Could not set lock on file.*?(?:PID (\d+)|$)", re.S)
 _NO_LOCKS = re.compile(r"No locks available|not supported|not implemented|Operation not permitted", re.I)
-_DAMAGED = re.compile(
-    r"checksum|corrupt|not a valid|could not read|deserializ|failed to load|cut off", re.I
-)
+_DAMAGED = re.compile(r"checksum|corrupt|not a valid|could not read|deserializ|failed to load|cut off", re.I)
 
 _open: dict[str, int] = {}
 """Files that are open, with the process that opened them; a forked process has its parent's."""
@@ -400,7 +398,8 @@ def _forked(holder: int) -> str:
 def _keep_connections() -> None:
     """In a forked process: DuckDB would write the parent's log into the file when the last reference goes."""
     for database in _connections:
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(database._connection))
+        kept = np.empty(2, object)  # holds itself, and Python's garbage collector does not know arrays
+        kept[:] = kept, database._connection
 
 
 if hasattr(os, "register_at_fork"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
 
@@ -14,8 +15,8 @@ from wanvideo_activation_editor.storage.errors import DamagedError, UnsupportedE
 
 from .helpers import randn, same_bits
 
-DTYPES = ["bfloat16", "float16", "float32", "float64", "float8_e4m3fn", "float8_e5m2", "uint8", "int8", "int16", "int32",
-          "int64", "bool"]  # fmt: skip
+DTYPES = ["bfloat16", "float16", "float32", "float64", "float8_e4m3fn", "float8_e5m2", "uint8", "int8", "int16",
+          "int32", "int64", "bool"]  # fmt: skip
 
 
 def back(e: Encoded) -> torch.Tensor:
@@ -114,10 +115,8 @@ def test_every_flipped_bit_and_every_cut_is_found():
     for position in torch.randint(0, len(e.data) * 8, (300,), generator=generator).tolist():
         damaged = bytearray(e.data)
         damaged[position // 8] ^= 1 << position % 8
-        try:
+        with contextlib.suppress(DamagedError):  # a reserved bit of a frame's header changes nothing
             assert same_bits(decode(bytes(damaged), e.dtype, e.shape, e.stored, e.rows, e.columns), randn(40, 64))
-        except DamagedError:
-            pass  # a reserved bit of a frame's header changes nothing
     for length in (0, 1, 17, len(e.data) // 2, len(e.data) - 1):
         with pytest.raises(DamagedError):
             decode(e.data[:length], e.dtype, e.shape, e.stored, e.rows, e.columns)
@@ -126,8 +125,8 @@ def test_every_flipped_bit_and_every_cut_is_found():
 
 
 @pytest.mark.parametrize("change", [
-    {"shape": (39, 64)}, {"shape": (40, 63)}, {"shape": (-40, -64)}, {"shape": (1 << 40, 64)}, {"rows": 41}, {"rows": -1},
-    {"stored": "int16"}, {"stored": "text"}, {"dtype": "complex64"}, {"columns": 1 << 40},
+    {"shape": (39, 64)}, {"shape": (40, 63)}, {"shape": (-40, -64)}, {"shape": (1 << 40, 64)}, {"rows": 41},
+    {"rows": -1},    {"stored": "int16"}, {"stored": "text"}, {"dtype": "complex64"}, {"columns": 1 << 40},
 ])  # fmt: skip
 def test_a_description_that_contradicts_the_bytes_is_damage(change: dict):
     e = encode(randn(40, 64))

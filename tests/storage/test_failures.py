@@ -1,4 +1,4 @@
-"""Kills, interrupts, forks, damage, a second process, files that somebody else changed: nothing is lost without a word."""
+"""Kills, interrupts, forks, damage, a second process, files that others changed: nothing is lost without a word."""
 
 from __future__ import annotations
 
@@ -289,7 +289,7 @@ def test_a_file_that_was_cut_off_is_refused_with_a_true_message_and_left_in_plac
         for i in range(6):
             store.put(randn(300, 1024, seed=i), Description(f"n{i}"))
     os.truncate(path, path.stat().st_size // 2)
-    with pytest.raises(StoreError, match="cut off|damaged"), EmbeddingStore(path) as store:
+    with pytest.raises(StoreError, match=r"cut off|damaged"), EmbeddingStore(path) as store:
         for i in range(6):
             store.get(f"n{i}")
     assert path.exists() and len(list(path.parent.iterdir())) <= 3
@@ -297,7 +297,7 @@ def test_a_file_that_was_cut_off_is_refused_with_a_true_message_and_left_in_plac
 
 def test_files_that_are_no_store_or_a_newer_one_are_named_and_left_as_they_are(path: Path):
     path.write_bytes(b"not a database" * 1000)
-    with pytest.raises(StoreError, match="damaged|valid"):
+    with pytest.raises(StoreError, match=r"damaged|valid"):
         EmbeddingStore(path)
     assert path.read_bytes() == b"not a database" * 1000
     path.unlink()

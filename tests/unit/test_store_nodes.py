@@ -228,7 +228,7 @@ def test_export_and_import_stay_in_their_folders(nodes, folders: Path):
         assert text.count("output/wanvideo_embeddings/") == count
     files = [f for f in folders.rglob("*") if f.suffix in (".safetensors", ".parquet")]
     assert len(files) == 7 and {f.parent for f in files} == {folders / "output" / "wanvideo_embeddings"}
-    with pytest.raises(ValueError, match="Not stored: wolf"):
+    with pytest.raises(ValueError, match="Not stored: 'wolf'"):
         export("fox, wolf", "", "safetensors", "x")
     with pytest.raises(ValueError, match="No named embedding fits"):
         export("", "none", "safetensors", "x")
@@ -257,7 +257,7 @@ def test_names_with_commas_and_long_names_of_any_script_are_exported(nodes, fold
         lines = export(f"fog, red\nowl, {long}", "", kind, "夕焼け" * 60).result[0].splitlines()
         assert lines[0] == "Exported 3 embedding(s):" and len(lines) == 1 + count
         assert all((folders / line).is_file() for line in lines[1:])
-    with pytest.raises(ValueError, match="Not stored: fog, red"):
+    with pytest.raises(ValueError, match="Not stored: 'fog', 'red'"):
         export("fog, red, owl", "", "safetensors", "x")
 
 
@@ -538,10 +538,12 @@ def test_no_text_of_a_user_reaches_a_message_unescaped_or_at_length(nodes, text)
     keep(nodes, wrapper_embeds(1), "fox")
     embeds = wrapper_embeds(2)
     calls = [
-        lambda: keep(nodes, embeds, text), lambda: keep(nodes, embeds, "a", text), lambda: keep(nodes, embeds, "b", "", text),
+        lambda: keep(nodes, embeds, text), lambda: keep(nodes, embeds, "a", text),
+        lambda: keep(nodes, embeds, "b", "", text),
         lambda: keep(nodes, embeds, "c", prompt=text), lambda: keep(nodes, embeds, "d", precision=text),
         lambda: load(nodes, text), lambda: report(nodes, text), lambda: report(nodes, "delete", name=text),
-        lambda: report(nodes, "rename", name="fox", new_name=text), lambda: report(nodes, "retag", name="fox", new_tags=text),
+        lambda: report(nodes, "rename", name="fox", new_name=text),
+        lambda: report(nodes, "retag", name="fox", new_tags=text),
         lambda: nodes["WanVideoSearchEmbeddings"].execute(embeds, 3, text, "").result[0],
         lambda: nodes["WanVideoSearchEmbeddings"].execute(embeds, 3, "", text).result[0],
         lambda: nodes["WanVideoExportEmbeddings"].execute(text, "", "safetensors", "x").result[0],
