@@ -1,4 +1,4 @@
-"""The embedding store beside a safetensors file with fsync, sqlite3 and lmdb, in turns; growth; maintenance; kills; a full disk.
+"""The embedding store beside safetensors with fsync, sqlite3 and lmdb, in turns; growth; many entries; kills; full disk.
 
     python benchmarks/store.py turns --items 400      (needs lmdb: pip install lmdb)
     python benchmarks/store.py growth --items 1500
@@ -6,8 +6,8 @@
     python benchmarks/store.py kills --kills 200
     python benchmarks/store.py full                   (as root: mounts a small tmpfs)
 
-Embeddings of 0.5 MB: bfloat16 rows of 4096 numbers with the spread of a T5 encoder's channels. Processor times and bytes
-written do not depend on what else runs; wall times do, so compare them within one run.
+Embeddings of 0.5 MB: bfloat16 rows of 4096 numbers with the spread of a T5 encoder's channels. Processor times and
+bytes written do not depend on what else runs; wall times do, so compare them within one run.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def embedding(seed: int, tokens: int = 90) -> torch.Tensor:
 
 def written() -> int:
     """Bytes that this process has caused to be written to storage (Linux)."""
-    return int(next(line.split()[1] for line in open("/proc/self/io") if line.startswith("write_bytes")))  # noqa: SIM115
+    return int(next(line.split()[1] for line in open("/proc/self/io") if line.startswith("write_bytes")))
 
 
 def memory() -> int:
@@ -183,7 +183,8 @@ def growth(folder: Path, count: int) -> None:
             if i + 1 in (1000, count):
                 ((payload,),) = store.database.read("SELECT sum(bytes) FROM contents")
                 print(f"{i + 1}: put {timer}")
-                print(f"  written/payload {(written() - start) / payload:.2f}, disk/payload {size(folder) / payload:.3f}, "
+                print(f"  written/payload {(written() - start) / payload:.2f}, "
+                      f"disk/payload {size(folder) / payload:.3f}, "
                       f"payload {payload >> 20} MB, memory +{memory() - base} MB", flush=True)  # fmt: skip
         store.database.checkpoint()
         print(f"  after a checkpoint: written/payload {(written() - start) / payload:.2f}, "
@@ -218,9 +219,11 @@ def many(folder: Path, count: int) -> None:
             timer(store.put, torch.full((1, 8), float(i)), Description(f"n{i}" if i % 2 else None, f"a prompt of {i}"))
         print(f"put {timer}, last tenth {at(timer.cpu[-count // 10 :], 0.5):.2f} ms")
         for what, job in {
-            "names": store.names, "list, a word": lambda: store.listings("99"), "list, 16 words": lambda: store.listings("a " * 16),
+            "names": store.names, "list, a word": lambda: store.listings("99"),
+            "list, 16 words": lambda: store.listings("a " * 16),
             "search": lambda: store.nearest(torch.arange(8.0)[None], 10), "get": lambda: store.get("n1"),
-            "verify": lambda: maintenance.verify(store), "evict": lambda: maintenance.evict(store, count * 10, dry_run=False),
+            "verify": lambda: maintenance.verify(store),
+            "evict": lambda: maintenance.evict(store, count * 10, dry_run=False),
             "compact": store.database.compact,
         }.items():  # fmt: skip
             once = Timer()

@@ -24,8 +24,8 @@ T = TypeVar("T")
 
 FORMAT = "1"
 OPTIONS = {
-    "memory_limit": "512MB",
-    "threads": "2",
+    "memory_limit": "320MB",
+    "threads": "1",
     "wal_autocheckpoint": "64MB",
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
