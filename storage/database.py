@@ -101,7 +101,7 @@ class Database:
                 yield db
                 db.execute("COMMIT")
             except BaseException:
-                db.close()
+                _abandon(db)
                 raise
             self._idle.append(db)
 
@@ -119,7 +119,7 @@ class Database:
                 result = job(db)
                 db.execute("COMMIT")
             except BaseException:
-                db.close()
+                _abandon(db)
                 raise
             self._idle.append(db)
             self._acknowledge()
@@ -266,6 +266,8 @@ class Database:
         for db in self._idle:
             db.close()
         self._idle.clear()
+        with contextlib.suppress(duckdb.Error):  # a cursor that an interrupt has cut off may hold the file otherwise
+            self._connection.execute("USE memory; DETACH store")
         self._connection.close()
 
     def _cursor(self) -> Any:
@@ -373,9 +375,18 @@ def _copy(db: Any, progress: Callable[[int, int], None] | None) -> None:
     db.execute("COMMIT")
 
 
+def _abandon(db: Any) -> None:
+    """End a transaction that failed or was interrupted; closing alone leaves it open in DuckDB 1.5."""
+    with contextlib.suppress(duckdb.Error, RuntimeError):
+        db.rollback()
+    db.close()
+
+
 def _last_id(db: Any) -> int:
     """The newest number that the sequence has given out."""
-    query = "SELECT coalesce(last_value, start_value - 1) FROM duckdb_sequences() WHERE database_name = 'store'"
+    # not last_value: in DuckDB 1.5 it is that of the file, without the log
+    query = "SELECT regexp_extract(sql, 'START (\\d+)', 1)::BIGINT - 1 FROM duckdb_sequences() "
+    query += "WHERE database_name = 'store'"
     return int((_column(db, query) or [0])[0])
 
 
