@@ -9,7 +9,7 @@ import torch
 
 from ..embeddings import MAX_TOKENS, is_conditioning, is_wrapper_embeds, pad_tokens, read_text_embeds
 from ..storage.text import plain
-from .store_access import STORE
+from .store_access import STORE, store_path
 
 DTYPES = {"stored": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DEVICES = ("offload", "main", "stored")
@@ -90,5 +90,7 @@ def fingerprint_of(text: str) -> Any:
 
 
 def _id_under(text: str) -> int | None:
+    if store_path() is None:
+        return None
     store = STORE.open()
     return store.id_of(text) or store.id_of_prompt(text) if text else None
