@@ -40,7 +40,7 @@ def write_native(comfyui: Path, weights: Path = TRANSFORMER) -> Path:
 
 
 def main() -> int:
-    from .measure import Sampler, accuracy_of, block_map
+    from .measure import Sampler, accuracy_of, block_table
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comfyui", type=Path, metavar="DIR", help="write the native checkpoint into this ComfyUI")
@@ -64,7 +64,7 @@ def main() -> int:
             found = accuracy_of(sampler, attributes)
             write(f"{name}, {arguments.measure} clips: " + ", ".join(f"{k} {v:.3f}" for k, v in found.items()) + "\n")
     if arguments.blocks:
-        write(block_map(Sampler(arguments.weights)) + "\n")
+        write(block_table(Sampler(arguments.weights)) + "\n")
     return 0
 
 

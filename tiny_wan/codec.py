@@ -6,8 +6,8 @@ give back the picture from latents with noise on them, so that outlines stay cle
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -90,14 +90,13 @@ class Codec(nn.Module):
         self.matrix.div_((latents - offset.view(1, -1, 1, 1, 1)).pow(2).mean().sqrt())
 
 
-def train_decoder(codec: Codec, seed: int, steps: int, progress: Any) -> float:
-    """Train the decoder on clips made as it goes; returns the mean absolute error of the last 50 steps.
+def train_decoder(codec: Codec, seed: int, steps: int, progress: Callable[[Iterable[int]], Iterable[int]]) -> None:
+    """Train the decoder on clips made as it goes.
 
     Latents get noise of a random size up to a third of their own, as a sampler's latents are never exact.
     """
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(codec.decoder.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.0)
-    errors: list[float] = []
     for step in progress(range(steps)):
         optimiser.param_groups[0]["lr"] = 2e-3 * min(1, (step + 1) / 50) * min(1, 2 * (1 - step / steps))
         video = render(draw(12, generator), generator)
@@ -112,10 +111,6 @@ def train_decoder(codec: Codec, seed: int, steps: int, progress: Any) -> float:
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(codec.decoder.parameters(), 1.0)
         optimiser.step()
-        errors.append(float(difference.detach().abs().mean()))
-        if step % 20 == 0 and hasattr(progress, "set_postfix"):
-            progress.set_postfix(error=errors[-1])
-    return sum(errors[-50:]) / len(errors[-50:])
 
 
 def save_codec(codec: Codec, path: Path) -> None:

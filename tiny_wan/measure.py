@@ -74,7 +74,7 @@ def spread(values: list[float]) -> str:
     return f"{statistics.mean(known):6.2f} +-{statistics.pstdev(known):4.2f}" if known else f"{'-':>12}"
 
 
-def block_map(sampler: Sampler, seeds: int = 2) -> str:
+def block_table(sampler: Sampler, seeds: int = 2) -> str:
     """A table: the second prompt in each block alone and in each third, how far it moves each attribute."""
     from ..patching.hosts.diffusers import inject
 

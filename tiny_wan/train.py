@@ -94,7 +94,7 @@ class Training:
         self._update_average()
         places = place_score(guesses)
         noisy = errors.detach()[sigma > 0.8]
-        return {"loss": float(loss), "loss_noisy": float(noisy.mean()), "place": places}
+        return {"loss": float(loss.detach()), "loss_noisy": float(noisy.mean()), "place": places}
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -169,16 +169,16 @@ def _replace(path: Path, write: Any) -> None:
     os.replace(part, path)
 
 
-def make_codec(folder: Path, seed: int, steps: int) -> Codec:
-    """The folder's codec; trained first, where it has none."""
+def make_codec(folder: Path, steps: int) -> Codec:
+    """The folder's codec; trained first, where it has none. It is the same for every `--seed`."""
     from tqdm import tqdm
 
     path = folder / "codec.safetensors"
     if not path.exists():
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         codec = Codec()
         codec.fit_encoder()
-        train_decoder(codec, seed, steps, functools.partial(tqdm, desc="Decoder", unit="step"))
+        train_decoder(codec, 0, steps, functools.partial(tqdm, desc="Decoder", unit="step"))
         save_codec(codec, path)
     return load_codec(path)
 
@@ -201,7 +201,7 @@ def main(given: list[str] | None = None) -> None:
 
     arguments = parse_arguments(given)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    codec = make_codec(arguments.output, 0, arguments.codec_steps)
+    codec = make_codec(arguments.output, arguments.codec_steps)
     training = Training(codec, arguments)
     training.resume(arguments.output)
     figures: list[dict[str, float]] = []
