@@ -12,8 +12,6 @@ from ..patching import (
     BlockStrengths,
     ContextTransform,
     Edit,
-    Observer,
-    Site,
     Window,
     as_block_strengths,
     check_stack,
@@ -23,10 +21,10 @@ from ..patching import (
     stack_of,
 )
 from ..patching.hosts.wan_video_wrapper import check_echoshot
-from .live import status_sender
 from .sockets import (
     CATEGORY,
     activations_input,
+    address,
     block_strengths_input,
     check_activations,
     check_same_host,
@@ -44,7 +42,7 @@ from .sockets import (
 
 log = logging.getLogger("wanvideo_activation_editor")
 
-MODES: dict[str, tuple[Site, ...]] = {
+MODES: dict[str, tuple[str, ...]] = {
     "context": ("context",),
     "hidden_states": ("hidden",),
     "both": ("context", "hidden"),
@@ -60,9 +58,9 @@ def add_edit(
     log_level: str,
     window: Window,
     branch: str,
-    sites: tuple[Site, ...] = ("context",),
+    sites: tuple[str, ...] = ("context",),
     transforms: tuple[ContextTransform, ...] = (),
-    observer: Observer | None = None,
+    reports_to: tuple[str, str] | None = None,
 ) -> tuple[Any, Any]:
     """Append an edit per site to a clone of the model; inputs that change nothing are handed back as they are.
 
@@ -70,7 +68,7 @@ def add_edit(
         node: label of the edit: the node's name and id.
         sites: what is edited in the chosen blocks, in order.
         transforms: changes to the injected prompt after projection.
-        observer: told what the first of the edits does while sampling.
+        reports_to: node and workflow that show what the first of the edits does while sampling.
 
     Returns:
         The model with the edit and the text embeds with its description.
@@ -98,7 +96,7 @@ def add_edit(
             label=node,
             log_level=log_level,  # type: ignore[arg-type]
             transforms=transforms,
-            observer=observer if site == sites[0] else None,
+            reports_to=reports_to if site == sites[0] else None,
         )
         for site in sites
     ]
@@ -194,7 +192,7 @@ class WanVideoActivationEditor(io.ComfyNode):
                     window,
                     branch,
                     MODES[injection_mode],
-                    observer=status_sender(cls.hidden) if log_level != "off" else None,
+                    reports_to=address(cls.hidden) if log_level != "off" else None,
                 )
             )
 

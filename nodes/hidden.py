@@ -13,16 +13,16 @@ from comfy_api.latest import io
 from ..embeddings import read_text_embeds
 from ..patching import (
     REDUCTIONS,
-    ActivationAddition,
+    Add,
     Edit,
     HiddenStates,
     Size,
     Window,
+    captured_difference,
     check_stack,
     check_states,
     check_width,
     format_grid,
-    hidden_delta,
     host_of,
     parse_selection,
     stack_of,
@@ -277,7 +277,7 @@ class WanVideoLatentInjector(io.ComfyNode):
             window = Window(start_percent, end_percent)
             label = node_label(cls, "WanVideo Latent Injector")
             chosen = strengths.active_blocks(wan_model.block_count)
-            delta = hidden_delta(main, injection, chosen, reduce)  # type: ignore[arg-type]
+            delta = captured_difference(main, injection, chosen, reduce)  # type: ignore[arg-type]
             if not chosen:
                 log.warning("%s: no block is selected, so the model is passed on unchanged.", label)
                 return io.NodeOutput(model)
@@ -285,7 +285,7 @@ class WanVideoLatentInjector(io.ComfyNode):
                 source=delta,
                 strengths=strengths,
                 site="hidden",
-                operation=ActivationAddition(preserve_norm),
+                operation=Add(preserve_norm),
                 window=window,
                 branch=branch,  # type: ignore[arg-type]
                 label=label,
@@ -294,7 +294,7 @@ class WanVideoLatentInjector(io.ComfyNode):
             check_stack([edit], wan_model)
             if delta.identity and known_identity(host, model) not in ("", delta.identity):
                 log.warning(
-                    "%s: the latents were captured from another model, or with other LoRA or patches on it. Connect "
+                    "%s: the hidden states were captured from another model, or with other LoRA or patches on it. Connect "
                     "the encoders to the model that is sampled.",
                     label,
                 )

@@ -109,13 +109,15 @@ class WanVideoInjectionTester(io.ComfyNode):
             for edit in stack:
                 strengths = edit.strengths.resolve(wan_model.block_count)
                 parts += ["", f"{edit.label}: {strength_summary(strengths)}", f"  blocks {block_list(strengths)}"]
-                parts += [_captured(edit)] if edit.adds else _measurements(main, edit, weights, show_details)
+                parts += _measurements(main, edit, weights, show_details) if edit.text else [_without_prompt(edit)]
         text = "\n".join(parts)
         return io.NodeOutput(text, ui={"text": (text,)})
 
 
-def _captured(edit: Edit) -> str:
-    delta = edit.delta
+def _without_prompt(edit: Edit) -> str:
+    delta = edit.captured
+    if delta is None:
+        return f"  {edit.operation.name} at {edit.site}: no prompt to compare"
     return (
         f"  {edit.operation.name} of a difference captured {delta.origin}: relative L2 {delta.relative_l2:.3f} of the "
         "main hidden state"
@@ -124,6 +126,7 @@ def _captured(edit: Edit) -> str:
 
 def _measurements(main: TextEmbeds, edit: Edit, weights: Any, details: bool) -> list[str]:
     source, prompts = edit.text, compared_prompts(main, edit.branch)
+    assert source is not None  # noqa: S101  # by the caller
     if not prompts:
         return ["  It edits the negative prompt, which text_embeds does not hold, so there is nothing to compare."]
     try:

@@ -175,3 +175,14 @@ def node_label(cls: Any, name: str) -> str:
     """Display name and id of the executing node; only the name outside of a prompt."""
     node_id = getattr(cls.hidden, "unique_id", None)
     return f"{name} (node {node_id})" if node_id is not None else name
+
+
+def address(hidden: Any) -> tuple[str, str] | None:
+    """Ids of the executing node and its workflow, where an edit's progress is shown; None outside of a prompt.
+
+    Args:
+        hidden: the node's hidden inputs, with its `unique_id` and the workflow's `extra_pnginfo`.
+    """
+    node = getattr(hidden, "unique_id", None)
+    workflow = ((getattr(hidden, "extra_pnginfo", None) or {}).get("workflow") or {}).get("id")
+    return None if node is None else (str(node), str(workflow or ""))

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 from ..embeddings import TextEmbeds
 from .edit import Edit, EditStack
+from .sites import SITES
+from .sources import CapturedDifference, Direction, SecondStream
 from .wan_model import WanModel
 
 log = logging.getLogger("wanvideo_activation_editor")
@@ -39,8 +41,21 @@ def check_captured_width(width: int, model: WanModel, subject: str) -> None:
     """Raise ValueError unless captured states are as wide as the model's hidden state."""
     if model.width not in (None, width):
         raise ValueError(
-            f"{subject}: the latents are {width} wide, but the hidden state of {model.name} is {model.width} wide. "
+            f"{subject}: the hidden states are {width} wide, but that of {model.name} is {model.width} wide. "
             "Capture them from this model."
+        )
+
+
+def check_direction(source: Direction, site: str, model: WanModel, subject: str) -> None:
+    """Raise ValueError unless a direction fits the model: one vector, or one per block, of the model's width."""
+    if source.vector.dim() == 2 and len(source.vector) != model.block_count:
+        raise ValueError(
+            f"{subject}: the direction has vectors for {len(source.vector)} blocks, but {model.name} has "
+            f"{model.block_count}."
+        )
+    if model.width not in (None, source.width):
+        raise ValueError(
+            f"{subject}: the direction is {source.width} wide, but {site} of {model.name} is {model.width} wide."
         )
 
 
@@ -69,16 +84,22 @@ def check_stack(
             edit.strengths.resolve(model.block_count)
         except ValueError as error:
             raise type(error)(f"{label}: {error}") from None
-        if edit.adds:
-            check_captured_width(edit.delta.width, model, label)
-            continue
+        for index in edit.strengths.active_blocks(model.block_count):
+            SITES[edit.site].module(model.blocks[index])
+        if isinstance(edit.source, CapturedDifference):
+            check_captured_width(edit.source.width, model, label)
+        if isinstance(edit.source, Direction):
+            check_direction(edit.source, edit.site, model, label)
         source = edit.text
-        if edit.streams and model.control_blocks:
+        if source is None:
+            continue
+        streams = isinstance(edit.source, SecondStream)
+        if streams and model.control_blocks:
             raise ValueError(
                 f"{label}: {model.name} is a VACE model, whose control blocks add to the hidden state; a second stream "
                 "cannot follow them. Use injection_mode context."
             )
-        if edit.streams and getattr(model.module, "audio_injector", None) is not None:
+        if streams and getattr(model.module, "audio_injector", None) is not None:
             raise ValueError(
                 f"{label}: {model.name} is an S2V model, whose audio layers change the hidden state between blocks; a "
                 "second stream cannot follow them. Use injection_mode context."

@@ -13,15 +13,16 @@ from typing import Any
 
 import torch
 
-from ..addition import format_grid
-from ..capture import Capture, HiddenStates, Size
+from ..capture import Capture, HiddenStates
 from ..checks import check_stack, warn_about_cache
 from ..edit import KEY, EditStack, stack_of
 from ..fingerprint import fingerprint, unwrapped
+from ..grid import Size, format_grid
 from ..projection import readable_weights
 from ..runtime import Run
 from ..wan_model import WanModel, discover, unwrap
 from .compile import eager
+from .status import observer_for
 
 NAME = "ComfyUI"
 MAX_PROMPT_TOKENS = None  # long prompts are not cut
@@ -203,7 +204,7 @@ class Sampling:
         """The run of one transformer object; several devices work on copies of the model."""
         key = id(unwrap(transformer))
         if key not in self._runs:
-            self._runs[key] = Run(self._stack, discover(transformer))
+            self._runs[key] = Run(self._stack, discover(transformer), observer_for=observer_for)
         return self._runs[key]
 
     def close(self, completed: bool) -> None:
@@ -322,10 +323,10 @@ def _check_windows(stack: EditStack, handler: Any, noise: torch.Tensor) -> None:
     if length is None or getattr(handler, "dim", 2) != 2 or noise.shape[2] <= length:
         return
     for edit in stack:
-        if edit.adds and edit.delta.grid is not None and edit.delta.grid[0] != length:
+        if edit.captured is not None and edit.captured.grid is not None and edit.captured.grid[0] != length:
             raise ValueError(
-                f"{edit.label or 'Edit'}: context windows sample {length} latent frames at a time, but the latents "
-                f"were captured on {format_grid(edit.delta.grid)} tokens. Capture with num_frames = "
+                f"{edit.label or 'Edit'}: context windows sample {length} latent frames at a time, but the hidden "
+                f"states were captured on {format_grid(edit.captured.grid)} tokens. Capture with num_frames = "
                 f"{4 * (length - 1) + 1}, set reduce to mean, or remove the context windows node."
             )
 
@@ -360,7 +361,7 @@ def apply_model(executor: Any, x: torch.Tensor, t: torch.Tensor, *args: Any, **k
     run = sampling.run_for(transformer)
     run.begin(
         rows=sampling.rows(options, x.shape[0]),
-        progress=lambda: sampling.progress(float(t.max())),
+        progress=lambda _: sampling.progress(float(t.max())),
         label=lambda: f"Step at sigma {float(t.max()):.4f}",
         grid=run.model.grid(x),
     )

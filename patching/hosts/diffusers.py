@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from ...embeddings import read_text_embeds
-from ..addition import ActivationAddition, Reduce, hidden_delta
 from ..capture import Capture, HiddenStates
 from ..checks import check_stack
-from ..edit import Branch, Edit, EditStack, LogLevel, Site, Window
-from ..operations import Blend, Operation
+from ..difference import Reduce, captured_difference
+from ..edit import Branch, Edit, EditStack, LogLevel, Window
+from ..operations import Add, Operation
 from ..runtime import Run
 from ..selection import parse_selection
+from ..sources import Direction, SecondStream
 from ..strengths import BlockStrengths, as_block_strengths
 from ..transforms import ContextTransform
 from ..wan_model import discover
@@ -35,7 +36,7 @@ def inject(
     window: tuple[float, float] = (0.0, 1.0),
     branch: Branch = "cond",
     operation: Operation | None = None,
-    site: Site = "context",
+    site: str = "context",
     transforms: Sequence[ContextTransform] = (),
     log_level: LogLevel = "off",
 ) -> Iterator[EditStack]:
@@ -49,14 +50,18 @@ def inject(
 
     Args:
         target: a diffusers Wan pipeline (both of its transformers, when it has two) or a Wan transformer.
-        embeds: the prompt to inject, [tokens, 4096] or [batch, tokens, 4096] as `pipe.encode_prompt` gives it.
+        embeds: the prompt to inject, [tokens, 4096] or [batch, tokens, 4096] as `pipe.encode_prompt` gives it; or a
+            Direction.
         blocks: a selection (see patching/selection.py), or strengths per block.
         strength: multiplies the strengths of `blocks`, 0..1.
         window: part of sampling in which it acts, as fractions (start, end). Needs a pipeline.
         branch: `cond` (the prompt), `uncond` (the negative prompt) or `both`.
-        operation: how the two contexts are combined; Blend() by default.
-        site: `context` swaps what the blocks attend to; `hidden` mixes the hidden state with that of a second stream,
-            which runs the same blocks with the injected prompt.
+        operation: what is done with the tensor at the site; any object with `name` that is called as
+            `operation(x, value, strength)` (see patching/operations.py). Blend() by default for a prompt, Add() for a
+            direction.
+        site: where in the block it acts (see patching/sites.py): `context` swaps what the blocks attend to; `hidden`
+            mixes the hidden state with that of a second stream, which runs the same blocks with the injected prompt;
+            `attention` and others change a tensor inside.
         transforms: changes to the injected prompt after projection, such as Boost(10) or ForceDifference("blend", 0.5).
         log_level: off, basic, verbose or trace.
 
@@ -65,11 +70,11 @@ def inject(
             another width or with more than 512 tokens, no Wan model, a cache of diffusers (`hidden` only).
     """
     edit = Edit(
-        source=read_text_embeds(embeds, "embeds").detached(),
+        source=embeds if isinstance(embeds, Direction) else read_text_embeds(embeds, "embeds").detached(),  # type: ignore[arg-type]
         strengths=_strengths(blocks) * strength,
         window=Window(*window),
         branch=branch,
-        operation=operation or Blend(),
+        operation=operation,  # type: ignore[arg-type]  # None: the default of the source
         site=site,
         label="inject",
         log_level=log_level,
@@ -104,15 +109,15 @@ def inject_hidden(
         preserve_norm: scale each token back to its norm.
 
     Raises:
-        ValueError: as `inject` and `hidden_delta`.
+        ValueError: as `inject` and `captured_difference`.
     """
     strengths = _strengths(blocks) * strength
     count = discover(_transformers(target)[0]).block_count
     edit = Edit(
-        source=hidden_delta(main, injection, strengths.active_blocks(count), reduce),
+        source=captured_difference(main, injection, strengths.active_blocks(count), reduce),
         strengths=strengths,
         site="hidden",
-        operation=ActivationAddition(preserve_norm),
+        operation=Add(preserve_norm),
         window=Window(*window),
         branch=branch,
         label="inject_hidden",
@@ -209,7 +214,7 @@ def edited(target: Any, stack: EditStack) -> Iterator[None]:
     for transformer in transformers:
         model = discover(transformer)
         check_stack(stack, model)
-        if any(edit.streams for edit in stack):
+        if any(isinstance(edit.source, SecondStream) for edit in stack):
             _check_no_cache(model.module, "site='hidden'")
     completed = False
     with contextlib.ExitStack() as exits:
@@ -245,7 +250,7 @@ def _attached(transformer: Any, stack: EditStack, scheduler: Any) -> Iterator[Ru
         text = kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[2]
         run.begin(
             rows={branch[0]: [(row, row) for row in range(text.shape[0])]},
-            progress=lambda: _progress(t, scheduler),
+            progress=lambda _: _progress(t, scheduler),
             label=lambda: f"Step at timestep {float(t.max()):.1f}",
             prompt_count=text.shape[0],
             grid=model.grid(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]),

@@ -20,15 +20,17 @@ from typing import Any
 import torch
 
 from ...embeddings import MAX_TOKENS, EmbedsError, TextEmbeds, is_wrapper_embeds, read_text_embeds
-from ..addition import format_grid
-from ..capture import Capture, HiddenStates, Size
+from ..capture import Capture, HiddenStates
 from ..checks import check_stack, warn_about_cache
 from ..edit import KEY, Edit, EditStack, stack_of
 from ..fingerprint import fingerprint, unwrapped
+from ..grid import Size, format_grid
 from ..projection import readable_weights
 from ..runtime import Run, skipped_message
+from ..sources import SecondStream
 from ..wan_model import WanModel, discover, unwrap
 from .compile import eager
+from .status import observer_for
 
 log = logging.getLogger("wanvideo_activation_editor")
 
@@ -322,9 +324,10 @@ def _sample(process: Callable[..., Any], bound: inspect.BoundArguments, stack: E
         target,
         text_length=MAX_TOKENS,
         after_projection=_zero_padding if getattr(transformer, "is_longcat", False) else None,
+        observer_for=observer_for,
     )
 
-    streamed = any(edit.streams for edit in stack)
+    streamed = any(isinstance(edit.source, SecondStream) for edit in stack)
 
     def on_call(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call = signature.bind_partial(module, *args, **kwargs).arguments
@@ -333,7 +336,7 @@ def _sample(process: Callable[..., Any], bound: inspect.BoundArguments, stack: E
         t = call["t"]
         run.begin(
             rows=_rows(call["context"], positive, negative, bool(call.get("is_uncond", False))),
-            progress=lambda: progress(t, call.get("current_step_percentage", 0.0)),
+            progress=lambda _: progress(t, call.get("current_step_percentage", 0.0)),
             label=lambda: f"Step at sigma {float(t.max()) / 1000:.4f}",
             grid=target.grid(call["x"]),
         )
@@ -371,8 +374,9 @@ def _check(target: WanModel, stack: EditStack, arguments: Mapping[str, Any]) -> 
     for edit in stack:
         if edit.site == "hidden":
             _check_skipped(edit, target, arguments.get("slg_args"))
-        if edit.adds:
+        if edit.captured is not None:
             _check_windows(edit, arguments.get("context_options"), arguments["image_embeds"].get("num_frames", 0))
+        if edit.text is None:
             continue
         check_echoshot(main.echoshot, main.token_counts, edit.text.token_counts, edit.label)
         edited_controls = [i for _, i in target.control_blocks if edit.strengths.resolve(target.block_count)[i]]
@@ -404,13 +408,14 @@ def _check_windows(edit: Edit, context_options: Mapping[str, Any] | None, num_fr
     Raises:
         ValueError: the captured difference is of another length.
     """
-    if context_options is None or edit.delta.grid is None or context_options["context_frames"] > num_frames:
+    grid = edit.captured.grid if edit.captured is not None else None
+    if context_options is None or grid is None or context_options["context_frames"] > num_frames:
         return
     frames = (context_options["context_frames"] - 1) // 4 + 1
-    if edit.delta.grid[0] != frames:
+    if grid[0] != frames:
         raise ValueError(
-            f"{edit.label or 'Edit'}: context_options samples windows of {frames} latent frames, but the latents were "
-            f"captured on {format_grid(edit.delta.grid)} tokens. Capture with num_frames = "
+            f"{edit.label or 'Edit'}: context_options samples windows of {frames} latent frames, but the hidden states were "
+            f"captured on {format_grid(grid)} tokens. Capture with num_frames = "
             f"{context_options['context_frames']}, set reduce to mean, or disconnect context_options."
         )
 

@@ -1,0 +1,138 @@
+"""What an edit works with: a prompt, the stream of a prompt, a captured difference, or a direction.
+
+A source says at which sites it has a value, and what kind of value: a `state`, which can stand in for the one that is
+there, or a `difference`, which can be added to it. `edit.check_combination` is the table that follows from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from ..embeddings.text_embeds import TextEmbeds
+from .grid import Grid, format_grid
+from .sites import SITES
+
+Gives = Literal["state", "difference"]
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """A second prompt, projected by the model at the moment when it projects its own.
+
+    Its value at a site is what the block has there with this text and the same hidden state.
+    """
+
+    embeds: TextEmbeds
+
+    gives = "state"
+    sites = tuple(name for name, site in SITES.items() if site.follows_text)
+    title = "a prompt"
+
+    def describe(self) -> dict[str, Any]:
+        return self.embeds.describe()
+
+
+@dataclass(frozen=True, eq=False)
+class SecondStream:
+    """A second prompt's own hidden state, which passes through the same blocks beside the main one."""
+
+    embeds: TextEmbeds
+
+    gives = "state"
+    sites = ("hidden",)
+    title = "a second stream"
+
+    def describe(self) -> dict[str, Any]:
+        return self.embeds.describe()
+
+
+@dataclass(frozen=True, eq=False)
+class CapturedDifference:
+    """The difference of two captured hidden states.
+
+    Args:
+        deltas: tensors [batch, tokens, dim] on the CPU; [batch, 1, dim] when reduced to the mean over tokens.
+        index_of: which of them each chosen block gets.
+        grid: frames, height and width in tokens that they fit; None for any.
+        origin: where they were captured, for people.
+        relative_l2: norm of the first difference over the norm of the main state that it was taken from.
+        identity: of the model that both were captured from; empty when it is not known, or they differ.
+    """
+
+    deltas: tuple[torch.Tensor, ...]
+    index_of: Mapping[int, int]
+    grid: Grid | None
+    origin: str
+    relative_l2: float
+    identity: str = ""
+
+    gives = "difference"
+    sites = ("hidden",)
+    title = "a captured difference"
+
+    @property
+    def width(self) -> int:
+        return self.deltas[0].shape[-1]
+
+    def tensor(self, block: int) -> torch.Tensor:
+        """What block `block` gets, on the CPU."""
+        return self.deltas[self.index_of[block]]
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "captured": self.origin,
+            "shape": list(self.deltas[0].shape),
+            "grid": None if self.grid is None else list(self.grid),
+            "dtype": str(self.deltas[0].dtype).removeprefix("torch."),
+            "relative_l2": self.relative_l2,
+        }
+
+    def check_grid(self, grid: Grid, label: str) -> None:
+        """Raise ValueError unless the difference fits a sampler's grid of tokens."""
+        if self.grid is not None and self.grid != grid:
+            raise ValueError(
+                f"{label}: the hidden states were captured on a grid of {format_grid(self.grid)} tokens, but the "
+                f"sampler runs on {format_grid(grid)}. Capture at the sampler's size, or set reduce to mean."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """A vector of the model's width: [dim] for every block, or [blocks, dim] with one for each.
+
+    Operations get it in float32.
+    """
+
+    vector: torch.Tensor
+
+    gives = "difference"
+    sites = tuple(SITES)
+    title = "a direction"
+
+    def __post_init__(self) -> None:
+        v = self.vector
+        if not torch.is_tensor(v) or v.dim() not in (1, 2) or not v.is_floating_point() or not v.numel():
+            got = f"{v.dtype} {list(v.shape)}" if torch.is_tensor(v) else type(v).__name__
+            raise ValueError(f"A direction is a floating point tensor [dim] or [blocks, dim], not {got}.")
+        if not torch.isfinite(v).all():
+            raise ValueError("A direction holds NaN or infinite values.")
+        object.__setattr__(self, "vector", v.detach().to("cpu", torch.float32).contiguous())
+
+    @property
+    def width(self) -> int:
+        return self.vector.shape[-1]
+
+    def tensor(self, block: int) -> torch.Tensor:
+        """What block `block` gets, [1, 1, dim] on the CPU."""
+        return (self.vector if self.vector.dim() == 1 else self.vector[block])[None, None]
+
+    def describe(self) -> dict[str, Any]:
+        return {"direction": list(self.vector.shape), "norm": float(self.vector.norm(dim=-1).mean())}
+
+
+Source = Prompt | SecondStream | CapturedDifference | Direction
+SOURCES: dict[str, type[Any]] = {cls.__name__: cls for cls in (Prompt, SecondStream, CapturedDifference, Direction)}
