@@ -294,8 +294,8 @@ class WanVideoLatentInjector(io.ComfyNode):
             check_stack([edit], wan_model)
             if delta.identity and known_identity(host, model) not in ("", delta.identity):
                 log.warning(
-                    "%s: the hidden states were captured from another model, or with other LoRA or patches on it. Connect "
-                    "the encoders to the model that is sampled.",
+                    "%s: the hidden states were captured from another model, or with other LoRA or patches on it. "
+                    "Connect the encoders to the model that is sampled.",
                     label,
                 )
             stack = stack_of(transformer_options(model)).append(edit)

@@ -59,6 +59,7 @@ class ActiveEdit:
         self.rows: list[tuple[int, int]] = []  # that it touches in the call in progress, with their prompts
         self.calls = 0  # model calls in which it acted
         self.edited = 0  # blocks that it changed in them
+        self.unreported = False  # it acted in a call that the observer has not been told of
         self.missed: set[int] = set()  # blocks that it has not reached yet in this call
 
     def begin(self, rows: Rows, progress: Callable[[Any], float], grid: Grid | None) -> None:
@@ -70,6 +71,7 @@ class ActiveEdit:
             self.rows = []
         if self.rows:
             self.calls += 1
+            self.unreported = True
             self.missed = set(self.blocks)
             if edit.captured is not None and grid is not None:
                 edit.captured.check_grid(grid, edit.name)

@@ -57,8 +57,8 @@ def captured_difference(
         )
     if not single and reduce == "none" and len(blocks) > 1:
         raise ValueError(
-            f"{len(blocks)} blocks are chosen, but hidden states of all_blocks add token by token to one block at a time. "
-            "Choose one block, set reduce to mean, or capture without all_blocks."
+            f"{len(blocks)} blocks are chosen, but hidden states of all_blocks add token by token to one block at a "
+            "time. Choose one block, set reduce to mean, or capture without all_blocks."
         )
     _warn_about_differences(main, injection)
     used = [0] if single or not blocks else [main.blocks.index(b) for b in blocks]

@@ -202,7 +202,7 @@ class Run:
         if given.shape[-1] != x.shape[-1]:
             raise ValueError(
                 f"{source.title[0].upper()}{source.title[1:]} is {given.shape[-1]} wide, but the tensor that it "
-                f"changes in block {index} of {self.model.name} is {x.shape[-1]} wide. Take it from this model and site."
+                f"changes in block {index} of {self.model.name} is {x.shape[-1]} wide. Take it from this model."
             )
         key = id(source), given.data_ptr(), dtype, x.device
         if key not in self._values:
@@ -229,7 +229,8 @@ class Run:
             return
         measured = self.statistics.flush()
         for edit in self._edits:
-            if edit.rows and edit.observation is not None:
+            unreported, edit.unreported = edit.unreported, False
+            if unreported and edit.observation is not None:
                 changes = {block: change for block, key, change in measured if key is edit}
                 edit.observation.call(self._label(), changes)
 

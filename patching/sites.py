@@ -22,7 +22,7 @@ class Site:
     Args:
         name: what an edit calls it.
         meaning: for people.
-        paths: the module that has it, from the block: in ComfyUI and the wrapper, and in diffusers. Empty for the block.
+        paths: the module that has it, from the block: in ComfyUI and the wrapper, in diffusers. Empty for the block.
         end: the module's text `argument`, its `input`, or its `output`.
         reads_text: its rows are those of the text batch, not of the video's.
         follows_text: for the same hidden state it changes with the text, so another prompt has a value for it.

@@ -125,8 +125,9 @@ class Observation:
     """What one edit did in one run, told to its observer.
 
     A message has `phase` (`step`, then `end` or, after an error or an interrupt, `stopped`), `step` (steps in which
-    the edit acted so far), `active` and `blocks` (edited blocks and all of them) and `change`, the mean relative L2
-    distance of the tensor at the edit's site in the edited blocks from what it was before the edit: of the step, in the end of all of them. The last message also has `changes`, the same per block.
+    the edit acted so far), `active` and `blocks` (edited blocks and all of them) and `change`: the mean over the edited
+    blocks of the relative L2 distance of the tensor at the edit's site from what it was before the edit; of the step,
+    and at the end of all steps. The last message also has `changes`, the same per block.
     Changes are None where nothing was measured or the values were not finite.
 
     Args:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 
 log = logging.getLogger("wanvideo_activation_editor")
+
+
+def is_compiled(module: Any) -> bool:
+    """True when torch compiles the module as a whole, not only its blocks."""
+    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
 
 
 def eager(needed: bool, setting: str, announce: bool = True) -> AbstractContextManager[Any]:
@@ -34,5 +41,26 @@ def eager(needed: bool, setting: str, announce: bool = True) -> AbstractContextM
         )
     if announce:
         log.warning("The model is compiled as a whole; it runs uncompiled while edited. Faster: %s.", setting)
-    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-    return stance
+    return _force_eager()
+
+
+_lock = threading.Lock()
+_users = 0
+_stance: Any = None
+
+
+@contextlib.contextmanager
+def _force_eager() -> Iterator[None]:
+    """Torch's stance is one for the process: the last context to close puts back what the first one found."""
+    global _users, _stance
+    with _lock:
+        if _users == 0:
+            _stance = torch.compiler.set_stance("force_eager")
+        _users += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if _users == 0:
+                _stance.__exit__(None, None, None)

@@ -14,16 +14,15 @@ from ..checks import check_stack
 from ..difference import Reduce, captured_difference
 from ..edit import Branch, Edit, EditStack, LogLevel, Window
 from ..operations import Add, Operation
-from ..runtime import Run
 from ..selection import parse_selection
 from ..sources import Direction, SecondStream
 from ..strengths import BlockStrengths, as_block_strengths
 from ..transforms import ContextTransform
 from ..wan_model import discover
-from .compile import eager
+from .attachment import COMPILE_SETTING, attached
+from .compile import eager, is_compiled
 
 NAME = "diffusers"
-COMPILE_SETTING = "pipe.transformer.compile_repeated_blocks()"
 
 
 @contextlib.contextmanager
@@ -162,7 +161,7 @@ def capture(
     device, dtype = latents.device, module.dtype
     running = Capture(model, count, every, after_block)
     try:
-        with eager(_is_compiled_whole(transformer), COMPILE_SETTING), running:
+        with eager(is_compiled(transformer), COMPILE_SETTING), running:
             transformer(
                 hidden_states=latents.to(dtype),
                 timestep=torch.full((len(latents),), timestep, device=device),
@@ -216,69 +215,5 @@ def edited(target: Any, stack: EditStack) -> Iterator[None]:
         check_stack(stack, model)
         if any(isinstance(edit.source, SecondStream) for edit in stack):
             _check_no_cache(model.module, "site='hidden'")
-    completed = False
-    with contextlib.ExitStack() as exits:
-        runs = [exits.enter_context(_attached(t, stack, scheduler)) for t in transformers]
-        try:
-            yield
-            completed = True
-        finally:
-            for run in runs:
-                # With two transformers, one of them may rightly see no step of the window.
-                run.close(completed and len(runs) == 1 and run.calls > 0)
-
-
-@contextlib.contextmanager
-def _attached(transformer: Any, stack: EditStack, scheduler: Any) -> Iterator[Run]:
-    model = discover(transformer)
-    module = model.module
-    run = Run(stack, model)
-    branch = ["cond"]  # outside of a cache context every call is taken for the prompt's
-    cache_context: Any = getattr(module, "cache_context", None)
-
-    @contextlib.contextmanager
-    def named_context(name: str, *args: Any, **kwargs: Any) -> Iterator[None]:
-        before, branch[0] = branch[0], "uncond" if name == "uncond" else "cond"
-        try:
-            with cache_context(name, *args, **kwargs):
-                yield
-        finally:
-            branch[0] = before
-
-    def on_call(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        t = kwargs["timestep"] if "timestep" in kwargs else args[1]
-        text = kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[2]
-        run.begin(
-            rows={branch[0]: [(row, row) for row in range(text.shape[0])]},
-            progress=lambda _: _progress(t, scheduler),
-            label=lambda: f"Step at timestep {float(t.max()):.1f}",
-            prompt_count=text.shape[0],
-            grid=model.grid(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]),
-        )
-
-    with contextlib.ExitStack() as exits:
-        exits.enter_context(eager(_is_compiled_whole(transformer), COMPILE_SETTING))
-        hook = torch.compiler.disable(on_call)  # type: ignore[no-untyped-call]
-        exits.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
-        if cache_context is not None:
-            outer = vars(module).get("cache_context")
-            object.__setattr__(module, "cache_context", named_context)
-            exits.callback(_restore, module, outer)
-        yield exits.enter_context(run)
-
-
-def _restore(module: torch.nn.Module, outer: Callable[..., Any] | None) -> None:
-    if outer is None:
-        del module.__dict__["cache_context"]
-    else:
-        object.__setattr__(module, "cache_context", outer)
-
-
-def _is_compiled_whole(transformer: Any) -> bool:
-    return hasattr(transformer, "_orig_mod") or getattr(transformer, "_compiled_call_impl", None) is not None
-
-
-def _progress(t: torch.Tensor, scheduler: Any) -> float:
-    """Index of the schedule's timestep nearest to `t`, over their number."""
-    timesteps = torch.as_tensor(scheduler.timesteps).float()
-    return int((timesteps - float(t.max())).abs().argmin()) / len(timesteps)
+    with attached(transformers, stack, scheduler):
+        yield

@@ -414,8 +414,8 @@ def _check_windows(edit: Edit, context_options: Mapping[str, Any] | None, num_fr
     frames = (context_options["context_frames"] - 1) // 4 + 1
     if grid[0] != frames:
         raise ValueError(
-            f"{edit.label or 'Edit'}: context_options samples windows of {frames} latent frames, but the hidden states were "
-            f"captured on {format_grid(grid)} tokens. Capture with num_frames = "
+            f"{edit.label or 'Edit'}: context_options samples windows of {frames} latent frames, but the hidden states "
+            f"were captured on {format_grid(grid)} tokens. Capture with num_frames = "
             f"{context_options['context_frames']}, set reduce to mean, or disconnect context_options."
         )
 

@@ -7,14 +7,14 @@ import torch
 from diffusers.models.transformers.transformer_wan_vace import WanVACETransformer3DModel
 from wanvideo_activation_editor.embeddings import read_text_embeds
 from wanvideo_activation_editor.patching import (
-    ActivationAddition,
+    Add,
     Capture,
     Edit,
     EditStack,
     HiddenStates,
     Run,
+    captured_difference,
     discover,
-    hidden_delta,
     parse_selection,
 )
 from wanvideo_activation_editor.patching.hosts.diffusers import capture, edited, inject, inject_hidden
@@ -218,10 +218,10 @@ def test_states_after_each_block_give_a_block_its_own(model, main, other):
     with inject_hidden(model, *single, "2"):
         assert torch.equal(call(model, main), own)
     with pytest.raises(ValueError, match=r"Block 5 is chosen, but .* after blocks 0 to 3"):
-        hidden_delta(*every, [5])
+        captured_difference(*every, [5])
     with pytest.raises(ValueError, match=r"2 blocks are chosen, .* set reduce to mean"):
-        hidden_delta(*every, [1, 2])
-    means = hidden_delta(*every, [1, 3], "mean")
+        captured_difference(*every, [1, 2])
+    means = captured_difference(*every, [1, 3], "mean")
     for block in (1, 3):
         wanted = every[1].states[block].float().mean(1) - every[0].states[block].float().mean(1)
         assert torch.equal(means.deltas[means.index_of[block]][:, 0], wanted)
@@ -247,13 +247,13 @@ def test_preserved_norms(model, main, other):
     assert not torch.allclose(free.norm(dim=-1), plain.norm(dim=-1), rtol=1e-2)
     assert torch.allclose(torch.nn.functional.cosine_similarity(kept, free, dim=-1), torch.ones(1), atol=1e-5)
     zeros = torch.zeros(1, 2, 4)
-    assert torch.equal(ActivationAddition(True)(zeros, zeros, 1.0), zeros)
+    assert torch.equal(Add(True)(zeros, zeros, 1.0), zeros)
 
 
 def test_another_grid_is_refused_with_both_grids(model, main, other):
     small, large = capture(model, main, X, 2), capture(model, other, OTHER_X, 2)
     with pytest.raises(ValueError, match=r"2 x 2 x 2 .* 2 x 4 x 2 .* set reduce to mean"):
-        hidden_delta(small, large, [0])
+        captured_difference(small, large, [0])
     a, b = pair(model, main, other, 2, latents=OTHER_X)
     with (
         inject_hidden(model, a, b, "1"),
@@ -271,14 +271,14 @@ def test_other_token_counts_and_widths_are_refused(model, main):
         return HiddenStates((torch.ones(shape, dtype=torch.bfloat16),), (1,), (2, 2, 2), 0.5)
 
     with pytest.raises(ValueError, match=r"\[1, 9, 32\].* \[1, 8, 32\]"):
-        hidden_delta(states(1, 9, 32), states(1, 8, 32), [1])
+        captured_difference(states(1, 9, 32), states(1, 8, 32), [1])
     with (
         inject_hidden(model, states(1, 9, 32), states(1, 9, 32), "1"),
-        pytest.raises(ValueError, match="9 tokens of width 32, but the sampler has 8"),
+        pytest.raises(ValueError, match="9 tokens, but the sampler has 8"),
     ):
         call(model, main)
     with pytest.raises(ValueError, match="main_latent is 32 wide, injection_latent 16"):
-        hidden_delta(states(1, 8, 32), states(1, 8, 16), [1])
+        captured_difference(states(1, 8, 32), states(1, 8, 16), [1])
     with (
         pytest.raises(ValueError, match=r"16 wide, but the hidden state of .* is 32 wide"),
         inject_hidden(model, states(1, 8, 16), states(1, 8, 16), "1"),
@@ -293,12 +293,12 @@ def test_other_token_counts_and_widths_are_refused(model, main):
 
 def test_what_differs_beside_the_prompt_is_told(model, main, other, caplog):
     a, b = pair(model, main, other, 2)
-    hidden_delta(a, b, [1])
+    captured_difference(a, b, [1])
     assert not caplog.text
-    hidden_delta(a, capture(model, other, X, 2, timestep=900.0), [1])
+    captured_difference(a, capture(model, other, X, 2, timestep=900.0), [1])
     assert "different sigmas" in caplog.text
     with pytest.raises(ValueError, match="main_latent was captured after block 1, injection_latent after 2"):
-        hidden_delta(a, capture(model, other, X, 3), [1])
+        captured_difference(a, capture(model, other, X, 3), [1])
 
 
 def test_only_the_rows_of_the_branch_are_changed(model, main, other):
@@ -312,15 +312,15 @@ def test_only_the_rows_of_the_branch_are_changed(model, main, other):
     for branch, changed in (("cond", 1), ("uncond", 0)):
         edit = addition(a, b, "2", branch=branch)
         with Run(EditStack((edit,)), discover(model)) as run:
-            run.begin({"uncond": [(0, 0)], "cond": [(1, 0)]}, progress=lambda: 0.0)
+            run.begin({"uncond": [(0, 0)], "cond": [(1, 0)]}, progress=lambda clock: 0.0)
             result = batch()
         assert torch.equal(result[1 - changed], plain[1 - changed])
         assert not torch.equal(result[changed], plain[changed])
 
 
 def addition(a, b, blocks, **more):
-    delta = hidden_delta(a, b, parse_selection(blocks).active_blocks(6))
-    return Edit(delta, parse_selection(blocks), "hidden", ActivationAddition(), **more)
+    delta = captured_difference(a, b, parse_selection(blocks).active_blocks(6))
+    return Edit(delta, parse_selection(blocks), "hidden", Add(), **more)
 
 
 def test_unconditional_calls_and_steps_outside_of_the_window_are_plain(sampler, main, other):
@@ -376,7 +376,7 @@ def test_the_difference_moves_to_the_device_once_per_run(sampler, main, other, m
     moved: list[tuple[int, ...]] = []
     real = torch.Tensor.to
     with inject_hidden(sampler.pipe, a, b, "1-5") as stack:
-        delta = stack.edits[0].delta.deltas[0]
+        delta = stack.edits[0].captured.deltas[0]
         monkeypatch.setattr(
             torch.Tensor, "to", lambda self, *g, **k: (self is delta and moved.append(g), real(self, *g, **k))[1]
         )
