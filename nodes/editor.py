@@ -18,6 +18,7 @@ from ..patching import (
     check_width,
     host_of,
     parse_selection,
+    prompt_at,
     stack_of,
 )
 from ..patching.hosts.wan_video_wrapper import check_echoshot
@@ -88,7 +89,7 @@ def add_edit(
     source = read_text_embeds(injection_embeds, "injection_embeds").detached()
     edits = [
         Edit(
-            source=source,
+            source=prompt_at(site, source),
             strengths=strengths,
             site=site,
             window=window,

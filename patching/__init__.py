@@ -11,7 +11,7 @@ from .operations import Add, Blend, Operation, Replace
 from .runtime import Run
 from .selection import Selection, SelectionError, parse_selection
 from .sites import SITES
-from .sources import CapturedDifference, Direction, Prompt, SecondStream
+from .sources import CapturedDifference, Direction, Prompt, SecondStream, prompt_at
 from .strengths import (
     DEFAULT_BLOCK_COUNT,
     PATTERNS,
@@ -83,5 +83,6 @@ __all__ = [
     "matching_preset",
     "parse_selection",
     "preset_blocks",
+    "prompt_at",
     "stack_of",
 ]

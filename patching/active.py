@@ -242,6 +242,7 @@ class ModuleEdit(ActiveEdit):
         def change_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
             if not self.acts:
                 return None
+            result: Any
             if isinstance(output, tuple):
                 result = (self.changed(index, output[0]), *output[1:])
                 x = result[0]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from ..embeddings.text_embeds import TextEmbeds
 from .operations import Add, Blend, Operation
 from .sites import SITES
-from .sources import CapturedDifference, Prompt, SecondStream, Source
+from .sources import CapturedDifference, Prompt, SecondStream, Source, prompt_at
 from .strengths import BlockStrengths
 from .transforms import ContextTransform
 
@@ -111,7 +111,7 @@ class Edit:
         if self.log_level not in LOG_LEVELS:
             raise ValueError(f"log_level must be one of {', '.join(LOG_LEVELS)}, not {self.log_level!r}.")
         if isinstance(self.source, TextEmbeds):
-            object.__setattr__(self, "source", (SecondStream if self.site == "hidden" else Prompt)(self.source))
+            object.__setattr__(self, "source", prompt_at(self.site, self.source))
         if self.operation is None:
             object.__setattr__(self, "operation", Blend() if self.source.gives == "state" else Add())
         check_combination(self.site, self.source, self.operation)

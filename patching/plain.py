@@ -70,7 +70,8 @@ def to_plain(stack: EditStack) -> tuple[dict[str, Any], dict[str, torch.Tensor]]
                 f"{name} has no plain form, so this stack cannot be saved. "
                 f'Register its dataclass once: operations.OPERATIONS["{name}"] = {name}.'
             )
-        return {"is": name, **{f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}}
+        fields = [f.name for f in dataclasses.fields(value) if f.name != "reports_to"]  # a node of one workflow
+        return {"is": name, **{field: plain(getattr(value, field)) for field in fields}}
 
     values: dict[str, Any] = plain(stack)
     return values, tensors
@@ -145,12 +146,14 @@ def _read(value: Any, wanted: Any, tensors: Mapping[str, torch.Tensor], where: s
     elif origin is tuple:
         return _read_tuple(value, arguments, tensors, where, depth)
     elif wanted is torch.Tensor:
-        if isinstance(value, dict) and set(value) == {"tensor"} and value["tensor"] in tensors:
-            return tensors[value["tensor"]]
+        if isinstance(value, dict) and set(value) == {"tensor"} and isinstance(value["tensor"], str):
+            if value["tensor"] in tensors:
+                return tensors[value["tensor"]]
     elif origin is not None and issubclass(origin, Mapping):
         if isinstance(value, dict) and isinstance(value.get("map"), list):
             pairs = [_read(p, tuple[arguments], tensors, where, depth + 1) for p in value["map"]]  # type: ignore[valid-type]
-            return dict(pairs)
+            if len(dict(pairs)) == len(pairs):
+                return dict(pairs)
     elif wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     elif wanted in (bool, int, str) and type(value) is wanted:

@@ -74,6 +74,15 @@ class CapturedDifference:
     sites = ("hidden",)
     title = "a captured difference"
 
+    def __post_init__(self) -> None:
+        shapes = {tuple(d.shape[1:]) for d in self.deltas}
+        if not self.deltas or any(d.dim() != 3 or not d.is_floating_point() or not d.numel() for d in self.deltas):
+            raise ValueError("A captured difference is made of floating point tensors [batch, tokens, dim].")
+        if len(shapes) > 1:
+            raise ValueError(f"The tensors of a captured difference have different shapes: {sorted(shapes)}.")
+        if not all(0 <= i < len(self.deltas) for i in self.index_of.values()):
+            raise ValueError(f"A captured difference of {len(self.deltas)} tensors gives a block another one.")
+
     @property
     def width(self) -> int:
         return self.deltas[0].shape[-1]
@@ -132,6 +141,11 @@ class Direction:
 
     def describe(self) -> dict[str, Any]:
         return {"direction": list(self.vector.shape), "norm": float(self.vector.norm(dim=-1).mean())}
+
+
+def prompt_at(site: str, embeds: TextEmbeds) -> Prompt | SecondStream:
+    """The source that a second prompt is at a site."""
+    return SecondStream(embeds) if site == "hidden" else Prompt(embeds)
 
 
 Source = Prompt | SecondStream | CapturedDifference | Direction

@@ -47,10 +47,11 @@ class Attachment:
 
     def close(self, token: object, completed: bool) -> bool:
         """End what `open` began; True when no context is left and the hooks are gone."""
-        edits = self._contexts.pop(token, [])
-        with self._paused():
-            self.run.close(completed and self.run.calls > 0, edits)
-            self.run.remove(edits)
+        if token in self._contexts:
+            edits = self._contexts.pop(token)
+            with self._paused():
+                self.run.close(completed and self.run.calls > 0, edits)
+                self.run.remove(edits)
         if not self._contexts:
             self._exits.close()
         return not self._contexts
@@ -166,8 +167,9 @@ def progress(t: torch.Tensor, scheduler: Any) -> float:
     distances = (timesteps - now).abs()
     if float(distances.min()) > 4.0:  # half floats round 1000 to a multiple of 4
         raise ValueError(
-            f"The transformer is called at timestep {now:g}, which the scheduler of the pipeline given to `inject` does "
-            "not have: another pipeline shares this transformer. Give `inject` the pipeline that samples, or no window."
+            f"The transformer is called at timestep {now:g}, which the scheduler of the pipeline given to `inject` "
+            "does not have: another pipeline shares this transformer. Give `inject` the pipeline that "
+            "samples, or no window."
         )
     return int(distances.argmin()) / len(timesteps)
 

@@ -213,7 +213,7 @@ def test_the_editor_writes_the_stack_into_a_clone(nodes, model):
     (only,) = stack(edited)
     assert only.strengths.resolve(6) == (0, 0.5, 0.5, 0.5, 0, 0)
     assert (only.window.start, only.window.end, only.branch, only.log_level) == (0.2, 0.8, "both", "basic")
-    assert torch.equal(only.source.prompts[0], OTHER[0][0][0, :6])
+    assert torch.equal(only.text.prompts[0], OTHER[0][0][0, :6])
     assert embeds[0][0] is MAIN[0][0]
     assert KEY not in MAIN[0][1]
     assert json.dumps(embeds[0][1][KEY]) == json.dumps(stack(edited).describe())
