@@ -146,9 +146,9 @@ def _read(value: Any, wanted: Any, tensors: Mapping[str, torch.Tensor], where: s
     elif origin is tuple:
         return _read_tuple(value, arguments, tensors, where, depth)
     elif wanted is torch.Tensor:
-        if isinstance(value, dict) and set(value) == {"tensor"} and isinstance(value["tensor"], str):
-            if value["tensor"] in tensors:
-                return tensors[value["tensor"]]
+        key = value.get("tensor") if isinstance(value, dict) and len(value) == 1 else None
+        if isinstance(key, str) and key in tensors:
+            return tensors[key]
     elif origin is not None and issubclass(origin, Mapping):
         if isinstance(value, dict) and isinstance(value.get("map"), list):
             pairs = [_read(p, tuple[arguments], tensors, where, depth + 1) for p in value["map"]]  # type: ignore[valid-type]
