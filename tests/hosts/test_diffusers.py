@@ -437,3 +437,13 @@ def test_with_the_log_level_off_nothing_is_measured(main, other, caplog, monkeyp
     with inject(model, other, "1, 3:0.5", log_level="verbose"):
         one_call(model, main)
     assert counted == [1, 3]
+
+
+@pytest.mark.parametrize("given", [1, 3], ids=["prompt once", "prompt per video"])
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_a_batch_of_videos_with_the_injected_prompt_given_once_is_exact(sampler, main, other, given, guidance):
+    """`encode_prompt` repeats the prompt per video; embeddings that a caller gives may have one row for all of them."""
+    more = {"num_videos_per_prompt": 3 // given, "guidance": guidance}
+    rows, others, negative = (x.expand(given, -1, -1).contiguous() for x in (main, other, sampler.negative))
+    with inject(sampler.pipe, other):
+        assert torch.equal(sampler(rows, negative=negative, **more), sampler(others, negative=negative, **more))
