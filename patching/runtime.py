@@ -71,6 +71,8 @@ class Run:
         self._handles: list[Any] = []
         self._values: dict[tuple[int, int, torch.dtype, torch.device], torch.Tensor] = {}
         self._label: Callable[[], str] = str
+        self._read_sigma: Callable[[], float] | None = None
+        self._sigma: float | None = None
         self.extend(stack)
 
     def extend(self, stack: EditStack, clock: Any = None) -> list[ActiveEdit]:
@@ -158,6 +160,7 @@ class Run:
         label: Callable[[], str] = lambda: "Model call",
         prompt_count: int | None = None,
         grid: Grid | None = None,
+        sigma: Callable[[], float] | None = None,
     ) -> None:
         """Announce a call of the model.
 
@@ -167,6 +170,7 @@ class Run:
             label: names the step in logs; called only when statistics are logged.
             prompt_count: prompts of the call, when edits may have fewer: then each goes to as many in a row.
             grid: frames, height and width of its tokens, when known.
+            sigma: noise level, 1 (only noise) to 0; called at most once, for edits that depend on it.
 
         Raises:
             ValueError: a captured difference does not fit the grid.
@@ -174,7 +178,7 @@ class Run:
         self._end_statistics()
         self._end_call()
         self.calls += 1
-        self._label = label
+        self._label, self._read_sigma, self._sigma = label, sigma, None
         if self.statistics is not None:
             self.statistics.begin(label)
         known: dict[int, float] = {}
@@ -193,6 +197,19 @@ class Run:
     def acts(self) -> bool:
         """True when an edit acts in the announced call."""
         return any(edit.rows for edit in self._edits)
+
+    @property
+    def sigma(self) -> float:
+        """Noise level of the call in progress; reads it back from the device once.
+
+        Raises:
+            RuntimeError: the host does not tell it.
+        """
+        if self._sigma is None:
+            if self._read_sigma is None:
+                raise RuntimeError(f"The noise level of this call of {self.model.name} is not known.")
+            self._sigma = self._read_sigma()
+        return self._sigma
 
     def value(
         self, source: CapturedDifference | Direction, index: int, x: torch.Tensor, dtype: torch.dtype

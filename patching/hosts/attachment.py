@@ -114,6 +114,7 @@ class Attachment:
             progress=lambda scheduler: progress(t, scheduler),
             label=lambda: f"Step at timestep {float(t.max()):.1f}",
             prompt_count=text.shape[0],
+            sigma=lambda: float(t.max()) / 1000,
             grid=self.model.grid(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]),
         )
 

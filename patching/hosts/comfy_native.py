@@ -364,6 +364,7 @@ def apply_model(executor: Any, x: torch.Tensor, t: torch.Tensor, *args: Any, **k
         progress=lambda _: sampling.progress(float(t.max())),
         label=lambda: f"Step at sigma {float(t.max()):.4f}",
         grid=run.model.grid(x),
+        sigma=lambda: float(t.max()),
     )
     completed = False
     try:

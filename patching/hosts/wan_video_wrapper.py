@@ -339,6 +339,7 @@ def _sample(process: Callable[..., Any], bound: inspect.BoundArguments, stack: E
             progress=lambda _: progress(t, call.get("current_step_percentage", 0.0)),
             label=lambda: f"Step at sigma {float(t.max()) / 1000:.4f}",
             grid=target.grid(call["x"]),
+            sigma=lambda: float(t.max()) / 1000,
         )
 
     def attach_and_call(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
