@@ -26,7 +26,6 @@ from .sockets import (
     activations_input,
     block_strengths_input,
     check_activations,
-    check_same_host,
     compared_prompts,
     embeds_input,
     errors_named,
@@ -98,7 +97,7 @@ def _read_pair(model: Any, text_embeds: Any, injection_embeds: Any) -> tuple[Tex
     """Main and injected prompts on the CPU, of the width that the model reads."""
     host = host_of(model)
     wan_model = host.wan_model(model)
-    check_same_host(model, text_embeds)
+    host.check_embeds(text_embeds)
     main = read_text_embeds(text_embeds, "text_embeds", host.MAX_PROMPT_TOKENS).detached()
     injection = read_text_embeds(injection_embeds, "injection_embeds").detached()
     check_width(main, wan_model, "text_embeds is")

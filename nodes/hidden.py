@@ -33,7 +33,6 @@ from .sockets import (
     WanVideoModel,
     activations_input,
     check_activations,
-    check_same_host,
     embeds_input,
     errors_named,
     log_level_input,
@@ -144,7 +143,7 @@ class WanVideoLatentEncoder(io.ComfyNode):
         with errors_named("WanVideo Latent Encoder"):
             host = host_of(model)
             wan_model = host.wan_model(model)
-            check_same_host(model, text_embeds)
+            host.check_embeds(text_embeds)
             prompt = read_text_embeds(text_embeds, "text_embeds", host.MAX_PROMPT_TOKENS)
             check_width(prompt, wan_model, "text_embeds is")
             if not 0.0 < sigma <= 1.0:

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from comfy_api.latest import io
 
-from ..embeddings import EmbedsError, TextEmbeds, is_conditioning, is_wrapper_embeds
+from ..embeddings import TextEmbeds, is_wrapper_embeds
 from ..patching import BRANCHES, KEY, LOG_LEVELS, EditStack, parse_selection
-from ..patching.hosts import wan_video_wrapper
 
 CATEGORY = "WanVideo/Activation Editor"
 
@@ -125,23 +124,6 @@ def check_activations(text: Any) -> bool | str:
     except ValueError as error:
         return str(error)
     return True
-
-
-def check_same_host(model: Any, text_embeds: Any) -> None:
-    """WANVIDEOMODEL goes with WANVIDEOTEXTEMBEDS, MODEL with CONDITIONING.
-
-    Raises:
-        EmbedsError: they are of different hosts.
-    """
-    if wan_video_wrapper.owns(model) and is_conditioning(text_embeds):
-        raise EmbedsError(
-            "text_embeds is CONDITIONING, but the model is a WANVIDEOMODEL. Convert it with WanVideo TextEmbed Bridge."
-        )
-    if not wan_video_wrapper.owns(model) and is_wrapper_embeds(text_embeds):
-        raise EmbedsError(
-            "text_embeds is WANVIDEOTEXTEMBEDS, but the model is a native MODEL. Connect CONDITIONING from "
-            "CLIP Text Encode."
-        )
 
 
 def compared_prompts(main: TextEmbeds, branch: str) -> tuple[torch.Tensor, ...]:

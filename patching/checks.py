@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from ..embeddings import TextEmbeds
 from .edit import Edit, EditStack
+from .grid import format_grid
 from .sites import SITES
 from .sources import CapturedDifference, Direction, SecondStream
 from .wan_model import WanModel
@@ -79,7 +80,7 @@ def check_stack(
             match, or more tokens than fit. The message says what to do.
     """
     for edit in stack:
-        label = edit.label or "Edit"
+        label = edit.name
         try:
             edit.strengths.resolve(model.block_count)
         except ValueError as error:
@@ -115,6 +116,23 @@ def check_stack(
             )
 
 
+def check_frames(edit: Edit, frames: int, setting: str, remedy: str) -> None:
+    """Raise ValueError unless a captured difference fits what a host samples at a time.
+
+    Args:
+        edit: one of any kind.
+        frames: latent frames of a model call.
+        setting: what makes the host sample a part of the video, and `remedy`, how to undo it; for the message.
+    """
+    grid = edit.captured.grid if edit.captured is not None else None
+    if grid is not None and grid[0] != frames:
+        raise ValueError(
+            f"{edit.name}: {setting} samples {frames} latent frames at a time, but the hidden states were captured on "
+            f"{format_grid(grid)} tokens. Capture with num_frames = {4 * (frames - 1) + 1}, set reduce to mean, or "
+            f"{remedy}."
+        )
+
+
 def warn_about_cache(stack: EditStack) -> None:
     """Say that a step cache (TeaCache, MagCache, EasyCache, LazyCache) blurs the edits' windows, if they have any."""
     for edit in stack:
@@ -122,7 +140,7 @@ def warn_about_cache(stack: EditStack) -> None:
             log.warning(
                 "%s: a step cache replays results of earlier steps, so the edit reaches past its window %g-%g. "
                 "Disconnect the cache for exact windows.",
-                edit.label or "Edit",
+                edit.name,
                 edit.window.start,
                 edit.window.end,
             )
