@@ -23,7 +23,7 @@ from ..fingerprint import unwrapped
 from ..projection import readable_weights
 from ..runtime import Run
 from ..wan_model import WanModel, discover, unwrap
-from .compile import eager
+from .compile import eager, edits_inside, is_compiled
 from .status import observer_for
 
 NAME = "ComfyUI"
@@ -312,9 +312,10 @@ def apply_model(executor: Any, x: torch.Tensor, t: torch.Tensor, *args: Any, **k
     )
     completed = False
     try:
-        whole = hasattr(transformer, "_orig_mod") and run.acts
-        with run, eager(whole, COMPILE_SETTING, announce=not sampling.announced):
-            sampling.announced = sampling.announced or whole
+        whole = is_compiled(transformer) and run.acts
+        inside = run.acts and edits_inside(stack, run.model) and any(map(is_compiled, run.model.module.blocks))  # type: ignore[arg-type]
+        with run, eager(COMPILE_SETTING, whole=whole, inside=inside, announce=not sampling.announced):
+            sampling.announced = sampling.announced or whole or inside
             result = executor(x, t, *args, **kwargs)
             replaced = (options.get("patches_replace") or {}).get("dit") or {}
             run.check_skipped([key[1] for key in replaced if key[0] == "double_block"])

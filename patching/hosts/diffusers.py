@@ -173,7 +173,7 @@ def capture(
     device, dtype = latents.device, module.dtype
     running = Capture(parts, count, every, after_block)
     try:
-        with eager(is_compiled(transformer), COMPILE_SETTING), running:
+        with eager(COMPILE_SETTING, whole=is_compiled(transformer)), running:
             transformer(
                 hidden_states=latents.to(dtype),
                 timestep=torch.full((len(latents),), timestep, device=device),

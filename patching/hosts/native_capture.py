@@ -79,7 +79,7 @@ def capture(
     running = Capture(discover(clone.model.diffusion_model), count, every, after_block)
 
     def stop_here(executor: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        with eager(is_compiled(executor.class_obj.diffusion_model), COMPILE_SETTING):
+        with eager(COMPILE_SETTING, whole=is_compiled(executor.class_obj.diffusion_model)):
             return running.stoppable(lambda: executor(x, *args, **kwargs), x)
 
     clone.add_wrapper_with_key(APPLY_MODEL, CAPTURE_KEY, stop_here)

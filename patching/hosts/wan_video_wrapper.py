@@ -28,7 +28,7 @@ from ..projection import readable_weights
 from ..runtime import Run
 from ..sources import SecondStream
 from ..wan_model import WanModel, discover, unwrap
-from .compile import eager
+from .compile import eager, edits_inside
 from .status import observer_for
 from .wrapper_checks import check, check_between_blocks, check_echoshot
 
@@ -243,7 +243,7 @@ def _sample(process: Callable[..., Any], bound: inspect.BoundArguments, stack: E
 
     attached: list[Run] = []
     completed = False
-    with contextlib.ExitStack() as stack_of_hooks, compile_stance(model):
+    with contextlib.ExitStack() as stack_of_hooks, compile_stance(model, stack):
         hook = torch.compiler.disable(attach_and_call)  # type: ignore[no-untyped-call]
         stack_of_hooks.callback(transformer.register_forward_pre_hook(hook, with_kwargs=True).remove)
         try:
@@ -262,14 +262,15 @@ def _hook_control_blocks(run: Run, transformer: Any) -> None:
             run.hook_control_attention(unwrap(block), index)
 
 
-def compile_stance(model: Any) -> AbstractContextManager[Any]:
-    """A transformer compiled as a whole ignores hooks; per-block compilation keeps its speed."""
+def compile_stance(model: Any, stack: EditStack | None = None) -> AbstractContextManager[Any]:
+    """Lets hooks be reached that compiled code would ignore. The sampler compiles by itself, before its first call."""
     try:
         compile_args = model.model["compile_args"]
     except (KeyError, TypeError):
         compile_args = None
     whole = compile_args is not None and not compile_args.get("compile_transformer_blocks_only", True)
-    return eager(whole, "compile_transformer_blocks_only in WanVideo Torch Compile Settings")
+    inside = compile_args is not None and edits_inside(stack or (), wan_model(model))
+    return eager("compile_transformer_blocks_only in WanVideo Torch Compile Settings", whole=whole, inside=inside)
 
 
 def _on_device(embeds: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
