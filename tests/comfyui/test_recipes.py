@@ -6,8 +6,9 @@ import itertools
 import json
 
 import pytest
+from safetensors import safe_open
 
-from .server import RunFailedError
+from .server import RejectedError, RunFailedError
 from .test_sites import at
 from .workflows import FOX, MOON, SHARP, Host, Workflow, edit, output
 
@@ -82,11 +83,22 @@ def test_a_workflow_can_insist_on_its_recipe(host: Host):
         host.digest(FOX, after=loading(name, text))
 
 
+def test_what_is_saved_of_a_run_has_the_recipe(host: Host):
+    name, flow = next(names), Workflow()
+    latents = host.branch(flow, FOX, edit(block_activations="3"), after=saving(name))
+    flow.add("SaveLatent", samples=latents, filename_prefix=name)
+    host.server.run(flow, page=True).checked()
+    (saved,) = (host.server.base / "output").glob(f"{name}*")
+    with safe_open(str(saved), "pt") as file:
+        recipe = json.loads(json.loads(file.metadata()["wan_activation_editor_recipe"]))
+    assert recipe["edits"][0]["strengths"]
+
+
 def test_what_cannot_be_saved_or_loaded_is_said(host: Host):
     with pytest.raises(RunFailedError, match="model carries no edits"):
         host.digest(FOX, after=saving("nothing"))
     for bad in ("../up", "a/b", "", ".hidden", "con", "a" * 101, "tab\t"):
         with pytest.raises(RunFailedError, match="cannot be a recipe's name"):
             host.digest(FOX, edit(), after=saving(bad))
-    with pytest.raises(RunFailedError):  # ComfyUI refuses what is not in the list
+    with pytest.raises(RejectedError, match="never saved"):  # by ComfyUI: it is not in the list
         host.digest(FOX, after=loading("never saved"))
