@@ -24,6 +24,7 @@ from ..patching import (
 )
 from ..patching.hosts.wan_video_wrapper import check_echoshot
 from .live import status_sender
+from .shown import model_told
 from .sockets import (
     CATEGORY,
     activations_input,
@@ -195,7 +196,8 @@ class WanVideoActivationEditor(io.ComfyNode):
                     branch,
                     MODES[injection_mode],
                     observer=status_sender(cls.hidden) if log_level != "off" else None,
-                )
+                ),
+                ui=model_told(model, strengths),
             )
 
 
@@ -262,7 +264,8 @@ class WanVideoAdvancedActivationEditor(io.ComfyNode):
             window = Window(start_percent, end_percent)
             label = node_label(cls, name)
             return io.NodeOutput(
-                *add_edit(label, model, text_embeds, injection_embeds, strengths, "off", window, branch)
+                *add_edit(label, model, text_embeds, injection_embeds, strengths, "off", window, branch),
+                ui=model_told(model, strengths),
             )
 
 

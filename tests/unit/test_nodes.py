@@ -18,7 +18,7 @@ from diffusers import WanTransformer3DModel
 from wanvideo_activation_editor.nodes.replacements import REPLACEMENTS
 from wanvideo_activation_editor.patching import KEY, PATTERNS, PRESETS, Explicit, Pattern, stack_of
 
-ZEROS = "0" * 40
+ZEROS, FRESH = "0" * 40, "mid_blocks"
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def nodes() -> dict:
 # (input, default); sockets have no default. Extra inputs may follow; these never change.
 CONTRACT = {
     "WanVideoActivationEditor": (
-        ["model", "text_embeds", ("injection_strength", 0.5), ("block_activations", ZEROS), ("enable_patching", True),
+        ["model", "text_embeds", ("injection_strength", 0.5), ("block_activations", FRESH), ("enable_patching", True),
          ("log_level", "off"), ("injection_mode", "context"), "injection_embeds", "block_strengths"],
         ["model", "text_embeds"],
     ),
@@ -53,7 +53,7 @@ CONTRACT = {
         ["text_visualization", "graph_image"],
     ),
     "WanVideoAdvancedActivationEditor": (
-        ["model", "text_embeds", ("block_activations", ZEROS), ("enable_patching", True), "injection_embeds",
+        ["model", "text_embeds", ("block_activations", FRESH), ("enable_patching", True), "injection_embeds",
          "block_strengths", ("uniform_strength", 0.5)],
         ["model", "text_embeds"],
     ),
@@ -62,7 +62,7 @@ CONTRACT = {
         ["latent_embeds", "info"],
     ),
     "WanVideoLatentInjector": (
-        ["model", "main_latent", "injection_latent", ("injection_strength", 0.5), ("block_activations", ZEROS)],
+        ["model", "main_latent", "injection_latent", ("injection_strength", 0.5), ("block_activations", FRESH)],
         ["model"],
     ),
 }  # fmt: skip

@@ -51,6 +51,17 @@ export function setValue(app, node, widget, value) {
   widget.callback?.(value, app.canvas, node);
 }
 
+const whileLinked = new WeakMap(); // widget -> text that Nodes 2.0 of 1.35.9 draws in place of its value
+
+/** Have a linked text widget draw what the link brings: 1.35.9's Nodes 2.0 goes on drawing the value that is not used. */
+export function showWhileLinked(widget, text) {
+  if (!globalThis.LiteGraph?.vueNodesMode || (whileLinked.get(widget) ?? widget.value) === text) return;
+  whileLinked.set(widget, text);
+  const saved = widget.value;
+  widget.callback?.(text);
+  widget.value = saved;
+}
+
 /** Put an element into the node, as its last widget: 1.35.9 misplaces saved values behind one that is not saved. */
 export function addElement(node, name, element, minHeight, maxHeight) {
   Object.assign(element.style, { minHeight: `${minHeight}px`, maxHeight: `${maxHeight}px` });
