@@ -3,7 +3,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { cellsBetween, hundredths, moved, ramp, range, withValue, writeSelection } from "../../web/js/selection.js";
+import {
+  cellsBetween, hundredths, moved, parseSelection, ramp, range, resolveSelection, withValue, writeSelection,
+} from "../../web/js/selection.js";
 
 test("a range includes both ends, in either direction", () => {
   assert.deepEqual(range(3, 6), [3, 4, 5, 6]);

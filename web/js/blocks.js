@@ -3,12 +3,13 @@
 
 import { makeGrid } from "./grid.js";
 import { forgetIfRewired, learn, recall } from "./knowledge.js";
+import { addPanel } from "./panel.js";
 import { BLOCK_COUNT, PRESETS } from "./patterns.js";
 import { planOf } from "./plan.js";
 import { editors } from "./registry.js";
 import { hundredths, writeSelection } from "./selection.js";
 import { make } from "./surface.js";
-import { addElement, chain, coalesced, markChanged, setValue, showWhileLinked, widgetNamed } from "./widgets.js";
+import { chain, coalesced, markChanged, setValue, showWhileLinked, widgetNamed } from "./widgets.js";
 
 export const EVENT = "wan_activation_editor.status";
 const CELLS = 50; // as many blocks as a grid can show; those that the model does not have are left out or dimmed
@@ -97,7 +98,7 @@ export function addBlocks(app, node, onBlocks) {
       learned();
     },
   });
-  const widget = addElement(node, "blocks", view.element, 172, 260);
+  const { widget } = addPanel(app, node, { name: "blocks", element: view.element, height: [172, 260] });
   for (const each of node.widgets) if (each !== widget) chain(each, "callback", changed);
   const checkModel = coalesced(() => { if (forgetIfRewired(node)) learned(); });
   chain(node, "onConnectionsChange", () => {

@@ -64,16 +64,25 @@ export function showWhileLinked(widget, text) {
 
 /** Put an element into the node, as its last widget: 1.35.9 misplaces saved values behind one that is not saved. */
 export function addElement(node, name, element, minHeight, maxHeight) {
-  Object.assign(element.style, { minHeight: `${minHeight}px`, maxHeight: `${maxHeight}px` });
   const margin = 6;
+  const least = () => minHeight + widget.extra, most = () => maxHeight + widget.extra;
+  const fit = () => Object.assign(element.style, {
+    minHeight: `${least()}px`, maxHeight: `${most()}px`, display: most() ? "" : "none",
+  });
   const widget = node.addDOMWidget(name, "WAN_ACTIVATION_EDITOR", element, {
     serialize: false, // not in the API prompt
     hideInPanel: true,
     margin,
-    getMinHeight: () => minHeight + 2 * margin,
-    getMaxHeight: () => maxHeight + 2 * margin,
+    getMinHeight: () => (widget?.extra === undefined || !most() ? minHeight && minHeight + 2 * margin : least() + 2 * margin),
+    getMaxHeight: () => (widget?.extra === undefined || !most() ? maxHeight && maxHeight + 2 * margin : most() + 2 * margin),
   });
   widget.serialize = false; // not in widgets_values
+  widget.extra = 0; // px for what is shown under the element's own content
+  widget.grow = extra => {
+    widget.extra = extra;
+    fit();
+  };
+  fit();
   return widget;
 }
 
