@@ -21,6 +21,7 @@ from ..patching import (
     prompt_at,
     stack_of,
 )
+from .shown import model_told
 from .sockets import (
     CATEGORY,
     activations_input,
@@ -192,7 +193,8 @@ class WanVideoActivationEditor(io.ComfyNode):
                     branch,
                     MODES[injection_mode],
                     reports_to=address(cls.hidden) if log_level != "off" else None,
-                )
+                ),
+                ui=model_told(model, strengths),
             )
 
 
@@ -259,7 +261,8 @@ class WanVideoAdvancedActivationEditor(io.ComfyNode):
             window = Window(start_percent, end_percent)
             label = node_label(cls, name)
             return io.NodeOutput(
-                *add_edit(label, model, text_embeds, injection_embeds, strengths, "off", window, branch)
+                *add_edit(label, model, text_embeds, injection_embeds, strengths, "off", window, branch),
+                ui=model_told(model, strengths),
             )
 
 

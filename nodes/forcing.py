@@ -21,6 +21,7 @@ from ..patching import (
 )
 from ..patching.projection import project_text
 from .editor import add_edit, choose_blocks
+from .shown import model_told
 from .sockets import (
     CATEGORY,
     activations_input,
@@ -238,7 +239,7 @@ class WanVideoDirectInjector(io.ComfyNode):
                 branch,
                 transforms=(force,),
             )
-            return io.NodeOutput(*edited)
+            return io.NodeOutput(*edited, ui=model_told(model, strengths))
 
 
 NODES = [WanVideoProjectionBooster, WanVideoDirectInjector]

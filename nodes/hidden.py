@@ -28,6 +28,7 @@ from ..patching import (
     stack_of,
 )
 from .capture_cache import CachedCapture, known_identity
+from .shown import model_told
 from .sockets import (
     CATEGORY,
     WanVideoModel,
@@ -279,7 +280,7 @@ class WanVideoLatentInjector(io.ComfyNode):
             delta = captured_difference(main, injection, chosen, reduce)  # type: ignore[arg-type]
             if not chosen:
                 log.warning("%s: no block is selected, so the model is passed on unchanged.", label)
-                return io.NodeOutput(model)
+                return io.NodeOutput(model, ui=model_told(model, strengths))
             edit = Edit(
                 source=delta,
                 strengths=strengths,
@@ -298,7 +299,7 @@ class WanVideoLatentInjector(io.ComfyNode):
                     label,
                 )
             stack = stack_of(transformer_options(model)).append(edit)
-            return io.NodeOutput(host.with_stack(model, stack))
+            return io.NodeOutput(host.with_stack(model, stack), ui=model_told(model, strengths))
 
 
 NODES = [WanVideoLatentEncoder, WanVideoLatentInjector]

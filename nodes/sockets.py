@@ -18,7 +18,8 @@ WanVideoModel = io.Custom("WANVIDEOMODEL")
 WanVideoTextEmbeds = io.Custom("WANVIDEOTEXTEMBEDS")
 BlockStrengthsType = io.Custom("BLOCK_STRENGTHS")
 
-NO_BLOCKS = "0" * 40
+FRESH_BLOCKS = "mid_blocks"
+"""What a new node edits; a saved file carries its own choice."""
 
 ACTIVATIONS_TOOLTIP = (
     "Which blocks are edited: 40 characters of 0 and 1, or terms such as 7, 3-9, even, /4, !12, early_blocks, "
@@ -62,7 +63,7 @@ def embeds_input(name: str, tooltip: str, optional: bool = False) -> Any:
 
 
 def activations_input() -> Any:
-    return io.String.Input("block_activations", default=NO_BLOCKS, tooltip=ACTIVATIONS_TOOLTIP)
+    return io.String.Input("block_activations", default=FRESH_BLOCKS, tooltip=ACTIVATIONS_TOOLTIP)
 
 
 def strength_input(tooltip: str) -> Any:
@@ -83,7 +84,7 @@ def block_strengths_input() -> Any:
     return BlockStrengthsType.Input(
         "block_strengths",
         optional=True,
-        tooltip="Strength per block. With block_activations all 0, these alone choose the blocks.",
+        tooltip="Strength per block, multiplied by that of block_activations: choose all there to let these decide.",
     )
 
 

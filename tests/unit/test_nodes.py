@@ -21,7 +21,7 @@ from wanvideo_activation_editor.nodes.replacements import REPLACEMENTS
 from wanvideo_activation_editor.patching import KEY, PATTERNS, PRESETS, Explicit, Pattern, stack_of
 from wanvideo_activation_editor.patching.hosts import wan_video_wrapper
 
-ZEROS = "0" * 40
+ZEROS, FRESH = "0" * 40, "mid_blocks"
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def nodes() -> dict:
 # (input, default); sockets have no default. Extra inputs may follow; these never change.
 CONTRACT = {
     "WanVideoActivationEditor": (
-        ["model", "text_embeds", ("injection_strength", 0.5), ("block_activations", ZEROS), ("enable_patching", True),
+        ["model", "text_embeds", ("injection_strength", 0.5), ("block_activations", FRESH), ("enable_patching", True),
          ("log_level", "off"), ("injection_mode", "context"), "injection_embeds", "block_strengths"],
         ["model", "text_embeds"],
     ),
@@ -56,7 +56,7 @@ CONTRACT = {
         ["text_visualization", "graph_image"],
     ),
     "WanVideoAdvancedActivationEditor": (
-        ["model", "text_embeds", ("block_activations", ZEROS), ("enable_patching", True), "injection_embeds",
+        ["model", "text_embeds", ("block_activations", FRESH), ("enable_patching", True), "injection_embeds",
          "block_strengths", ("uniform_strength", 0.5)],
         ["model", "text_embeds"],
     ),
@@ -65,7 +65,7 @@ CONTRACT = {
         ["latent_embeds", "info"],
     ),
     "WanVideoLatentInjector": (
-        ["model", "main_latent", "injection_latent", ("injection_strength", 0.5), ("block_activations", ZEROS)],
+        ["model", "main_latent", "injection_latent", ("injection_strength", 0.5), ("block_activations", FRESH)],
         ["model"],
     ),
 }  # fmt: skip
