@@ -1,4 +1,4 @@
-"""A decoder of the latents that ComfyUI's own loader takes for a Wan VAE, so that Load VAE and VAE Decode show the clips.
+"""A decoder of the latents that ComfyUI loads as a Wan VAE, so that Load VAE and VAE Decode show the clips.
 
 It has the layers of Wan 2.1's VAE at width 12. Every layer sees one frame alone: each latent frame gives one picture of
 64 x 64 pixels, and Wan's four frames per latent frame repeat it. Trained on the codec's latents; see weights/README.md.
@@ -6,6 +6,7 @@ It has the layers of Wan 2.1's VAE at width 12. Every layer sees one frame alone
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import torch
@@ -21,8 +22,14 @@ BLOCKS = 3  # residual blocks in a stage of Wan's decoder; its encoder has one f
 TRAINED = ("middle.0", "upsamples.0", "upsamples.4", "upsamples.8", "upsamples.12")
 # ComfyUI takes latents to the scale of Wan's VAE before it decodes. These are the mean and standard deviation that Wan
 # publishes with that VAE; the first layer takes them back.
-MEAN = (-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508, 0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921)  # fmt: skip
-STD = (2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743, 3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160)  # fmt: skip
+MEAN = (
+    *(-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508),
+    *(0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921),
+)
+STD = (
+    *(2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743),
+    *(3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160),
+)
 
 
 class _Norm(nn.Module):
@@ -33,7 +40,9 @@ class _Norm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.normalize(x, dim=1) * len(self.gamma) ** 0.5 * self.gamma.view(1, -1, 1, 1)
+        scale = len(self.gamma) ** 0.5 * self.gamma.view(1, -1, 1, 1)
+        out: torch.Tensor = F.normalize(x, dim=1) * scale
+        return out
 
 
 def _convolution(before: int, after: int, size: int = 3) -> nn.Conv2d:
@@ -43,6 +52,8 @@ def _convolution(before: int, after: int, size: int = 3) -> nn.Conv2d:
 class _Residual(nn.Module):
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
+        last = _convolution(after, after)
+        nn.init.zeros_(last.weight)
         self.residual = nn.Sequential(
             _Norm(before),
             nn.SiLU(),
@@ -50,10 +61,9 @@ class _Residual(nn.Module):
             _Norm(after),
             nn.SiLU(),
             nn.Identity(),  # dropout in Wan's numbering
-            _convolution(after, after),
+            last,
         )
         self.shortcut = _convolution(before, after, 1) if before != after else nn.Identity()
-        nn.init.zeros_(self.residual[6].weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.shortcut(x) + self.residual(x)
@@ -183,7 +193,7 @@ def _attention(name: str, width: int, value: float) -> dict[str, torch.Tensor]:
 def _encoder() -> dict[str, torch.Tensor]:
     nan, widths, index = float("nan"), (DIM, *WIDTHS[:0:-1]), 0
     out = _filled("encoder.conv1", (DIM, 3, 3, 3, 3), nan)
-    for stage, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for stage, (before, after) in enumerate(itertools.pairwise(widths)):
         for width in (before, after):
             out.update(_residual(f"encoder.downsamples.{index}", width, after, nan))
             index += 1

@@ -87,7 +87,11 @@ def pictures(server: ComfyServer, flow: Workflow, latents: Link) -> torch.Tensor
     vae = flow.add("VAELoader", vae_name=VAE)
     images = flow.add("VAEDecode", samples=latents, vae=vae)
     node, _ = flow.add("SaveImage", images=images, filename_prefix="tiny_wan")
-    files = server.run(flow).checked().output(node, "images")
+    return written(server, server.run(flow).checked().output(node, "images"))
+
+
+def written(server: ComfyServer, files: list[dict[str, str]]) -> torch.Tensor:
+    """Pictures that SaveImage wrote."""
     folder = server.base / "output"
     return torch.stack([torch.from_numpy(np.array(Image.open(folder / f["subfolder"] / f["filename"]))) for f in files])
 
@@ -96,6 +100,10 @@ def read(clip: torch.Tensor) -> dict[str, Any]:
     """Colour, shape, motion and background of the key frames, which are every fourth picture."""
     keys = clip[::4].permute(0, 3, 1, 2).float()
     return tiny_wan.read(scaled(keys, 96).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1))
+
+
+def caption(found: dict[str, Any]) -> str:
+    return "a " + " ".join(reading.name for reading in found.values())
 
 
 @torch.no_grad()
@@ -144,5 +152,22 @@ def test_the_vae_file_decodes_as_the_library_does(tiny: ComfyServer):
 )
 def test_what_an_edit_does_can_be_seen(tiny: ComfyServer, second, blocks, seen):
     flow = Workflow()
-    found = read(pictures(tiny, flow, sampled(flow, second=second, blocks=blocks)))
-    assert "a " + " ".join(reading.name for reading in found.values()) == seen
+    assert caption(read(pictures(tiny, flow, sampled(flow, second=second, blocks=blocks)))) == seen
+
+
+def test_the_example_does_what_its_note_says(tiny: ComfyServer):
+    graph = graph_files.read(REPOSITORY / "example_workflows" / "tiny_model_native.json")
+    importing = graph_files.api_workflow(graph, tiny.call("/object_info"))
+    assert {node["class_type"] for node in importing.values()} == {"WanVideoImportEmbeddings", "PreviewAny"}
+    tiny.run(importing).checked()
+    for node in graph["nodes"]:
+        if node["type"] not in graph_files.FRONT_END_ONLY:
+            node["mode"] = graph_files.ALWAYS if node["mode"] == graph_files.MUTED else graph_files.MUTED
+    flow = graph_files.api_workflow(graph, tiny.call("/object_info"))
+    (video,) = (number for number, node in flow.items() if node["class_type"] == "SaveVideo")
+    (shown,) = (number for number, node in flow.items() if node["class_type"] == "VAEDecode")
+    save = str(1 + max(map(int, flow)))
+    flow[save] = {"class_type": "SaveImage", "inputs": {"images": [shown, 0], "filename_prefix": "tiny_example"}}
+    result = tiny.run(flow).checked()
+    assert result.output(video, "images")
+    assert caption(read(written(tiny, result.output(save, "images")))) == "a blue square moving right at night"
