@@ -22,6 +22,7 @@ from .workflows import Link, Workflow, output
 
 FIRST, SECOND = comfyui.SUGGESTED[:2]
 SHIFT, STEPS, CFG, SEED = 3.0, 8, 2.0, 7
+numbers = itertools.count()  # in file names: what ComfyUI has run before, it does not run again
 MODEL, VAE, TEXTS = (Path(name).name for name in (comfyui.MODEL, comfyui.VAE, comfyui.TEXTS))
 
 
@@ -86,7 +87,7 @@ def pictures(server: ComfyServer, flow: Workflow, latents: Link) -> torch.Tensor
     """What VAE Decode shows of them, uint8 [frames, 64, 64, 3]."""
     vae = flow.add("VAELoader", vae_name=VAE)
     images = flow.add("VAEDecode", samples=latents, vae=vae)
-    node, _ = flow.add("SaveImage", images=images, filename_prefix="tiny_wan")
+    node, _ = flow.add("SaveImage", images=images, filename_prefix=f"tiny_wan_{next(numbers)}")
     return written(server, server.run(flow).checked().output(node, "images"))
 
 
