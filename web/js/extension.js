@@ -11,6 +11,7 @@ import { convertOldFile } from "./old_files.js";
 import { addPanel, panelOf } from "./panel.js";
 import { builders, editors } from "./registry.js";
 import { ROW_WIDGETS, defineRows, dropRowSockets } from "./rows.js";
+import { addAliases, extendOlderSearch } from "./search.js";
 import { chain, nodeByExecutionId, originOf } from "./widgets.js";
 
 const CATEGORY = "WanVideo/Activation Editor";
@@ -27,6 +28,8 @@ function teach(node, { blocks, strengths }) {
   }
 }
 
+const definitions = new Map(); // of this pack's nodes, as the server sent them
+
 const isOurs = node => Boolean(node.constructor.nodeData?.category?.startsWith(CATEGORY));
 const rootGraph = () => app.rootGraph ?? app.graph?.rootGraph ?? app.graph;
 
@@ -41,6 +44,8 @@ app.registerExtension({
 
   beforeRegisterNodeDef(type, data) {
     defineRows(data);
+    addAliases(data);
+    if (data.category?.startsWith(CATEGORY)) definitions.set(data.name, data);
   },
 
   nodeCreated(node) {
@@ -65,6 +70,7 @@ app.registerExtension({
   },
 
   setup() {
+    extendOlderSearch(definitions);
     watchErrors(api, rootGraph, isOurs, (node, text) => {
       const blocks = countIn(text);
       if (blocks) teach(node, { blocks });
