@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from ...embeddings import TextEmbeds, read_text_embeds
+from ...embeddings import TextEmbeds
+from ..arguments import Blocks, chosen_blocks, given_prompt
 from ..capture import Capture, HiddenStates
 from ..checks import check_stack
 from ..difference import Reduce, captured_difference
@@ -18,9 +19,7 @@ from ..fingerprint import unwrapped
 from ..grid import Size
 from ..operations import Add, Operation
 from ..projection import readable_weights
-from ..selection import parse_selection
 from ..sources import Direction, SecondStream
-from ..strengths import BlockStrengths, as_block_strengths
 from ..transforms import ContextTransform
 from ..wan_model import WanModel, discover, unwrap
 from .attachment import COMPILE_SETTING, attached
@@ -34,7 +33,7 @@ MAX_PROMPT_TOKENS = None  # given embeddings are not cut
 def inject(
     target: Any,
     embeds: Any,
-    blocks: str | BlockStrengths | dict[int, float] | list[float] = "all",
+    blocks: Blocks = "all",
     strength: float = 1.0,
     *,
     window: tuple[float, float] = (0.0, 1.0),
@@ -54,9 +53,10 @@ def inject(
 
     Args:
         target: a diffusers Wan pipeline (both of its transformers, when it has two) or a Wan transformer.
-        embeds: the prompt to inject, [tokens, 4096] or [batch, tokens, 4096] as `pipe.encode_prompt` gives it; or a
-            Direction.
-        blocks: a selection (see patching/selection.py), or strengths per block.
+        embeds: the prompt to inject: text, or [tokens, 4096] or [batch, tokens, 4096] as `pipe.encode_prompt` gives it;
+            or a Direction.
+        blocks: a selection (`"10-29:0.6"`, see patching/selection.py), a block, several ([1, 2], range(10, 30)), or
+            strengths by block ({1: 0.5}).
         strength: multiplies the strengths of `blocks`, 0..1.
         window: part of sampling in which it acts, as fractions (start, end). Needs a pipeline.
         branch: `cond` (the prompt), `uncond` (the negative prompt) or `both`.
@@ -74,8 +74,8 @@ def inject(
             another width or with more than 512 tokens, no Wan model, a cache of diffusers (`hidden` only).
     """
     edit = Edit(
-        source=embeds if isinstance(embeds, Direction) else read_text_embeds(embeds, "embeds").detached(),  # type: ignore[arg-type]
-        strengths=_strengths(blocks) * strength,
+        source=embeds if isinstance(embeds, Direction) else given_prompt(target, embeds),  # type: ignore[arg-type]
+        strengths=chosen_blocks(blocks) * strength,
         window=Window(*window),
         branch=branch,
         operation=operation,  # type: ignore[arg-type]  # None: the default of the source
@@ -94,7 +94,7 @@ def inject_hidden(
     target: Any,
     main: HiddenStates,
     injection: HiddenStates,
-    blocks: str | BlockStrengths | dict[int, float] | list[float],
+    blocks: Blocks,
     strength: float = 1.0,
     *,
     reduce: Reduce = "none",
@@ -115,7 +115,7 @@ def inject_hidden(
     Raises:
         ValueError: as `inject` and `captured_difference`.
     """
-    strengths = _strengths(blocks) * strength
+    strengths = chosen_blocks(blocks) * strength
     count = discover(_transformers(target)[0]).block_count
     edit = Edit(
         source=captured_difference(main, injection, strengths.active_blocks(count), reduce),
@@ -249,10 +249,6 @@ def _check_no_cache(module: Any, what: str) -> None:
             f"{what} cannot be combined with a cache of diffusers ({type(module._cache_config).__name__}). "
             "Call disable_cache() of the transformer first."
         )
-
-
-def _strengths(blocks: str | BlockStrengths | dict[int, float] | list[float]) -> BlockStrengths:
-    return parse_selection(blocks) if isinstance(blocks, str) else as_block_strengths(blocks)
 
 
 def _transformers(target: Any) -> list[Any]:
