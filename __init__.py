@@ -1,13 +1,76 @@
-"""WanVideo Activation Editor: block-level prompt injection for Wan video models in ComfyUI and diffusers."""
+"""WanVideo Activation Editor: block-level prompt injection for Wan video models in ComfyUI and diffusers.
+
+The Python API is loaded when it is used:
+
+    import wanvideo_activation_editor as wae
+
+    with wae.inject(pipe, other_embeds, blocks="10-29:0.6"):
+        video = pipe(prompt_embeds=embeds).frames
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from comfy_api.latest import ComfyExtension
 
+    from .patching.edit import Edit, EditStack, Window
+    from .patching.hosts.diffusers import capture, edited, inject, inject_hidden
+    from .patching.operations import Add, Blend, Replace
+    from .patching.plain import RecipeError, load_recipe, save_recipe
+    from .patching.sites import SITES
+    from .patching.sources import CapturedDifference, Direction, Prompt, SecondStream
+    from .patching.transforms import Boost, ForceDifference
+
 WEB_DIRECTORY = "./web"
+
+_API = {
+    "patching.edit": ("Edit", "EditStack", "Window"),
+    "patching.hosts.diffusers": ("capture", "edited", "inject", "inject_hidden"),
+    "patching.operations": ("Add", "Blend", "Replace"),
+    "patching.plain": ("RecipeError", "load_recipe", "save_recipe"),
+    "patching.sites": ("SITES",),
+    "patching.sources": ("CapturedDifference", "Direction", "Prompt", "SecondStream"),
+    "patching.transforms": ("Boost", "ForceDifference"),
+}
+_MODULES = {name: module for module, names in _API.items() for name in names}
+
+__all__ = [
+    "SITES",
+    "WEB_DIRECTORY",
+    "Add",
+    "Blend",
+    "Boost",
+    "CapturedDifference",
+    "Direction",
+    "Edit",
+    "EditStack",
+    "ForceDifference",
+    "Prompt",
+    "RecipeError",
+    "Replace",
+    "SecondStream",
+    "Window",
+    "capture",
+    "comfy_entrypoint",
+    "edited",
+    "inject",
+    "inject_hidden",
+    "load_recipe",
+    "save_recipe",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})
 
 
 async def comfy_entrypoint() -> ComfyExtension:
@@ -15,6 +78,3 @@ async def comfy_entrypoint() -> ComfyExtension:
     from .nodes import ActivationEditorExtension
 
     return ActivationEditorExtension()
-
-
-__all__ = ["WEB_DIRECTORY", "comfy_entrypoint"]

@@ -13,6 +13,7 @@ from . import (
     forcing,
     hidden,
     inspection,
+    recipes,
     replacements,
     store,
     store_exchange,
@@ -28,6 +29,7 @@ NODES: list[type[io.ComfyNode]] = [
     *forcing.NODES,
     *hidden.NODES,
     *analysis.NODES,
+    *recipes.NODES,
     *store.NODES,
     *store_exchange.NODES,
 ]

@@ -12,24 +12,22 @@ from ..patching import (
     BlockStrengths,
     ContextTransform,
     Edit,
-    Observer,
-    Site,
     Window,
     as_block_strengths,
     check_stack,
     check_width,
     host_of,
     parse_selection,
+    prompt_at,
     stack_of,
 )
-from ..patching.hosts.wan_video_wrapper import check_echoshot
-from .live import status_sender
+from .shown import model_told
 from .sockets import (
     CATEGORY,
     activations_input,
+    address,
     block_strengths_input,
     check_activations,
-    check_same_host,
     compared_prompts,
     embeds_input,
     errors_named,
@@ -44,7 +42,7 @@ from .sockets import (
 
 log = logging.getLogger("wanvideo_activation_editor")
 
-MODES: dict[str, tuple[Site, ...]] = {
+MODES: dict[str, tuple[str, ...]] = {
     "context": ("context",),
     "hidden_states": ("hidden",),
     "both": ("context", "hidden"),
@@ -60,9 +58,9 @@ def add_edit(
     log_level: str,
     window: Window,
     branch: str,
-    sites: tuple[Site, ...] = ("context",),
+    sites: tuple[str, ...] = ("context",),
     transforms: tuple[ContextTransform, ...] = (),
-    observer: Observer | None = None,
+    reports_to: tuple[str, str] | None = None,
 ) -> tuple[Any, Any]:
     """Append an edit per site to a clone of the model; inputs that change nothing are handed back as they are.
 
@@ -70,14 +68,14 @@ def add_edit(
         node: label of the edit: the node's name and id.
         sites: what is edited in the chosen blocks, in order.
         transforms: changes to the injected prompt after projection.
-        observer: told what the first of the edits does while sampling.
+        reports_to: node and workflow that show what the first of the edits does while sampling.
 
     Returns:
         The model with the edit and the text embeds with its description.
     """
     host = host_of(model)
     wan_model = host.wan_model(model)
-    check_same_host(model, text_embeds)
+    host.check_embeds(text_embeds)
     main = read_text_embeds(text_embeds, "text_embeds", host.MAX_PROMPT_TOKENS)
     check_width(main, wan_model, "text_embeds is")
     if not any(strengths.resolve(wan_model.block_count)):
@@ -90,7 +88,7 @@ def add_edit(
     source = read_text_embeds(injection_embeds, "injection_embeds").detached()
     edits = [
         Edit(
-            source=source,
+            source=prompt_at(site, source),
             strengths=strengths,
             site=site,
             window=window,
@@ -98,12 +96,12 @@ def add_edit(
             label=node,
             log_level=log_level,  # type: ignore[arg-type]
             transforms=transforms,
-            observer=observer if site == sites[0] else None,
+            reports_to=reports_to if site == sites[0] else None,
         )
         for site in sites
     ]
     check_stack(edits, wan_model, prompt_count=len(main.prompts))
-    check_echoshot(main.echoshot, main.token_counts, source.token_counts, node)
+    host.check_prompts(main, source, node)
     if not transforms and (compared := compared_prompts(main.detached(), branch)):
         _report_difference(node, compared, source.prompts, log_level)
     stack = stack_of(transformer_options(model)).append(*edits)
@@ -194,8 +192,9 @@ class WanVideoActivationEditor(io.ComfyNode):
                     window,
                     branch,
                     MODES[injection_mode],
-                    observer=status_sender(cls.hidden) if log_level != "off" else None,
-                )
+                    reports_to=address(cls.hidden) if log_level != "off" else None,
+                ),
+                ui=model_told(model, strengths),
             )
 
 
@@ -262,7 +261,8 @@ class WanVideoAdvancedActivationEditor(io.ComfyNode):
             window = Window(start_percent, end_percent)
             label = node_label(cls, name)
             return io.NodeOutput(
-                *add_edit(label, model, text_embeds, injection_embeds, strengths, "off", window, branch)
+                *add_edit(label, model, text_embeds, injection_embeds, strengths, "off", window, branch),
+                ui=model_told(model, strengths),
             )
 
 

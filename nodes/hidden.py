@@ -13,27 +13,27 @@ from comfy_api.latest import io
 from ..embeddings import read_text_embeds
 from ..patching import (
     REDUCTIONS,
-    ActivationAddition,
+    Add,
     Edit,
     HiddenStates,
     Size,
     Window,
+    captured_difference,
     check_stack,
     check_states,
     check_width,
     format_grid,
-    hidden_delta,
     host_of,
     parse_selection,
     stack_of,
 )
 from .capture_cache import CachedCapture, known_identity
+from .shown import model_told
 from .sockets import (
     CATEGORY,
     WanVideoModel,
     activations_input,
     check_activations,
-    check_same_host,
     embeds_input,
     errors_named,
     log_level_input,
@@ -144,7 +144,7 @@ class WanVideoLatentEncoder(io.ComfyNode):
         with errors_named("WanVideo Latent Encoder"):
             host = host_of(model)
             wan_model = host.wan_model(model)
-            check_same_host(model, text_embeds)
+            host.check_embeds(text_embeds)
             prompt = read_text_embeds(text_embeds, "text_embeds", host.MAX_PROMPT_TOKENS)
             check_width(prompt, wan_model, "text_embeds is")
             if not 0.0 < sigma <= 1.0:
@@ -277,15 +277,15 @@ class WanVideoLatentInjector(io.ComfyNode):
             window = Window(start_percent, end_percent)
             label = node_label(cls, "WanVideo Latent Injector")
             chosen = strengths.active_blocks(wan_model.block_count)
-            delta = hidden_delta(main, injection, chosen, reduce)  # type: ignore[arg-type]
+            delta = captured_difference(main, injection, chosen, reduce)  # type: ignore[arg-type]
             if not chosen:
                 log.warning("%s: no block is selected, so the model is passed on unchanged.", label)
-                return io.NodeOutput(model)
+                return io.NodeOutput(model, ui=model_told(model, strengths))
             edit = Edit(
                 source=delta,
                 strengths=strengths,
                 site="hidden",
-                operation=ActivationAddition(preserve_norm),
+                operation=Add(preserve_norm),
                 window=window,
                 branch=branch,  # type: ignore[arg-type]
                 label=label,
@@ -294,12 +294,12 @@ class WanVideoLatentInjector(io.ComfyNode):
             check_stack([edit], wan_model)
             if delta.identity and known_identity(host, model) not in ("", delta.identity):
                 log.warning(
-                    "%s: the latents were captured from another model, or with other LoRA or patches on it. Connect "
-                    "the encoders to the model that is sampled.",
+                    "%s: the hidden states were captured from another model, or with other LoRA or patches on it. "
+                    "Connect the encoders to the model that is sampled.",
                     label,
                 )
             stack = stack_of(transformer_options(model)).append(edit)
-            return io.NodeOutput(host.with_stack(model, stack))
+            return io.NodeOutput(host.with_stack(model, stack), ui=model_told(model, strengths))
 
 
 NODES = [WanVideoLatentEncoder, WanVideoLatentInjector]

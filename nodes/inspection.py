@@ -12,6 +12,7 @@ from ..embeddings import MAX_TOKENS, TextEmbeds, mean_difference, pad_tokens, re
 from ..patching import KEY, Edit, host_of, parse_selection, stack_of
 from ..patching.projection import project_text
 from ..patching.views import NO_EDIT, block_list, cell_grid, model_summary, stack_report, strength_summary
+from .shown import model_told
 from .sockets import (
     CATEGORY,
     check_activations,
@@ -68,7 +69,7 @@ class WanVideoBlockActivationViewer(io.ComfyNode):
             if text_embeds is not None:
                 parts += ["", _embeds_line(text_embeds)]
         text = "\n".join(parts)
-        return io.NodeOutput(text, ui={"text": (text,)})
+        return io.NodeOutput(text, ui={"text": (text,), **model_told(model)})
 
 
 def _embeds_line(text_embeds: Any) -> str:
@@ -109,13 +110,15 @@ class WanVideoInjectionTester(io.ComfyNode):
             for edit in stack:
                 strengths = edit.strengths.resolve(wan_model.block_count)
                 parts += ["", f"{edit.label}: {strength_summary(strengths)}", f"  blocks {block_list(strengths)}"]
-                parts += [_captured(edit)] if edit.adds else _measurements(main, edit, weights, show_details)
+                parts += _measurements(main, edit, weights, show_details) if edit.text else [_without_prompt(edit)]
         text = "\n".join(parts)
-        return io.NodeOutput(text, ui={"text": (text,)})
+        return io.NodeOutput(text, ui={"text": (text,), **model_told(model)})
 
 
-def _captured(edit: Edit) -> str:
-    delta = edit.delta
+def _without_prompt(edit: Edit) -> str:
+    delta = edit.captured
+    if delta is None:
+        return f"  {edit.operation.name} at {edit.site}: no prompt to compare"
     return (
         f"  {edit.operation.name} of a difference captured {delta.origin}: relative L2 {delta.relative_l2:.3f} of the "
         "main hidden state"
@@ -124,6 +127,7 @@ def _captured(edit: Edit) -> str:
 
 def _measurements(main: TextEmbeds, edit: Edit, weights: Any, details: bool) -> list[str]:
     source, prompts = edit.text, compared_prompts(main, edit.branch)
+    assert source is not None  # noqa: S101  # by the caller
     if not prompts:
         return ["  It edits the negative prompt, which text_embeds does not hold, so there is nothing to compare."]
     try:

@@ -1,14 +1,17 @@
 """Block selection, edits, and the runtime that applies them while a host samples."""
 
-from .addition import REDUCTIONS, ActivationAddition, HiddenDelta, format_grid, hidden_delta
-from .capture import Capture, HiddenStates, Size, check_states
-from .checks import check_prompt_count, check_stack, check_width
-from .edit import BRANCHES, KEY, LOG_LEVELS, Edit, EditStack, Observer, Site, Window, stack_of
+from .capture import Capture, HiddenStates, check_states
+from .checks import check_prompt_count, check_stack
+from .difference import REDUCTIONS, captured_difference
+from .edit import BRANCHES, KEY, LOG_LEVELS, Edit, EditStack, Window, stack_of
 from .fingerprint import UnidentifiedError, fingerprint
+from .grid import Size, format_grid
 from .hosts import host_of
-from .operations import Blend, Operation
+from .operations import Add, Blend, Operation, Replace
 from .runtime import Run
 from .selection import Selection, SelectionError, parse_selection
+from .sites import SITES
+from .sources import CapturedDifference, Direction, Prompt, SecondStream, check_width, prompt_at
 from .strengths import (
     DEFAULT_BLOCK_COUNT,
     PATTERNS,
@@ -36,28 +39,31 @@ __all__ = [
     "PATTERNS",
     "PRESETS",
     "REDUCTIONS",
-    "ActivationAddition",
+    "SITES",
+    "Add",
     "Blend",
     "BlockRangeError",
     "BlockStrengths",
     "Boost",
     "Capture",
+    "CapturedDifference",
     "ContextTransform",
+    "Direction",
     "Edit",
     "EditStack",
     "Explicit",
     "ForceDifference",
-    "HiddenDelta",
     "HiddenStates",
     "NotAWanModelError",
-    "Observer",
     "Operation",
     "Pattern",
     "Product",
+    "Prompt",
+    "Replace",
     "Run",
+    "SecondStream",
     "Selection",
     "SelectionError",
-    "Site",
     "Size",
     "UnidentifiedError",
     "Uniform",
@@ -65,6 +71,7 @@ __all__ = [
     "Window",
     "as_block_strengths",
     "block_pattern",
+    "captured_difference",
     "check_prompt_count",
     "check_stack",
     "check_states",
@@ -72,10 +79,10 @@ __all__ = [
     "discover",
     "fingerprint",
     "format_grid",
-    "hidden_delta",
     "host_of",
     "matching_preset",
     "parse_selection",
     "preset_blocks",
+    "prompt_at",
     "stack_of",
 ]

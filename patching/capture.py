@@ -15,30 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import streams
+from .grid import Grid
+from .passes import in_extra_pass
 from .wan_model import WanModel
 
-Grid = tuple[int, int, int]
-"""Extent along frames, height and width, in tokens or latents."""
-
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Size:
-    """Of a video: width and height in pixels, and frames. Defaults are Wan's 480p at 81 frames."""
-
-    width: int = 832
-    height: int = 480
-    frames: int = 81
-
-    def latent(self, downscale: int) -> Grid:
-        """Frames, height and width of its latents; the VAE compresses 4 frames into one, after the first.
-
-        Args:
-            downscale: pixels per latent: 8, or 16 for Wan 2.2 5B.
-        """
-        return (self.frames - 1) // 4 + 1, self.height // downscale, self.width // downscale
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,7 +190,7 @@ class Capture:
 
     def _leaver(self, index: int) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if streams.is_running() or self._is_complete():
+            if in_extra_pass() or self._is_complete():
                 return
             last = index == self._count - 1
             if last or self._every:

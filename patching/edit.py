@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from ..embeddings import TextEmbeds
-from .addition import ActivationAddition, HiddenDelta
-from .operations import Blend, Operation
+from ..embeddings.text_embeds import TextEmbeds
+from .operations import Add, Blend, Operation
+from .sites import SITES
+from .sources import CapturedDifference, Prompt, SecondStream, Source, prompt_at
 from .strengths import BlockStrengths
 from .transforms import ContextTransform
 
@@ -16,11 +17,8 @@ KEY = "wan_activation_editor"
 """Key of the EditStack in `transformer_options` and of its description in text embeds."""
 
 Branch = Literal["cond", "uncond", "both"]
-Site = Literal["context", "hidden"]
 LogLevel = Literal["off", "basic", "verbose", "trace"]
 BRANCHES: tuple[Branch, ...] = ("cond", "uncond", "both")
-Observer = Callable[[Mapping[str, Any]], None]
-"""Called while sampling with plain values; see statistics.Observation."""
 LOG_LEVELS: tuple[LogLevel, ...] = ("off", "basic", "verbose", "trace")
 
 _ROUNDING = 4e-3  # schedulers round their noise levels; a step of a 100-step run is 0.01
@@ -32,7 +30,7 @@ class Window:
 
     0 is the first step (most noise), 1 the end. The start is included, the end is not, so that
     windows 0-0.5 and 0.5-1 share no step; an end of 1 includes everything to the last step. Progress is
-    read off the noise level: in a run of N evenly scheduled steps, step i is at i / N. Schedules that space
+    computed from the noise level: in a run of N evenly scheduled steps, step i is at i / N. Schedules that space
     their steps otherwise (beta, karras, distilled ones) have steps where their noise level puts them.
     """
 
@@ -55,70 +53,85 @@ class Window:
         return progress >= self.start - _ROUNDING and (self.end == 1.0 or progress < self.end - _ROUNDING)
 
 
+def check_combination(site: str, source: Source, operation: Operation) -> None:
+    """The table of what goes with what: a site takes the sources that list it, an operation what it `takes`.
+
+    Raises:
+        ValueError: the combination has no meaning; the message names what has.
+    """
+    if site not in SITES:
+        raise ValueError(f"site must be one of {', '.join(SITES)}, not {site!r}.")
+    if site not in source.sites:
+        raise ValueError(
+            f"{source.title[0].upper()}{source.title[1:]} has no value at site {site}. It has one at "
+            f"{', '.join(source.sites)}."
+        )
+    if getattr(operation, "takes", None) not in (None, source.gives):
+        fitting = "Blend or Replace" if source.gives == "state" else "Add"
+        raise ValueError(
+            f"The operation {operation.name} works with a {operation.takes}, "  # type: ignore[attr-defined]
+            f"but {source.title} is a {source.gives}. Use {fitting}."
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """One change to what chosen blocks attend to, or to the residual stream after them.
+    """One change to chosen blocks.
 
     Args:
-        source: the prompt to inject, raw T5 embeddings, or a captured difference to add.
+        source: what it works with; a bare TextEmbeds is a Prompt, or a SecondStream at site `hidden`.
         strengths: strength per block.
-        site: what is edited: `context` is the text that cross-attention reads, `hidden` the residual stream after a
-            block, which is mixed with that of the injected prompt's second stream, or added to.
-        operation: how main and injected context are combined; ActivationAddition for a captured difference.
+        site: where in the block it acts; see `sites.SITES`.
+        operation: how the source changes what is there; Blend() for a prompt, Add() for a difference.
         window: part of the run in which it acts.
         branch: the guidance branch it touches: the prompt (`cond`), the negative prompt, or both.
         label: a name for people, shown in logs and reports.
         log_level: how much this edit reports while sampling.
         transforms: changes to the injected prompt after the model's projection, in order.
-        observer: told once per step and at the end what the edit did, unless its log level is off.
+        reports_to: id of the node and of the workflow that show its progress, in ComfyUI.
+
+    Raises:
+        ValueError: a value that is not one of those allowed, or a combination without a meaning.
     """
 
-    source: TextEmbeds | HiddenDelta
+    source: Source
     strengths: BlockStrengths
-    site: Site = "context"
-    operation: Operation | ActivationAddition = field(default_factory=Blend)
+    site: str = "context"
+    operation: Operation = None  # type: ignore[assignment]  # set below
     window: Window = field(default_factory=Window)
     branch: Branch = "cond"
     label: str = ""
     log_level: LogLevel = "off"
     transforms: tuple[ContextTransform, ...] = ()
-    observer: Observer | None = None
+    reports_to: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
         if self.branch not in BRANCHES:
             raise ValueError(f"branch must be one of {', '.join(BRANCHES)}, not {self.branch!r}.")
         if self.log_level not in LOG_LEVELS:
             raise ValueError(f"log_level must be one of {', '.join(LOG_LEVELS)}, not {self.log_level!r}.")
-        if self.site not in ("context", "hidden"):
-            raise ValueError(f"site must be context or hidden, not {self.site!r}.")
-        if self.adds != isinstance(self.operation, ActivationAddition) or (self.adds and self.site != "hidden"):
-            raise ValueError(
-                "A captured difference is added (ActivationAddition) to the hidden state; nothing else is."
-            )
+        if isinstance(self.source, TextEmbeds):
+            object.__setattr__(self, "source", prompt_at(self.site, self.source))
+        if self.operation is None:
+            object.__setattr__(self, "operation", Blend() if self.source.gives == "state" else Add())
+        check_combination(self.site, self.source, self.operation)
+        if self.transforms and self.text is None:
+            raise ValueError(f"Transforms change a prompt, but the source is {self.source.title}.")
 
     @property
-    def adds(self) -> bool:
-        """True when it adds a captured difference to the residual stream."""
-        return isinstance(self.source, HiddenDelta)
+    def name(self) -> str:
+        """For messages."""
+        return self.label or "Edit"
 
     @property
-    def streams(self) -> bool:
-        """True when it runs a second stream."""
-        return self.site == "hidden" and not self.adds
-
-    @property
-    def text(self) -> TextEmbeds:
+    def text(self) -> TextEmbeds | None:
         """The injected prompt, of an edit that has one."""
-        if not isinstance(self.source, TextEmbeds):
-            raise TypeError(f"{self.label or 'Edit'} adds captured states and has no prompt.")
-        return self.source
+        return self.source.embeds if isinstance(self.source, Prompt | SecondStream) else None
 
     @property
-    def delta(self) -> HiddenDelta:
+    def captured(self) -> CapturedDifference | None:
         """The captured difference, of an edit that adds one."""
-        if not isinstance(self.source, HiddenDelta):
-            raise TypeError(f"{self.label or 'Edit'} injects a prompt and has no captured difference.")
-        return self.source
+        return self.source if isinstance(self.source, CapturedDifference) else None
 
     def describe(self) -> dict[str, Any]:
         """The edit as plain values: what a person or a JSON file can read."""
@@ -139,8 +152,8 @@ class Edit:
 class EditStack:
     """The edits of one model clone, applied in order: each works on what the one before left.
 
-    `transforms` change the injected prompt of every context edit, before the edit's own transforms, whenever they were
-    added.
+    `transforms` are global: they change the injected prompt of every context edit, before the edit's own transforms,
+    wherever in the order they were added.
 
     Hosts deep-copy a model's options at every clone and every run. The stack is immutable, so a copy
     of it is itself: its tensors are shared, never duplicated.
@@ -152,9 +165,17 @@ class EditStack:
     def append(self, *edits: Edit) -> EditStack:
         return replace(self, edits=(*self.edits, *edits))
 
+    def extend(self, other: EditStack) -> EditStack:
+        """The stack with the edits and transforms of another after its own."""
+        return replace(self, edits=(*self.edits, *other.edits), transforms=(*self.transforms, *other.transforms))
+
     def transform(self, transform: ContextTransform) -> EditStack:
         """The stack with one more transform of every context edit's injected prompt."""
         return replace(self, transforms=(*self.transforms, transform))
+
+    def transforms_of(self, edit: Edit) -> tuple[ContextTransform, ...]:
+        """What the prompt of one of its edits goes through after projection."""
+        return (*self.transforms, *edit.transforms) if edit.site == "context" and edit.text else edit.transforms
 
     def describe(self) -> dict[str, Any]:
         """The stack as plain values, in order."""
@@ -163,6 +184,23 @@ class EditStack:
             "edits": [edit.describe() for edit in self.edits],
             "transforms": [transform.name for transform in self.transforms],
         }
+
+    def to_plain(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The stack as JSON values and named tensors; `from_plain` reads them in any process. See plain.py."""
+        from .plain import to_plain
+
+        return to_plain(self)
+
+    @classmethod
+    def from_plain(cls, values: Any, tensors: Mapping[str, Any]) -> EditStack:
+        """The stack that `to_plain` gave.
+
+        Raises:
+            RecipeError: the values are not those of a stack; the message says which and why.
+        """
+        from .plain import from_plain
+
+        return from_plain(values, tensors)
 
     def __iter__(self) -> Iterator[Edit]:
         return iter(self.edits)

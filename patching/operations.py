@@ -1,17 +1,21 @@
-"""What an edit does with the main and the injected context.
+"""What an edit does with the tensor at its site and the value of its source.
 
-An operation is a frozen object called as `operation(main, injection, strength)` on two tensors
-[batch, tokens, dim] of one dtype and device. It returns a tensor of that shape, changes neither input,
-and must return values equal to `main` wherever `main` and `injection` are equal: rows and tokens that
-an edit leaves alone (the unconditional rows, CLIP image tokens) are the same in both.
+An operation is an object with a `name`, called as `operation(x, value, strength)`. x is [rows, tokens, dim]: only the
+rows of the edit's branch and the tokens that it selects, so whatever an operation does stays there. value is of the
+same shape, or broadcasts to it. It returns a tensor of x's shape and dtype, does not change its arguments, and does
+not wait for the device. `takes` says which values have a meaning for it: a `state`, a `difference`, or with None (and
+without the attribute) either.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
+
+from .sources import Gives
 
 
 class Operation(Protocol):
@@ -20,14 +24,68 @@ class Operation(Protocol):
     @property
     def name(self) -> str: ...
 
-    def __call__(self, main: torch.Tensor, injection: torch.Tensor, strength: float) -> torch.Tensor: ...
+    def __call__(self, x: torch.Tensor, value: torch.Tensor, strength: float) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
 class Blend:
-    """(1 - strength) * main + strength * injection; at strength 1 the injection itself, bit for bit."""
+    """(1 - strength) x + strength value; at strength 1 the value itself, bit for bit."""
 
-    name: str = "blend"
+    takes: ClassVar[Gives] = "state"
+    name: ClassVar[str] = "blend"
 
-    def __call__(self, main: torch.Tensor, injection: torch.Tensor, strength: float) -> torch.Tensor:
-        return injection if strength == 1.0 else torch.lerp(main, injection, strength)
+    def __call__(self, x: torch.Tensor, value: torch.Tensor, strength: float) -> torch.Tensor:
+        return value if strength == 1.0 else torch.lerp(x, value, strength)
+
+
+@dataclass(frozen=True)
+class Replace:
+    """The value in place of x; the strength says only where, by not being 0."""
+
+    takes: ClassVar[Gives] = "state"
+    name: ClassVar[str] = "replace"
+
+    def __call__(self, x: torch.Tensor, value: torch.Tensor, strength: float) -> torch.Tensor:
+        return value
+
+
+@dataclass(frozen=True)
+class Add:
+    """x + strength * scale * value; with `preserve_norm` each token is scaled back to its norm before.
+
+    A few channels of Wan's hidden states are much larger than all others, so an addition can change norms a lot.
+    Source: Turner et al., Activation Addition: Steering Language Models Without Optimization, 2023.
+
+    Args:
+        preserve_norm: scale tokens back.
+        scale: signed factor.
+
+    Raises:
+        ValueError: the scale is not a finite number.
+    """
+
+    preserve_norm: bool = False
+    scale: float = 1.0
+
+    takes: ClassVar[Gives] = "difference"
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.scale):
+            raise ValueError(f"scale must be a finite number, not {self.scale!r}.")
+
+    @property
+    def name(self) -> str:
+        scaled = "" if self.scale == 1.0 else f" times {self.scale:g}"
+        return f"addition{scaled}" + (" (norms kept)" if self.preserve_norm else "")
+
+    def __call__(self, x: torch.Tensor, value: torch.Tensor, strength: float) -> torch.Tensor:
+        out = torch.add(x, value.to(x.dtype), alpha=strength * self.scale)
+        if self.preserve_norm:
+            before = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+            after = torch.linalg.vector_norm(out, dim=-1, keepdim=True, dtype=torch.float32)
+            out.mul_(torch.where(after > 0, before / after, after))
+        return out
+
+
+OPERATIONS: dict[str, type[Operation]] = {cls.__name__: cls for cls in (Blend, Replace, Add)}
+"""Operations that a file may name. Your own class goes in under its name, so that its edits can be saved."""

@@ -9,19 +9,22 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ..embeddings import changed_share
-from .edit import LOG_LEVELS, Edit, LogLevel, Observer
+from .edit import LOG_LEVELS, Edit, LogLevel
 
 log = logging.getLogger("wanvideo_activation_editor")
 
 DEBUG_VARIABLE = "WAN_ACTIVATION_DEBUG"
 VERBOSE_VARIABLE = "WAN_ACTIVATION_VERBOSE"
+
+Observer = Callable[[Mapping[str, Any]], None]
+"""Called while sampling with plain values; see Observation."""
 
 
 def effective_log_level(edit: Edit) -> LogLevel:
@@ -43,27 +46,23 @@ def _is_set(variable: str) -> bool:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A measured block: which measurement is its own, the edits it is of, and what the log says of it."""
+    """A measured block of one edit: the measurement, and what the log says of it."""
 
     block: int
-    key: Hashable
-    edits: tuple[int, ...]
+    edit: object
+    measured: torch.Tensor
     what: str
     shape: str
     logged: bool
 
 
 class StepStatistics:
-    """Collects one measurement per block of a model call and logs them together.
-
-    Blocks that share a context share its measurement: it is computed once per distinct key.
-    """
+    """Collects one measurement per edit and block of a model call and logs them together."""
 
     def __init__(self, trace: bool = False) -> None:
         self._trace = trace
         self._label: Callable[[], str] = str
         self._entries: list[_Entry] = []
-        self._measured: dict[Hashable, torch.Tensor] = {}
 
     def begin(self, label: Callable[[], str]) -> None:
         """Log what the last model call collected and start the next one."""
@@ -73,44 +72,40 @@ class StepStatistics:
     def record(
         self,
         block: int,
-        key: Hashable,
+        edit: object,
         main: torch.Tensor,
         edited: torch.Tensor,
         rows: Sequence[int],
         *,
-        edits: Sequence[int],
         what: str = "context",
         logged: bool = True,
     ) -> None:
         """Measure the touched rows of `edited` against `main` [batch, tokens, dim]; no host sync.
 
         Args:
-            edits: indices of the edits that made the change.
+            edit: what made the change.
             what: name of the tensors in the log.
             logged: write a line for the block.
         """
-        if key not in self._measured:
-            index = torch.tensor(rows, device=main.device)
-            a, b = main.index_select(0, index).float(), edited.index_select(0, index).float()
-            self._measured[key] = torch.stack([changed_share(a, b), a.norm(), b.norm(), (b - a).norm()])
+        index = torch.tensor(rows, device=main.device)
+        a, b = main.index_select(0, index).float(), edited.index_select(0, index).float()
+        measured = torch.stack([changed_share(a, b), a.norm(), b.norm(), (b - a).norm()])
         shape = f", {what} {list(edited.shape)} {edited.dtype} on {edited.device}" if self._trace else ""
-        self._entries.append(_Entry(block, key, tuple(edits), what, shape, logged))
+        self._entries.append(_Entry(block, edit, measured, what, shape, logged))
 
-    def flush(self) -> list[tuple[int, tuple[int, ...], float]]:
+    def flush(self) -> list[tuple[int, object, float]]:
         """Read the measurements of the finished call (one host sync) and log a line per block that asks for it.
 
         Returns:
-            Block, edits and relative L2 distance of the edited tensor from the main one, per recorded block.
+            Block, edit and relative L2 distance of the edited tensor from what was there, per recorded block.
         """
         if not self._entries:
             return []
-        keys = list(self._measured)
-        values = dict(zip(keys, torch.stack(list(self._measured.values())).tolist(), strict=True))
+        values = torch.stack([entry.measured for entry in self._entries]).tolist()
         label = self._label() if any(entry.logged for entry in self._entries) else ""
         changes = []
-        for entry in self._entries:
-            share, before, after, distance = values[entry.key]
-            changes.append((entry.block, entry.edits, distance / (before or 1.0)))
+        for entry, (share, before, after, distance) in zip(self._entries, values, strict=True):
+            changes.append((entry.block, entry.edit, distance / (before or 1.0)))
             if entry.logged:
                 log.info(
                     "%s, block %d: %.2f%% of elements changed by more than 0.01, %s norm %.4g before, %.4g after%s",
@@ -123,7 +118,6 @@ class StepStatistics:
                     entry.shape,
                 )
         self._entries.clear()
-        self._measured.clear()
         return changes
 
 
@@ -131,9 +125,9 @@ class Observation:
     """What one edit did in one run, told to its observer.
 
     A message has `phase` (`step`, then `end` or, after an error or an interrupt, `stopped`), `step` (steps in which
-    the edit acted so far), `active` and `blocks` (edited blocks and all of them) and `change`, the mean relative L2
-    distance of the context that the edited blocks read from the main one, or of the hidden state that they leave from
-    what it was: of the step, in the end of all of them. The last message also has `changes`, the same per block.
+    the edit acted so far), `active` and `blocks` (edited blocks and all of them) and `change`: the mean over the edited
+    blocks of the relative L2 distance of the tensor at the edit's site from what it was before the edit; of the step,
+    and at the end of all steps. The last message also has `changes`, the same per block.
     Changes are None where nothing was measured or the values were not finite.
 
     Args:

@@ -103,17 +103,18 @@ def stack_report(stack: EditStack, block_count: int, visual: bool = True) -> str
         parts.append(
             f"Edit {number} of {len(stack)}: {edit.label or 'unnamed'}\n"
             f"  {strength_summary(strengths)}\n"
-            f"  {edit.operation.name} {'to the hidden state' if edit.adds else f'of the {edit.site}'}, "
+            f"  {edit.operation.name} {'to the hidden state' if edit.captured else f'of the {edit.site}'}, "
             f"branch {edit.branch}, "
             f"sampling {edit.window.start:.0%} to {edit.window.end:.0%}\n"
             + (
                 f"  adds a difference captured {source['captured']}, relative L2 {source['relative_l2']:.3f}"
-                if edit.adds
+                if edit.captured
                 else f"  injects {source['prompts']} prompt(s), {source['tokens']} tokens, {source['dtype']}"
+                if edit.text
+                else f"  along a direction {source['direction']}"
             )
         )
-        shared = stack.transforms if edit.site == "context" else ()
-        transforms = [t.name for t in (*shared, *edit.transforms)]
+        transforms = [t.name for t in stack.transforms_of(edit)]
         if transforms:
             parts.append(f"  after projection: {'; '.join(transforms)}")
         if visual:

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from ...embeddings import read_text_embeds
-from ..addition import ActivationAddition, Reduce, hidden_delta
+from ...embeddings import TextEmbeds, read_text_embeds
 from ..capture import Capture, HiddenStates
 from ..checks import check_stack
-from ..edit import Branch, Edit, EditStack, LogLevel, Site, Window
-from ..operations import Blend, Operation
-from ..runtime import Run
+from ..difference import Reduce, captured_difference
+from ..edit import Branch, Edit, EditStack, LogLevel, Window
+from ..fingerprint import fingerprint as digest
+from ..fingerprint import unwrapped
+from ..grid import Size
+from ..operations import Add, Operation
+from ..projection import readable_weights
 from ..selection import parse_selection
+from ..sources import Direction, SecondStream
 from ..strengths import BlockStrengths, as_block_strengths
 from ..transforms import ContextTransform
-from ..wan_model import discover
-from .compile import eager
+from ..wan_model import WanModel, discover, unwrap
+from .attachment import COMPILE_SETTING, attached
+from .compile import eager, is_compiled
 
 NAME = "diffusers"
-COMPILE_SETTING = "pipe.transformer.compile_repeated_blocks()"
+MAX_PROMPT_TOKENS = None  # given embeddings are not cut
 
 
 @contextlib.contextmanager
@@ -35,7 +40,7 @@ def inject(
     window: tuple[float, float] = (0.0, 1.0),
     branch: Branch = "cond",
     operation: Operation | None = None,
-    site: Site = "context",
+    site: str = "context",
     transforms: Sequence[ContextTransform] = (),
     log_level: LogLevel = "off",
 ) -> Iterator[EditStack]:
@@ -49,14 +54,18 @@ def inject(
 
     Args:
         target: a diffusers Wan pipeline (both of its transformers, when it has two) or a Wan transformer.
-        embeds: the prompt to inject, [tokens, 4096] or [batch, tokens, 4096] as `pipe.encode_prompt` gives it.
+        embeds: the prompt to inject, [tokens, 4096] or [batch, tokens, 4096] as `pipe.encode_prompt` gives it; or a
+            Direction.
         blocks: a selection (see patching/selection.py), or strengths per block.
         strength: multiplies the strengths of `blocks`, 0..1.
         window: part of sampling in which it acts, as fractions (start, end). Needs a pipeline.
         branch: `cond` (the prompt), `uncond` (the negative prompt) or `both`.
-        operation: how the two contexts are combined; Blend() by default.
-        site: `context` swaps what the blocks attend to; `hidden` mixes the hidden state with that of a second stream,
-            which runs the same blocks with the injected prompt.
+        operation: what is done with the tensor at the site; any object with `name` that is called as
+            `operation(x, value, strength)` (see patching/operations.py). Blend() by default for a prompt, Add() for a
+            direction.
+        site: where in the block it acts (see patching/sites.py): `context` swaps what the blocks attend to; `hidden`
+            mixes the hidden state with that of a second stream, which runs the same blocks with the injected prompt;
+            `attention` and others change a tensor inside.
         transforms: changes to the injected prompt after projection, such as Boost(10) or ForceDifference("blend", 0.5).
         log_level: off, basic, verbose or trace.
 
@@ -65,11 +74,11 @@ def inject(
             another width or with more than 512 tokens, no Wan model, a cache of diffusers (`hidden` only).
     """
     edit = Edit(
-        source=read_text_embeds(embeds, "embeds").detached(),
+        source=embeds if isinstance(embeds, Direction) else read_text_embeds(embeds, "embeds").detached(),  # type: ignore[arg-type]
         strengths=_strengths(blocks) * strength,
         window=Window(*window),
         branch=branch,
-        operation=operation or Blend(),
+        operation=operation,  # type: ignore[arg-type]  # None: the default of the source
         site=site,
         label="inject",
         log_level=log_level,
@@ -104,15 +113,15 @@ def inject_hidden(
         preserve_norm: scale each token back to its norm.
 
     Raises:
-        ValueError: as `inject` and `hidden_delta`.
+        ValueError: as `inject` and `captured_difference`.
     """
     strengths = _strengths(blocks) * strength
     count = discover(_transformers(target)[0]).block_count
     edit = Edit(
-        source=hidden_delta(main, injection, strengths.active_blocks(count), reduce),
+        source=captured_difference(main, injection, strengths.active_blocks(count), reduce),
         strengths=strengths,
         site="hidden",
-        operation=ActivationAddition(preserve_norm),
+        operation=Add(preserve_norm),
         window=Window(*window),
         branch=branch,
         label="inject_hidden",
@@ -125,13 +134,15 @@ def inject_hidden(
 
 @torch.no_grad()
 def capture(
-    target: Any,
-    embeds: torch.Tensor,
-    latents: torch.Tensor,
+    model: Any,
+    text_embeds: torch.Tensor,
     count: int,
-    *,
-    timestep: float = 1000.0,
     every: bool = False,
+    *,
+    latents: torch.Tensor | None = None,
+    timestep: float = 1000.0,
+    size: Size | None = None,
+    seed: int = 0,
     after_block: Callable[[int], None] | None = None,
     **inputs: Any,
 ) -> HiddenStates:
@@ -140,36 +151,91 @@ def capture(
     The edits of an `inject` or `inject_hidden` around it act in that call: capture outside of them for the bare model.
 
     Args:
-        target: a diffusers Wan pipeline (its first transformer) or a Wan transformer.
-        embeds: the prompt, [batch, tokens, 4096].
-        latents: noisy latents [batch, channels, frames, height, width].
+        model: a diffusers Wan pipeline (its first transformer) or a Wan transformer.
+        text_embeds: the prompt, [batch, tokens, 4096].
         count, every, after_block: see `Capture`.
+        latents: noisy latents [batch, channels, frames, height, width]; None for noise.
         timestep: 1000 times the noise level.
+        size, seed: of the noise, without `latents`.
         inputs: further inputs of the transformer, such as `encoder_hidden_states_image`.
 
     Raises:
         ValueError: `count` is out of range, or a cache of diffusers is enabled.
     """
-    transformer = _transformers(target)[0]
-    model = discover(transformer)
-    module: Any = model.module
+    transformer = _transformers(model)[0]
+    parts = discover(transformer)
+    module: Any = parts.module
     _check_no_cache(module, "capture")
+    if latents is None:
+        channels = module.config.in_channels
+        shape = (1, channels, *(size or Size()).latent(channels))
+        latents = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(module.device)
     device, dtype = latents.device, module.dtype
-    running = Capture(model, count, every, after_block)
+    running = Capture(parts, count, every, after_block)
     try:
-        with eager(_is_compiled_whole(transformer), COMPILE_SETTING), running:
+        with eager(COMPILE_SETTING, whole=is_compiled(transformer)), running:
             transformer(
                 hidden_states=latents.to(dtype),
                 timestep=torch.full((len(latents),), timestep, device=device),
-                encoder_hidden_states=embeds.to(device, dtype),
+                encoder_hidden_states=text_embeds.to(device, dtype),
                 **inputs,
             )
         if (offload := getattr(module, "_hf_hook", None)) is not None:  # of accelerate; a call cut short leaves it out
             offload.post_forward(module, None)
     finally:
-        if getattr(target, "_all_hooks", None):  # model offload: what a pipeline does at its end
-            target.maybe_free_model_hooks()
-    return running.result(model_name=model.name)
+        if getattr(model, "_all_hooks", None):  # model offload: what a pipeline does at its end
+            model.maybe_free_model_hooks()
+    return running.result(model_name=parts.name)
+
+
+def owns(model: Any) -> bool:
+    """True for a pipeline or transformer of diffusers."""
+    return hasattr(unwrap(_transformers(model)[0]), "condition_embedder")
+
+
+def wan_model(model: Any) -> WanModel:
+    """The transformer, of a pipeline the first one.
+
+    Raises:
+        NotAWanModelError: it is no Wan model.
+    """
+    return discover(_transformers(model)[0])
+
+
+@contextlib.contextmanager
+def run(model: Any, stack: EditStack) -> Iterator[Any]:
+    """`edited`, with the model."""
+    with edited(model, stack):
+        yield model
+
+
+def fingerprint(model: Any) -> str:
+    """Identity of the transformers' weights and adapters.
+
+    Raises:
+        UnidentifiedError: it carries something whose content cannot be told.
+    """
+    values = []
+    for transformer in _transformers(model):
+        module = unwrap(transformer)
+        adapters = {
+            name: {"scaling": dict(layer.scaling), "active": list(layer.active_adapters), "off": layer.disable_adapters}
+            for name, layer in module.named_modules()
+            if hasattr(layer, "scaling") and hasattr(layer, "active_adapters")
+        }
+        state = {unwrapped(k): v for k, v in module.state_dict().items()}
+        values.append({"class": type(module).__name__, "state": state, "adapters": adapters})
+    return digest(values, sampled=True)
+
+
+def projection_weights(model: Any) -> Mapping[str, torch.Tensor] | None:
+    """Of the first transformer."""
+    state: dict[str, torch.Tensor] = wan_model(model).projection.state_dict()
+    return readable_weights({k.replace("linear_1.", "0.").replace("linear_2.", "2."): v for k, v in state.items()})
+
+
+def check_prompts(main: TextEmbeds, injected: TextEmbeds, edit: str) -> None:
+    """Any prompts go together."""
 
 
 def _check_no_cache(module: Any, what: str) -> None:
@@ -209,71 +275,7 @@ def edited(target: Any, stack: EditStack) -> Iterator[None]:
     for transformer in transformers:
         model = discover(transformer)
         check_stack(stack, model)
-        if any(edit.streams for edit in stack):
+        if any(isinstance(edit.source, SecondStream) for edit in stack):
             _check_no_cache(model.module, "site='hidden'")
-    completed = False
-    with contextlib.ExitStack() as exits:
-        runs = [exits.enter_context(_attached(t, stack, scheduler)) for t in transformers]
-        try:
-            yield
-            completed = True
-        finally:
-            for run in runs:
-                # With two transformers, one of them may rightly see no step of the window.
-                run.close(completed and len(runs) == 1 and run.calls > 0)
-
-
-@contextlib.contextmanager
-def _attached(transformer: Any, stack: EditStack, scheduler: Any) -> Iterator[Run]:
-    model = discover(transformer)
-    module = model.module
-    run = Run(stack, model)
-    branch = ["cond"]  # outside of a cache context every call is taken for the prompt's
-    cache_context: Any = getattr(module, "cache_context", None)
-
-    @contextlib.contextmanager
-    def named_context(name: str, *args: Any, **kwargs: Any) -> Iterator[None]:
-        before, branch[0] = branch[0], "uncond" if name == "uncond" else "cond"
-        try:
-            with cache_context(name, *args, **kwargs):
-                yield
-        finally:
-            branch[0] = before
-
-    def on_call(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        t = kwargs["timestep"] if "timestep" in kwargs else args[1]
-        text = kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[2]
-        run.begin(
-            rows={branch[0]: [(row, row) for row in range(text.shape[0])]},
-            progress=lambda: _progress(t, scheduler),
-            label=lambda: f"Step at timestep {float(t.max()):.1f}",
-            prompt_count=text.shape[0],
-            grid=model.grid(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]),
-        )
-
-    with contextlib.ExitStack() as exits:
-        exits.enter_context(eager(_is_compiled_whole(transformer), COMPILE_SETTING))
-        hook = torch.compiler.disable(on_call)  # type: ignore[no-untyped-call]
-        exits.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
-        if cache_context is not None:
-            outer = vars(module).get("cache_context")
-            object.__setattr__(module, "cache_context", named_context)
-            exits.callback(_restore, module, outer)
-        yield exits.enter_context(run)
-
-
-def _restore(module: torch.nn.Module, outer: Callable[..., Any] | None) -> None:
-    if outer is None:
-        del module.__dict__["cache_context"]
-    else:
-        object.__setattr__(module, "cache_context", outer)
-
-
-def _is_compiled_whole(transformer: Any) -> bool:
-    return hasattr(transformer, "_orig_mod") or getattr(transformer, "_compiled_call_impl", None) is not None
-
-
-def _progress(t: torch.Tensor, scheduler: Any) -> float:
-    """Index of the schedule's timestep nearest to `t`, over their number."""
-    timesteps = torch.as_tensor(scheduler.timesteps).float()
-    return int((timesteps - float(t.max())).abs().argmin()) / len(timesteps)
+    with attached(transformers, stack, scheduler):
+        yield

@@ -76,7 +76,7 @@ def test_hidden_state_mixing_moves_towards_the_second_prompt(studio):
 def test_a_captured_difference_steers_the_colour(studio):
     noise = torch.randn(1, 16, 5, 8, 8, generator=torch.Generator().manual_seed(9))
     red, blue = (
-        edits.capture(studio.pipe, tiny_wan.encode(text), noise, 10, timestep=900.0, every=True)
+        edits.capture(studio.pipe, tiny_wan.encode(text), 10, latents=noise, timestep=900.0, every=True)
         for text in (FIRST, BLUE)
     )
 

@@ -209,19 +209,12 @@ def test_a_window_covers_its_steps_and_no_other(sampler, main, other, window, st
     Recorder.calls = 0
     with inject(sampler.pipe, other, "all:0.5", window=window, operation=Recorder()):
         sampler(main, steps=4)
-    assert Recorder.calls == steps
+    assert Recorder.calls == steps * len(sampler.pipe.transformer.blocks)
 
 
 def test_adjacent_windows_add_up_to_the_whole(sampler, main, other):
     with inject(sampler.pipe, other, window=(0, 0.5)), inject(sampler.pipe, other, window=(0.5, 1)):
         assert equal(sampler(main, steps=4), sampler(other, steps=4))
-
-
-def test_a_shared_context_is_blended_once_per_call(sampler, main, other):
-    Recorder.calls = 0
-    with inject(sampler.pipe, other, "all:0.5", operation=Recorder()):
-        sampler(main)
-    assert Recorder.calls == sampler.steps
 
 
 @pytest.mark.parametrize("layers", [30, 40, 48])
@@ -444,3 +437,13 @@ def test_with_the_log_level_off_nothing_is_measured(main, other, caplog, monkeyp
     with inject(model, other, "1, 3:0.5", log_level="verbose"):
         one_call(model, main)
     assert counted == [1, 3]
+
+
+@pytest.mark.parametrize("given", [1, 3], ids=["prompt once", "prompt per video"])
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_a_batch_of_videos_with_the_injected_prompt_given_once_is_exact(sampler, main, other, given, guidance):
+    """`encode_prompt` repeats the prompt per video; embeddings that a caller gives may have one row for all of them."""
+    more = {"num_videos_per_prompt": 3 // given, "guidance": guidance}
+    rows, others, negative = (x.expand(given, -1, -1).contiguous() for x in (main, other, sampler.negative))
+    with inject(sampler.pipe, other):
+        assert torch.equal(sampler(rows, negative=negative, **more), sampler(others, negative=negative, **more))

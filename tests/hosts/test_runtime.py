@@ -29,7 +29,7 @@ def call(model: torch.nn.Module, negative: torch.Tensor, positive: torch.Tensor)
 
 def run(model: torch.nn.Module, *edits: Edit, rows=ROWS) -> torch.Tensor:
     with Run(EditStack(edits), discover(model)) as active:
-        active.begin(rows, progress=lambda: 0.0)
+        active.begin(rows, progress=lambda clock: 0.0)
         return call(model, NEGATIVE, MAIN)
 
 
@@ -70,7 +70,7 @@ def test_hooks_act_only_after_a_call_was_announced(model):
     with Run(EditStack((edit(OTHER),)), discover(model)) as active:
         assert hook_count(model) == model.config.num_layers + 1
         assert torch.equal(call(model, NEGATIVE, MAIN), plain)
-        active.begin(ROWS, progress=lambda: 0.0)
+        active.begin(ROWS, progress=lambda clock: 0.0)
         assert not torch.equal(call(model, NEGATIVE, MAIN), plain)
     assert hook_count(model) == 0
 
@@ -83,7 +83,7 @@ def test_only_edited_blocks_are_hooked(model):
 def test_a_run_without_effect_is_told(model, caplog):
     run_ = Run(EditStack((edit(OTHER, label="First editor"),)), discover(model))
     with run_:
-        run_.begin({"uncond": [(0, 0)]}, progress=lambda: 0.0)
+        run_.begin({"uncond": [(0, 0)]}, progress=lambda clock: 0.0)
         call(model, NEGATIVE, MAIN)
     run_.close(completed=True)
     assert "First editor had no effect: no model call of this run fell in its branch and window" in caplog.text
@@ -92,7 +92,7 @@ def test_a_run_without_effect_is_told(model, caplog):
 def test_a_model_that_skips_its_projection_is_an_error(model):
     context = model.condition_embedder.text_embedder(MAIN)
     with Run(EditStack((edit(OTHER),)), discover(model)) as active:
-        active.begin({"cond": [(0, 0)]}, progress=lambda: 0.0)
+        active.begin({"cond": [(0, 0)]}, progress=lambda clock: 0.0)
         with pytest.raises(RuntimeError, match="did not run its text projection"):
             model.blocks[0](torch.zeros(1, 4, 32), context, torch.zeros(1, 6, 32), None)
 
@@ -109,7 +109,7 @@ def test_prompt_counts_must_match(model):
 def test_progress_is_read_once_per_call_and_only_for_windows(model):
     reads = []
 
-    def progress() -> float:
+    def progress(clock) -> float:
         reads.append(1)
         return 0.25
 
@@ -140,9 +140,9 @@ def test_code_that_replaced_what_is_hooked_is_named_once(model, caplog):
     patched_by(model.blocks[5], "custom_nodes.other_pack.patcher")
     patched_by(discover(model).projection, "custom_nodes.third_pack")
     with Run(EditStack((edit(OTHER, "1-3"),)), discover(model)) as active:
-        active.begin(ROWS, progress=lambda: 0.0)
+        active.begin(ROWS, progress=lambda clock: 0.0)
         call(model, NEGATIVE, MAIN)
-        active.begin(ROWS, progress=lambda: 0.0)
+        active.begin(ROWS, progress=lambda clock: 0.0)
         call(model, NEGATIVE, MAIN)
     blocks, projection = [r.getMessage() for r in caplog.records if "has replaced" in r.getMessage()]
     assert "custom_nodes.other_pack.patcher has replaced the forward of blocks 2, 3 of" in blocks
@@ -155,11 +155,12 @@ def test_a_forward_that_is_the_modules_own_is_no_conflict(model, caplog):
     assert "has replaced" not in caplog.text
 
 
-def observed(model: torch.nn.Module, *edits: Edit, labels=("a", "b"), completed: bool = True) -> None:
-    run_ = Run(EditStack(edits), discover(model))
+def observed(model, observe, *edits: Edit, labels=("a", "b"), completed: bool = True) -> None:
+    """Args: observe: the observer of an edit, or one for all of them."""
+    run_ = Run(EditStack(edits), discover(model), observer_for=observe if len(edits) > 1 else lambda edit: observe)
     with run_:
         for label in labels:
-            run_.begin(ROWS, progress=lambda: 0.0, label=lambda label=label: label)
+            run_.begin(ROWS, progress=lambda clock: 0.0, label=lambda label=label: label)
             call(model, NEGATIVE, MAIN)
     run_.close(completed)
 
@@ -167,8 +168,8 @@ def observed(model: torch.nn.Module, *edits: Edit, labels=("a", "b"), completed:
 def test_an_observer_gets_the_change_that_its_edit_made(model):
     messages: list[dict] = []
     silent: list[dict] = []
-    half = edit(OTHER, "1-2:0.5, 4", log_level="basic", observer=messages.append)
-    observed(model, half, edit(THIRD, "0", observer=silent.append))
+    half = edit(OTHER, "1-2:0.5, 4", log_level="basic")
+    observed(model, lambda e: messages.append if e is half else silent.append, half, edit(THIRD, "0"))
     main, other = (model.condition_embedder.text_embedder(x) for x in (MAIN, OTHER))
     full = ((other - main).norm() / main.norm()).item()
     assert silent == [], "its log level is off"
@@ -184,7 +185,7 @@ def test_an_observer_gets_the_change_that_its_edit_made(model):
 
 def test_an_observer_is_told_once_per_step_and_how_the_run_ended(model):
     messages: list[dict] = []
-    observed(model, edit(OTHER, log_level="basic", observer=messages.append), labels="aab", completed=False)
+    observed(model, messages.append, edit(OTHER, log_level="basic"), labels="aab", completed=False)
     assert [(m["phase"], m["step"]) for m in messages] == [("step", 1), ("step", 2), ("stopped", 2)]
 
 
@@ -195,14 +196,18 @@ def test_an_observer_of_a_second_stream_gets_the_change_of_the_hidden_state(mode
         call(model, NEGATIVE, MAIN)
         call(model, NEGATIVE, OTHER)
     plain, other = (x[1] for x in left)
-    observed(model, edit(OTHER, "3", site="hidden", log_level="basic", observer=messages.append), labels="a")
+    observed(model, messages.append, edit(OTHER, "3", site="hidden", log_level="basic"), labels="a")
     expected = ((other - plain).norm() / plain.norm()).item()
     assert [(m["phase"], m["active"]) for m in messages] == [("step", 1), ("end", 1)]
     assert [m["change"] for m in messages] == pytest.approx([expected, expected], rel=1e-4)
 
 
-def test_an_observer_changes_nothing_and_off_measures_nothing(model, monkeypatch):
+def test_an_observer_changes_nothing_and_off_measures_nothing(model):
     plain = run(model, edit(OTHER, "all:0.5"))
-    assert torch.equal(run(model, edit(OTHER, "all:0.5", log_level="basic", observer=lambda m: None)), plain)
-    monkeypatch.setattr("wanvideo_activation_editor.patching.runtime.StepStatistics", None)
-    assert torch.equal(run(model, edit(OTHER, "all:0.5", observer=lambda m: None)), plain)
+    for level in ("basic", "off"):
+        with Run(
+            EditStack((edit(OTHER, "all:0.5", log_level=level),)), discover(model), observer_for=lambda e: print
+        ) as active:
+            active.begin(ROWS, progress=lambda clock: 0.0)
+            assert torch.equal(call(model, NEGATIVE, MAIN), plain)
+            assert (active.statistics is None) == (level == "off")

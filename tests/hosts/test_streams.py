@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers.models.transformers.transformer_wan_vace import WanVACETransformer3DModel
 from wanvideo_activation_editor.embeddings import read_text_embeds
-from wanvideo_activation_editor.patching import Edit, EditStack, Run, discover, parse_selection, streams
+from wanvideo_activation_editor.patching import Edit, EditStack, Run, discover, parse_selection
 from wanvideo_activation_editor.patching.hosts.diffusers import capture, inject
 
 from .conftest import Sampler, hook_count, make_transformer, prompt_embeds
@@ -91,16 +91,6 @@ def test_blocks_after_the_last_active_one_run_once(main, other):
     assert runs == [2, 2, 2, 2, 1, 1]
 
 
-def test_the_state_after_the_last_mixed_block_is_let_go(main, other):
-    model, left = make_transformer(), []
-    hooks = [b.register_forward_pre_hook(lambda *_: left.append(streams.last_left() is None)) for b in model.blocks]
-    with mixing(model, other, "3:0.5"):
-        call(model, main)
-    for hook in hooks:
-        hook.remove()
-    assert left[-2:] == [True, True] and not all(left)
-
-
 def test_unconditional_calls_run_no_second_stream(sampler, main, other):
     transformer, count = sampler.pipe.transformer, [0]
     hook = transformer.blocks[0].attn1.register_forward_hook(lambda *_: count.__setitem__(0, count[0] + 1))
@@ -122,7 +112,7 @@ def test_the_unconditional_row_of_a_batch_is_untouched(main, other):
     for blocks in ("5", "1:0.4, 4:0.2"):
         edit = Edit(read_text_embeds(other), parse_selection(blocks), site="hidden")
         with Run(EditStack((edit,)), discover(model)) as run:
-            run.begin({"uncond": [(0, 0)], "cond": [(1, 0)]}, progress=lambda: 0.0)
+            run.begin({"uncond": [(0, 0)], "cond": [(1, 0)]}, progress=lambda clock: 0.0)
             edited = batch(negative, main)
         assert torch.equal(edited[0], batch(negative, main)[0])
         assert not torch.equal(edited[1], batch(negative, main)[1])
@@ -139,7 +129,7 @@ def test_both_swaps_the_context_and_mixes(main, other):
         nested = block_outputs(model, main)
     edits = tuple(Edit(read_text_embeds(other), parse_selection("2:0.5"), site=s) for s in ("context", "hidden"))
     with Run(EditStack(edits), discover(model)) as run:
-        run.begin({"cond": [(0, 0)]}, progress=lambda: 0.0)
+        run.begin({"cond": [(0, 0)]}, progress=lambda clock: 0.0)
         both = block_outputs(model, main)
     assert torch.equal(both[2], torch.lerp(swapped[2], second[2], 0.5))
     assert torch.equal(nested[2], both[2])
@@ -150,7 +140,7 @@ def test_two_streams_mix_in_order(main, other):
     third = prompt_embeds(3)
     edits = tuple(Edit(read_text_embeds(e), parse_selection("2:0.5"), site="hidden") for e in (other, third))
     with Run(EditStack(edits), discover(model)) as run:
-        run.begin({"cond": [(0, 0)]}, progress=lambda: 0.0)
+        run.begin({"cond": [(0, 0)]}, progress=lambda clock: 0.0)
         mixed = block_outputs(model, main)
     a, b, c = (block_outputs(model, e)[2] for e in (main, other, third))
     assert torch.equal(mixed[2], torch.lerp(torch.lerp(a, b, 0.5), c, 0.5))
@@ -215,9 +205,9 @@ def test_caches_of_diffusers_are_refused_by_live_mixing_and_capture(sampler, mai
     with pytest.raises(ValueError, match=message), mixing(sampler.pipe, other, "5"):
         pass
     with pytest.raises(ValueError, match=message):
-        capture(sampler.pipe, main, X, 3)
+        capture(sampler.pipe, main, 3, latents=X)
     transformer.disable_cache()
-    capture(sampler.pipe, main, X, 3)
+    capture(sampler.pipe, main, 3, latents=X)
     with mixing(sampler.pipe, other, "5"):
         assert torch.equal(sampler(main), sampler(other))
     assert torch.equal(sampler(main), plain)

@@ -16,16 +16,17 @@ from diffusers import WanTransformer3DModel
 from wanvideo_activation_editor.nodes import capture_cache, store_access
 from wanvideo_activation_editor.nodes.store_access import STORE
 from wanvideo_activation_editor.patching import (
-    ActivationAddition,
+    Add,
+    Blend,
     Edit,
     Explicit,
     HiddenStates,
     UnidentifiedError,
+    captured_difference,
     fingerprint,
-    hidden_delta,
     stack_of,
 )
-from wanvideo_activation_editor.patching.hosts import wan_video_wrapper
+from wanvideo_activation_editor.patching.hosts import wan_video_wrapper, wrapper_capture
 from wanvideo_activation_editor.storage import codec
 
 from .test_nodes import Patcher
@@ -76,15 +77,15 @@ def test_the_injector_writes_an_edit_into_a_clone(nodes, model):
     assert edited is not model and not edits(model)
     (only,) = edits(edited)
     assert only.strengths.resolve(6) == (0, 0.5, 0.5, 0.5, 0, 0)
-    assert only.operation == ActivationAddition(preserve_norm=True)
+    assert only.operation == Add(preserve_norm=True)
     assert (only.site, only.branch, only.window.start, only.window.end) == ("hidden", "both", 0.2, 0.8)
     wanted = (B.states[0].float() - A.states[0].float()).bfloat16()
-    assert torch.equal(only.delta.deltas[0], wanted) and only.delta.grid == (1, 2, 3)
+    assert torch.equal(only.captured.deltas[0], wanted) and only.captured.grid == (1, 2, 3)
     assert (
         only.describe()["source"]["captured"] == "after block 2, sigma 1.000, grid 1 x 2 x 3 (frames x height x width)"
     )
     second = inject(nodes, edited, block_activations="0", reduce="mean")
-    assert [e.delta.grid for e in edits(second)] == [(1, 2, 3), None]
+    assert [e.captured.grid for e in edits(second)] == [(1, 2, 3), None]
 
 
 @pytest.mark.parametrize("changes", [{"injection_strength": 0.0}, {"block_activations": "0" * 40}])
@@ -130,29 +131,27 @@ def test_viewer_and_tester_describe_it(nodes, model):
 
 
 def test_a_captured_difference_is_only_added():
-    delta = hidden_delta(A, B, [1])
-    with pytest.raises(ValueError, match="captured difference is added"):
-        Edit(delta, Explicit((1.0,)), "hidden")
-    with pytest.raises(ValueError, match="captured difference is added"):
-        Edit(delta, Explicit((1.0,)), operation=ActivationAddition())
-    edit = Edit(delta, Explicit((1.0,)), "hidden", ActivationAddition())
-    assert edit.adds and not edit.streams
-    with pytest.raises(TypeError, match="has no prompt"):
-        _ = edit.text
+    delta = captured_difference(A, B, [1])
+    with pytest.raises(ValueError, match=r"works with a state, but a captured difference is a difference\. Use Add"):
+        Edit(delta, Explicit((1.0,)), "hidden", Blend())
+    with pytest.raises(ValueError, match="captured difference has no value at site context"):
+        Edit(delta, Explicit((1.0,)))
+    edit = Edit(delta, Explicit((1.0,)), "hidden")
+    assert edit.operation == Add() and edit.captured is delta and edit.text is None
 
 
 def test_half_floats_are_subtracted_without_overflow():
     """Wan's largest channels come near the end of float16's range."""
     a = HiddenStates((torch.full((1, 1, 2), -6e4, dtype=torch.float16),), (0,), (1, 1, 1), 1.0)
     b = HiddenStates((torch.full((1, 1, 2), 6e4, dtype=torch.float16),), (0,), (1, 1, 1), 1.0)
-    delta = hidden_delta(a, b, [0]).deltas[0]
+    delta = captured_difference(a, b, [0]).deltas[0]
     assert torch.equal(a.states[0].float() + delta, b.states[0].float())
 
 
 def test_a_difference_knows_its_model():
     a, b = states(1, identity="x"), states(2, identity="x")
-    assert hidden_delta(a, b, [0]).identity == "x"
-    assert hidden_delta(a, states(2, identity="y"), [0]).identity == ""
+    assert captured_difference(a, b, [0]).identity == "x"
+    assert captured_difference(a, states(2, identity="y"), [0]).identity == ""
 
 
 # The encoder's inputs
@@ -175,7 +174,7 @@ def test_bad_input_of_the_encoder(nodes, model, changes, message):
 
 
 def test_the_wrappers_lynx_reference_is_refused():
-    check = wan_video_wrapper._check_inputs
+    check = wrapper_capture._check_inputs
     check(None, {"lynx_embeds": {"ip_x": torch.zeros(1), "ref_latent": None}}, 1)
     with pytest.raises(ValueError, match=r"reference of Lynx .* Capture without the reference"):
         check(None, {"lynx_embeds": {"ref_latent": torch.zeros(1)}}, 1)
@@ -204,7 +203,7 @@ SETTINGS = {"size": (64, 64, 5), "seed": 1, "sigma": 1.0, "blocks": 3, "all_bloc
 
 
 def cached(value: int = 0, host=None, latent=None, image_embeds=None, **settings):
-    host = host or SimpleNamespace(identity=lambda model: f"identity of {model}")
+    host = host or SimpleNamespace(fingerprint=lambda model: f"identity of {model}")
     embeds = {"prompt_embeds": [torch.full((2, 4), float(value))], "negative_prompt_embeds": [torch.randn(1, 4)]}
     return capture_cache.CachedCapture(host, "model", embeds, PROMPT, {**SETTINGS, **settings}, latent, image_embeds)
 
@@ -221,7 +220,7 @@ def test_captures_are_found_by_content_in_memory():
     assert cached().keep(A) == ""
     assert cached().find() is A
     assert all(other.find() is None for other in (cached(1), cached(seed=2), cached(blocks=4), cached(sigma=0.5)))
-    other_model = SimpleNamespace(identity=lambda model: "another")
+    other_model = SimpleNamespace(fingerprint=lambda model: "another")
     assert cached(host=other_model).find() is None
 
 
@@ -279,7 +278,7 @@ def test_a_model_that_cannot_be_told_from_another_is_not_cached():
     def identity(model):
         return fingerprint({"patches": {"layer": lambda x: x}}, sampled=True)
 
-    unknown = cached(host=SimpleNamespace(identity=identity))
+    unknown = cached(host=SimpleNamespace(fingerprint=identity))
     assert "not cached: patches/layer is a function" in unknown.keep(A)
     assert unknown.find() is None
 
@@ -318,7 +317,7 @@ def test_the_wrappers_identity_knows_the_file_and_the_lora():
 
     def identity(**pipeline):
         inner = SimpleNamespace(diffusion_model=torch.nn.Linear(2, 2, device="meta"), pipeline={"sd": sd, **pipeline})
-        return wan_video_wrapper.identity(SimpleNamespace(model=inner, model_options={}, patches={}))
+        return wan_video_wrapper.fingerprint(SimpleNamespace(model=inner, model_options={}, patches={}))
 
     sd = {"weight": torch.ones(2, 2)}
     weak = [{"path": "a.safetensors", "strength": 0.01, "blocks": {}, "merge_loras": True}]

@@ -47,7 +47,7 @@ def test_figures_are_over_the_touched_rows_and_logged_once_per_call(caplog):
     edited = main.clone()
     edited[1, :2] = 3.0
     for block in (4, 5):
-        statistics.record(block, "key", main, edited, rows=[1], edits=[0])
+        statistics.record(block, "key", main, edited, rows=[1])
     assert caplog.messages == []
     statistics.begin(lambda: "Step 2")
     assert [m.split(":")[0] for m in caplog.messages] == ["Step 1, block 4", "Step 1, block 5"]

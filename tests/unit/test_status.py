@@ -5,9 +5,16 @@ from __future__ import annotations
 import sys
 from types import SimpleNamespace
 
-from wanvideo_activation_editor.nodes.live import EVENT, status_sender
+import torch
+from wanvideo_activation_editor.nodes.sockets import address
+from wanvideo_activation_editor.patching import Direction, Edit, parse_selection
+from wanvideo_activation_editor.patching.hosts.status import EVENT, observer_for
 
 HIDDEN = SimpleNamespace(unique_id="3:12", extra_pnginfo={"workflow": {"id": "w1"}})
+
+
+def edit(hidden) -> Edit:
+    return Edit(Direction(torch.ones(4)), parse_selection("all"), reports_to=address(hidden))
 
 
 def server(monkeypatch, client: str | None) -> list[tuple]:
@@ -21,17 +28,17 @@ def server(monkeypatch, client: str | None) -> list[tuple]:
 
 def test_messages_go_to_the_page_that_queued_the_workflow(monkeypatch):
     sent = server(monkeypatch, "page 1")
-    status_sender(HIDDEN)({"phase": "step", "step": 1})
+    observer_for(edit(HIDDEN))({"phase": "step", "step": 1})
     assert sent == [(EVENT, {"node": "3:12", "workflow": "w1", "phase": "step", "step": 1}, "page 1")]
 
 
 def test_a_workflow_without_a_page_sends_nothing(monkeypatch):
     sent = server(monkeypatch, None)
-    status_sender(HIDDEN)({"phase": "step"})
+    observer_for(edit(HIDDEN))({"phase": "step"})
     assert sent == []
 
 
 def test_outside_of_a_server_or_a_prompt_there_is_no_sender(monkeypatch):
-    assert status_sender(SimpleNamespace(unique_id=None)) is None
+    assert observer_for(edit(SimpleNamespace(unique_id=None))) is None
     monkeypatch.delitem(sys.modules, "server", raising=False)
-    assert status_sender(HIDDEN) is None
+    assert observer_for(edit(HIDDEN)) is None

@@ -1,18 +1,16 @@
-"""Activation addition: strength * (injection - main) of captured hidden states, added to the residual stream.
-
-Source: Turner et al., Activation Addition: Steering Language Models Without Optimization, 2023.
-"""
+"""Differences of captured hidden states: injection - main, for the chosen blocks."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 
-from .capture import Grid, HiddenStates
+from .capture import HiddenStates
+from .grid import format_grid
+from .sources import CapturedDifference
 
 log = logging.getLogger("wanvideo_activation_editor")
 
@@ -20,57 +18,9 @@ Reduce = Literal["none", "mean"]
 REDUCTIONS: tuple[Reduce, ...] = get_args(Reduce)
 
 
-@dataclass(frozen=True, eq=False)
-class HiddenDelta:
-    """The difference of two captured hidden states: what an edit adds.
-
-    Args:
-        deltas: tensors [batch, tokens, dim] on the CPU; [batch, 1, dim] when reduced to the mean over tokens.
-        index_of: which of them each chosen block gets.
-        grid: frames, height and width in tokens that they fit; None for any.
-        origin: where they were captured, for people.
-        relative_l2: norm of the first difference over the norm of the main state that it was taken from.
-        identity: of the model that both were captured from; empty when it is not known, or they differ.
-    """
-
-    deltas: tuple[torch.Tensor, ...]
-    index_of: Mapping[int, int]
-    grid: Grid | None
-    origin: str
-    relative_l2: float
-    identity: str = ""
-
-    @property
-    def width(self) -> int:
-        return self.deltas[0].shape[-1]
-
-    def describe(self) -> dict[str, Any]:
-        """Shape and origin as plain values."""
-        return {
-            "captured": self.origin,
-            "shape": list(self.deltas[0].shape),
-            "grid": None if self.grid is None else list(self.grid),
-            "dtype": str(self.deltas[0].dtype).removeprefix("torch."),
-            "relative_l2": self.relative_l2,
-        }
-
-    def check_grid(self, grid: Grid, label: str) -> None:
-        """Raise ValueError unless the difference fits a sampler's grid of tokens."""
-        if self.grid is not None and self.grid != grid:
-            raise ValueError(
-                f"{label}: the latents were captured on a grid of {format_grid(self.grid)} tokens, but the sampler "
-                f"runs on {format_grid(grid)}. Capture at the sampler's size, or set reduce to mean."
-            )
-
-
-def format_grid(grid: Grid) -> str:
-    """`21 x 30 x 52 (frames x height x width)`."""
-    return " x ".join(map(str, grid)) + " (frames x height x width)"
-
-
-def hidden_delta(
+def captured_difference(
     main: HiddenStates, injection: HiddenStates, blocks: Sequence[int], reduce: Reduce = "none"
-) -> HiddenDelta:
+) -> CapturedDifference:
     """injection - main, for the chosen blocks.
 
     States captured after one block serve every chosen block. Of states captured after each block, a chosen block gets
@@ -102,20 +52,20 @@ def hidden_delta(
     missing = [] if single else [b for b in blocks if b not in main.blocks]
     if missing:
         raise ValueError(
-            f"Block {missing[0]} is chosen, but the latents hold the states after blocks {_range(main.blocks)}. "
+            f"Block {missing[0]} is chosen, but the hidden states are those after blocks {_range(main.blocks)}. "
             "Raise capture_after_blocks, or choose other blocks."
         )
     if not single and reduce == "none" and len(blocks) > 1:
         raise ValueError(
-            f"{len(blocks)} blocks are chosen, but latents of all_blocks add token by token to one block at a time. "
-            "Choose one block, set reduce to mean, or capture without all_blocks."
+            f"{len(blocks)} blocks are chosen, but hidden states of all_blocks add token by token to one block at a "
+            "time. Choose one block, set reduce to mean, or capture without all_blocks."
         )
     _warn_about_differences(main, injection)
     used = [0] if single or not blocks else [main.blocks.index(b) for b in blocks]
     deltas = tuple(_difference(main.states[i], injection.states[i], reduce) for i in used)
     index_of = {b: 0 if single else n for n, b in enumerate(blocks)}
     size = torch.linalg.vector_norm(_reduced(main.states[used[0]], reduce)).item()
-    return HiddenDelta(
+    return CapturedDifference(
         deltas=deltas,
         index_of=index_of,
         grid=main.grid if reduce == "none" else None,
@@ -159,26 +109,3 @@ def _difference(main: torch.Tensor, injection: torch.Tensor, reduce: Reduce) -> 
 
 def _range(blocks: Sequence[int]) -> str:
     return str(blocks[0]) if len(blocks) == 1 else f"{blocks[0]} to {blocks[-1]}"
-
-
-@dataclass(frozen=True)
-class ActivationAddition:
-    """x + strength * delta; with `preserve_norm` each token is scaled back to its norm before.
-
-    A few channels of Wan's hidden states are much larger than all others, so an addition can change norms a lot.
-    """
-
-    preserve_norm: bool = False
-
-    @property
-    def name(self) -> str:
-        return "addition" + (" (norms kept)" if self.preserve_norm else "")
-
-    def __call__(self, x: torch.Tensor, delta: torch.Tensor, strength: float) -> torch.Tensor:
-        """A new tensor like x [batch, tokens, dim]; delta is broadcast over batch and tokens."""
-        out = torch.add(x, delta, alpha=strength)
-        if self.preserve_norm:
-            before = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-            after = torch.linalg.vector_norm(out, dim=-1, keepdim=True, dtype=torch.float32)
-            out.mul_(torch.where(after > 0, before / after, after))
-        return out

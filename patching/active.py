@@ -1,0 +1,283 @@
+"""One edit in one run: the hooks that it installs, and what they do.
+
+A class per way of getting at the value; each calls the operation on the rows and tokens that the edit touches, and on
+nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from .edit import Edit
+from .grid import Grid
+from .passes import extra_pass, in_extra_pass
+from .prompts import Rows
+from .sites import SITES
+from .statistics import Observation, Observer, effective_log_level
+from .transforms import ContextTransform
+from .wan_model import ContextArgument
+
+if TYPE_CHECKING:
+    from .runtime import Run
+
+Hook = Any
+"""What torch gives back for a registered hook."""
+
+
+def hidden_from_compile(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep a hook out of torch.compile's graphs, so that compiled blocks stay whole."""
+    return torch.compiler.disable(function)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class ActiveEdit:
+    """An edit while its host samples.
+
+    Args:
+        run: the run that it belongs to.
+        edit: the edit.
+        transforms: what its prompt goes through after projection.
+        clock: tells edits apart whose progress is computed in different ways; see `Run.begin`.
+        observer: gets its progress.
+    """
+
+    def __init__(
+        self, run: Run, edit: Edit, transforms: tuple[ContextTransform, ...], clock: Any, observer: Observer | None
+    ) -> None:
+        self.run, self.edit, self.transforms, self.clock = run, edit, transforms, clock
+        self.site = SITES[edit.site]
+        self.strengths = edit.strengths.resolve(run.model.block_count)
+        self.blocks = [i for i, s in enumerate(self.strengths) if s != 0.0]
+        self.level = effective_log_level(edit)
+        observed = observer is not None and self.level != "off"
+        self.observation = Observation(observer, self.strengths) if observed and observer is not None else None
+        self.logged = self.level in ("verbose", "trace")
+        self.rows: list[tuple[int, int]] = []  # that it touches in the call in progress, with their prompts
+        self.calls = 0  # model calls in which it acted
+        self.edited = 0  # blocks that it changed in them
+        self.unreported = False  # it acted in a call that the observer has not been told of
+        self.missed: set[int] = set()  # blocks that it has not reached yet in this call
+
+    def begin(self, rows: Rows, progress: Callable[[Any], float], grid: Grid | None) -> None:
+        """A model call begins."""
+        edit = self.edit
+        branches = ("cond", "uncond") if edit.branch == "both" else (edit.branch,)
+        self.rows = [row for branch in branches for row in rows.get(branch, ())]
+        if self.rows and not edit.window.is_full and not edit.window.contains(progress(self.clock)):
+            self.rows = []
+        if self.rows:
+            self.calls += 1
+            self.unreported = True
+            self.missed = set(self.blocks)
+            if edit.captured is not None and grid is not None:
+                edit.captured.check_grid(grid, edit.name)
+
+    def end(self) -> None:
+        """The model call has ended."""
+        self.rows = []
+        self.missed = set()
+
+    def clear(self) -> None:
+        """Release every tensor."""
+        self.end()
+
+    @property
+    def acts(self) -> bool:
+        return bool(self.rows) and not in_extra_pass()
+
+    def hooks(self, block: nn.Module, index: int) -> Iterator[Hook]:
+        """Install what this edit needs at a block."""
+        raise NotImplementedError
+
+    def touched(self, x: torch.Tensor) -> list[int] | None:
+        """Rows of the tensor at the site that are changed; None for all of them."""
+        rows = sorted(row for row, _ in self.rows)
+        batch = len(x) if self.run.prompts.batch is None else self.run.prompts.batch
+        if not self.site.reads_text and (len(rows) == batch or len(x) == 1):
+            return None
+        return None if rows == list(range(len(x))) else rows
+
+    def apply(self, index: int, x: torch.Tensor, value: torch.Tensor, first: int = 0) -> torch.Tensor:
+        """The tensor at the site [batch, tokens, dim] after the operation.
+
+        Args:
+            index: the block.
+            x: what is there; it is not changed.
+            value: [batch or 1, tokens from `first` on or 1, dim].
+            first: the first token that is touched.
+        """
+        rows, strength, operation = self.touched(x), self.strengths[index], self.edit.operation
+        if rows is None and first == 0:
+            out = self._checked(operation(x, value, strength), x)
+        else:
+            out = x.clone()
+            for row in range(len(x)) if rows is None else rows:
+                part = x[row : row + 1, first:]
+                of_row = value if len(value) == 1 else value[row : row + 1]
+                out[row : row + 1, first:] = self._checked(operation(part, of_row, strength), part)
+        self.edited += 1
+        self.missed.discard(index)
+        if self.run.statistics is not None and (self.logged or self.observation is not None):
+            what = "hidden state" if self.edit.site == "hidden" else self.edit.site
+            self.run.statistics.record(
+                index, self, x, out, range(len(x)) if rows is None else rows, what=what, logged=self.logged
+            )
+        return out
+
+    def _checked(self, result: Any, x: torch.Tensor) -> torch.Tensor:
+        if not torch.is_tensor(result) or result.shape != x.shape or result.dtype != x.dtype:
+            got = f"{result.dtype} {list(result.shape)}" if torch.is_tensor(result) else type(result).__name__
+            raise TypeError(
+                f"{self.edit.name}: the operation {self.edit.operation.name} returned {got}; it has to return a "
+                f"tensor like its first argument, {x.dtype} {list(x.shape)}."
+            )
+        return result
+
+
+class ContextEdit(ActiveEdit):
+    """Changes the text that blocks read: by a prompt, or along a direction."""
+
+    def hooks(self, block: nn.Module, index: int, argument: ContextArgument | None = None) -> Iterator[Hook]:
+        """Args: argument: how `block` takes its text, when it is not a main block."""
+        if index not in self.blocks:
+            return
+        context = argument or self.run.model.context
+
+        def hand_over(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if not self.acts:
+                return None
+            main = context.read(args, kwargs)
+            return context.replace(args, kwargs, self.apply(index, main, self.value(index, main), self.first(main)))
+
+        yield block.register_forward_pre_hook(hidden_from_compile(hand_over), with_kwargs=True)
+
+    def first(self, main: torch.Tensor) -> int:
+        return self.run.prompts.text_start(main)
+
+    def value(self, index: int, main: torch.Tensor) -> torch.Tensor:
+        if self.edit.text is None:
+            return self.run.value(self.edit.source, index, main)
+        return self.run.prompts.value(self.edit, main)
+
+
+class StreamEdit(ActiveEdit):
+    """Runs a second hidden state through the blocks, with the injected prompt as its text, and mixes the two.
+
+    It starts as a copy of the main hidden state before the first block and ends after the last chosen block. Nothing is
+    captured beforehand, so size and noise level are always right; it costs one more run of those blocks.
+    """
+
+    _x: torch.Tensor | None = None
+
+    @property
+    def last(self) -> int:
+        return self.blocks[-1] if self.blocks else -1
+
+    def end(self) -> None:
+        super().end()
+        self._x = None
+
+    def follows(self, index: int) -> bool:
+        """True when the stream has to run block `index`, after others."""
+        return self._x is not None and index <= self.last
+
+    def hooks(self, block: nn.Module, index: int) -> Iterator[Hook]:
+        if index > self.last:
+            return
+        model = self.run.model
+
+        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if not self.acts:
+                return
+            if self._x is None:
+                self._x = args[0].clone()  # a host may change its own in place
+            elif args[0] is not self.run.left:
+                raise RuntimeError(
+                    f"{model.name} changes the hidden state between its blocks, which a second stream cannot "
+                    "follow. Use injection_mode context, or switch off what acts there (controlnets, audio, faces)."
+                )
+
+        def leave(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+            if not self.acts or self._x is None:
+                return None
+            x = output[0] if isinstance(output, tuple) else output
+            text = self.run.prompts.context(self, model.context.read(args, kwargs))
+            own_args, own_kwargs = model.context.replace(args, kwargs, text)
+            called = model.module.blocks[index]  # type: ignore[index, operator]  # as the host calls it, compiled or not
+            with extra_pass():
+                second = called(self._x, *own_args[1:], **own_kwargs)  # type: ignore[operator]
+            self._x = second[0] if isinstance(second, tuple) else second
+            if index in self.blocks:
+                mixed = self.apply(index, x, self._x)
+                if mixed is self._x and index != self.last:
+                    mixed = mixed.clone()
+            else:
+                mixed = x
+            if index == self.last:
+                self._x = None
+            self.run.left = mixed
+            if mixed is x:
+                return None
+            return (mixed, *output[1:]) if isinstance(output, tuple) else mixed
+
+        yield block.register_forward_pre_hook(hidden_from_compile(enter), with_kwargs=True)
+        yield block.register_forward_hook(hidden_from_compile(leave), with_kwargs=True)
+
+
+class ModuleEdit(ActiveEdit):
+    """Changes what goes into or out of a module of the block: by a direction, a captured difference, or a prompt."""
+
+    def hooks(self, block: nn.Module, index: int) -> Iterator[Hook]:
+        if index not in self.blocks:
+            return
+        module = self.site.module(block)
+
+        def change_input(module: nn.Module, args: tuple[Any, ...]) -> Any:
+            return (self.changed(index, args[0]), *args[1:]) if self.acts else None
+
+        def change_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            if not self.acts:
+                return None
+            result: Any
+            if isinstance(output, tuple):
+                result = (self.changed(index, output[0]), *output[1:])
+                x = result[0]
+            else:
+                x = result = self.changed(index, output)
+            if self.edit.site == "hidden":
+                self.run.left = x
+            return result
+
+        if self.site.end == "input":
+            yield module.register_forward_pre_hook(hidden_from_compile(change_input))
+        else:
+            yield module.register_forward_hook(hidden_from_compile(change_output))
+
+    def changed(self, index: int, x: torch.Tensor) -> torch.Tensor:
+        source = self.edit.source
+        value = self.run.value(source, index, x)
+        if value.shape[1] not in (1, x.shape[1]):
+            raise ValueError(
+                f"{self.edit.name}: {source.title} of {value.shape[1]} tokens, but the sampler has {x.shape[1]}. "
+                "Capture with the sampler's size and image inputs, or set reduce to mean."
+            )
+        return self.apply(index, x, self._by_row(value, x))
+
+    def _by_row(self, value: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """A value of several captured rows, laid out over the touched rows of the batch."""
+        rows, batch = self.touched(x), len(value)
+        count = len(x) if rows is None else len(rows)
+        if count % batch != 0:
+            raise ValueError(
+                f"{self.edit.name}: the hidden states were captured in a batch of {batch}, but the sampler's has "
+                f"{count}. Capture with the sampler's batch size, or with 1."
+            )
+        if batch == 1 or (rows is None and batch == len(x)):
+            return value
+        order = torch.zeros(len(x), dtype=torch.long)
+        for n, row in enumerate(range(len(x)) if rows is None else rows):
+            order[row] = n % batch
+        return value[order.to(value.device)]

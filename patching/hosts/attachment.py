@@ -1,0 +1,191 @@
+"""Edits of a diffusers transformer while `with` blocks are open: one run per transformer, whatever opened on it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+
+from ..active import ActiveEdit
+from ..edit import EditStack
+from ..runtime import Run
+from ..wan_model import discover
+from .compile import eager, edits_inside, is_compiled
+
+COMPILE_SETTING = "pipe.transformer.compile_repeated_blocks()"
+
+_attachments: dict[torch.nn.Module, Attachment] = {}
+_lock = threading.RLock()
+_open: ContextVar[frozenset[object]] = ContextVar("wan_activation_editor_open", default=frozenset())
+
+
+class Attachment:
+    """The hooks on one transformer, and whose edits they serve.
+
+    Contexts may open and close in any order. A call from a thread or task in which one of them is not open is refused:
+    it would be edited without having asked for it, or run beside another call in the same hooks.
+    """
+
+    def __init__(self, transformer: Any) -> None:
+        self.model = discover(transformer)
+        self.run = Run(EditStack(), self.model)
+        self._contexts: dict[object, list[ActiveEdit]] = {}
+        self._branch = "cond"  # outside of a cache context every call is taken for the prompt's
+        self._thread: int | None = None  # in which a call is in progress
+        self._exits = contextlib.ExitStack()
+        self._hook()
+
+    def open(self, token: object, stack: EditStack, scheduler: Any) -> None:
+        """Let a stack act for context `token`, after those that act already."""
+        self.check_idle("open a context on")
+        with self._paused():
+            self._contexts[token] = self.run.extend(stack, scheduler)
+
+    def close(self, token: object, completed: bool) -> bool:
+        """End what `open` began; True when no context is left and the hooks are gone."""
+        if token in self._contexts:
+            edits = self._contexts.pop(token)
+            with self._paused():
+                self.run.close(completed and self.run.calls > 0, edits)
+                self.run.remove(edits)
+        if not self._contexts:
+            self._exits.close()
+        return not self._contexts
+
+    @contextlib.contextmanager
+    def _paused(self) -> Iterator[None]:
+        """Without the hooks of edits; they are installed again in the order of the stack."""
+        self.run.__exit__()
+        yield
+        if self._contexts:
+            self.run.__enter__()
+
+    def check_idle(self, what: str) -> None:
+        """Raise RuntimeError while another thread calls the transformer."""
+        if self._thread not in (None, threading.get_ident()):
+            raise RuntimeError(
+                f"Another thread is calling this {self.model.name}; you cannot {what} it until the call has ended. "
+                "Give each thread a transformer of its own, or let them take turns."
+            )
+
+    def _hook(self) -> None:
+        module: Any = self.model.module
+        before = torch.compiler.disable(self._begin)  # type: ignore[no-untyped-call]
+        after = torch.compiler.disable(self._end)  # type: ignore[no-untyped-call]
+        self._exits.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+        self._exits.callback(module.register_forward_hook(after, always_call=True).remove)
+        cache_context = getattr(module, "cache_context", None)
+        if cache_context is not None:
+            outer = vars(module).get("cache_context")
+            object.__setattr__(module, "cache_context", self._named(cache_context))
+            self._exits.callback(_restore, module, outer)
+
+    def _named(self, cache_context: Any) -> Callable[..., Any]:
+        """The module's own `cache_context`, by which pipelines name their calls."""
+
+        @contextlib.contextmanager
+        def named(name: str, *args: Any, **kwargs: Any) -> Iterator[None]:
+            before, self._branch = self._branch, "uncond" if name == "uncond" else "cond"
+            try:
+                with cache_context(name, *args, **kwargs):
+                    yield
+            finally:
+                self._branch = before
+
+        return named
+
+    def _begin(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.check_idle("call")
+        if not _open.get().issuperset(self._contexts):
+            raise RuntimeError(
+                f"This {self.model.name} is called in a thread or task other than the one that opened `inject` on it. "
+                "Open `inject` where the pipeline is called, or give each thread a transformer of its own."
+            )
+        self._thread = threading.get_ident()
+        t = kwargs["timestep"] if "timestep" in kwargs else args[1]
+        text = kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[2]
+        self.run.begin(
+            rows={self._branch: [(row, row) for row in range(text.shape[0])]},
+            progress=lambda scheduler: progress(t, scheduler),
+            label=lambda: f"Step at timestep {float(t.max()):.1f}",
+            prompt_count=text.shape[0],
+            sigma=lambda: float(t.max()) / 1000,
+            grid=self.model.grid(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]),
+        )
+
+    def _end(self, *_: Any) -> None:
+        self._thread = None
+
+
+@contextlib.contextmanager
+def attached(transformers: list[Any], stack: EditStack, scheduler: Any) -> Iterator[None]:
+    """Let a stack act on transformers for as long as the `with` block lasts.
+
+    Args:
+        transformers: of one pipeline.
+        stack: checked edits.
+        scheduler: tells the edits' windows where sampling is.
+
+    Raises:
+        RuntimeError: a call of one of them is in progress in another thread.
+    """
+    token = object()
+    modules = [discover(transformer).module for transformer in transformers]
+    completed, exits = False, contextlib.ExitStack()
+    try:
+        for transformer in transformers:
+            exits.enter_context(compile_stance(transformer, stack))
+        with _lock:
+            for module, transformer in zip(modules, transformers, strict=True):
+                if module not in _attachments:
+                    _attachments[module] = Attachment(transformer)
+                _attachments[module].open(token, stack, scheduler)
+        _open.set(_open.get() | {token})
+        yield
+        for module in modules:
+            _attachments[module].check_idle("close the context of")
+        completed = True
+    finally:
+        exits.close()
+        _open.set(_open.get() - {token})
+        with _lock:
+            for module in modules:
+                # With two transformers, one of them may rightly see no step of the window.
+                if module in _attachments and _attachments[module].close(token, completed and len(modules) == 1):
+                    del _attachments[module]
+
+
+def compile_stance(transformer: Any, stack: EditStack) -> contextlib.AbstractContextManager[Any]:
+    """Lets the edits be reached where the transformer or its blocks are compiled."""
+    model = discover(transformer)
+    inside = edits_inside(stack, model) and any(map(is_compiled, model.module.blocks))  # type: ignore[arg-type]
+    return eager(COMPILE_SETTING, whole=is_compiled(transformer), inside=inside)
+
+
+def progress(t: torch.Tensor, scheduler: Any) -> float:
+    """Fraction of sampling done: index of the schedule's timestep nearest to `t`, over their number.
+
+    Raises:
+        ValueError: the schedule has no such timestep.
+    """
+    timesteps = torch.as_tensor(scheduler.timesteps).float()
+    now = float(t.max())
+    distances = (timesteps - now).abs()
+    if float(distances.min()) > 4.0:  # half floats round 1000 to a multiple of 4
+        raise ValueError(
+            f"The transformer is called at timestep {now:g}, which the scheduler of the pipeline given to `inject` "
+            "does not have: another pipeline shares this transformer. Give `inject` the pipeline that "
+            "samples, or no window."
+        )
+    return int(distances.argmin()) / len(timesteps)
+
+
+def _restore(module: torch.nn.Module, outer: Callable[..., Any] | None) -> None:
+    if outer is None:
+        del module.__dict__["cache_context"]
+    else:
+        object.__setattr__(module, "cache_context", outer)

@@ -1,0 +1,134 @@
+"""`inject` in threads, in any order of opening and closing, and on shared transformers."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+
+import pytest
+import torch
+from wanvideo_activation_editor.patching.hosts.diffusers import inject
+
+from .conftest import Sampler, hook_count, make_transformer, prompt_embeds
+
+
+def in_thread(function):
+    """The result or the exception of `function` in a thread of its own."""
+    found = []
+
+    def run():
+        try:
+            found.append(function())
+        except Exception as error:
+            found.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_contexts_close_in_any_order(sampler, main, other):
+    third = prompt_embeds(3)
+    with inject(sampler.pipe, third, "2:0.5"):
+        only_third = sampler(main)
+    first, second = inject(sampler.pipe, other, "1-3:0.5"), inject(sampler.pipe, third, "2:0.5")
+    plain = sampler(main)
+    first.__enter__()
+    second.__enter__()
+    assert not torch.equal(sampler(main), only_third)
+    first.__exit__(None, None, None)
+    assert torch.equal(sampler(main), only_third)
+    second.__exit__(None, None, None)
+    assert torch.equal(sampler(main), plain) and hook_count(sampler.pipe.transformer) == 0
+    assert "cache_context" not in vars(sampler.pipe.transformer)
+
+
+def test_a_context_opened_again_acts_again(sampler, main, other):
+    with inject(sampler.pipe, other):
+        wanted = sampler(main)
+    for _ in range(2):
+        with inject(sampler.pipe, other):
+            assert torch.equal(sampler(main), wanted)
+
+
+def test_two_threads_with_two_pipelines_do_not_meet(main, other):
+    samplers = [Sampler(make_transformer(seed=seed)) for seed in (0, 1)]
+    wanted = [s(other) for s in samplers]
+    barrier = threading.Barrier(2)
+
+    def run(s):
+        with inject(s.pipe, other):
+            barrier.wait()
+            return s(main)
+
+    found = [None, None]
+    threads = [threading.Thread(target=lambda i=i, s=s: found.__setitem__(i, run(s))) for i, s in enumerate(samplers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(f, w) for f, w in zip(found, wanted, strict=True))
+
+
+def test_a_call_in_a_thread_that_did_not_open_the_context_is_refused(sampler, main, other):
+    with inject(sampler.pipe, other):
+        error = in_thread(lambda: sampler(main))
+        assert torch.equal(sampler(main), sampler(other))
+    assert isinstance(error, RuntimeError) and "thread or task other than the one that opened" in str(error)
+    assert torch.is_tensor(in_thread(lambda: sampler(main)))
+
+
+def test_a_transformer_is_not_opened_while_another_thread_calls_it(sampler, main, other):
+    errors = []
+
+    def open_in_a_thread(*_):
+        errors.append(in_thread(lambda: inject(sampler.pipe, other).__enter__()))
+
+    with inject(sampler.pipe, other):
+        with sampler.pipe.transformer.blocks[2].register_forward_hook(open_in_a_thread):
+            edited = sampler(main, steps=1, guidance=1.0)
+        assert torch.equal(edited, sampler(other, steps=1, guidance=1.0))
+    assert "Another thread is calling this WanTransformer3DModel" in str(errors[0])
+    assert hook_count(sampler.pipe.transformer) == 0
+
+
+def test_an_error_in_a_call_leaves_the_context_usable(sampler, main, other):
+    def fail(*_):
+        raise OSError("in a block")
+
+    with inject(sampler.pipe, other):
+        with sampler.pipe.transformer.blocks[2].register_forward_hook(fail), pytest.raises(OSError, match="in a block"):
+            sampler(main)
+        assert torch.equal(sampler(main), sampler(other))
+
+
+def test_a_transformer_of_two_pipelines_is_edited_by_both(main, other):
+    transformer = make_transformer()
+    a, b = Sampler(transformer), Sampler(transformer)
+    third = prompt_embeds(3)
+    with inject(a.pipe, other, "1:0.5"), inject(a.pipe, third, "2:0.5"):
+        wanted = a(main)
+    with inject(a.pipe, other, "1:0.5"), inject(b.pipe, third, "2:0.5"):
+        assert torch.equal(a(main), wanted) and torch.equal(b(main), wanted)
+
+
+def test_a_window_by_the_wrong_pipelines_schedule_is_refused(main, other):
+    transformer = make_transformer()
+    a, b = Sampler(transformer, steps=2), Sampler(transformer, steps=9)
+    a.pipe.scheduler.set_timesteps(2)
+    with inject(a.pipe, other, window=(0, 0.5)), pytest.raises(ValueError, match="another pipeline shares"):
+        b(main)
+
+
+def test_a_failed_opening_leaves_nothing(main, other, monkeypatch):
+    sampler = Sampler(make_transformer(), make_transformer(seed=5), steps=4)
+
+    def fail(*_, **__):
+        raise MemoryError
+
+    for block in sampler.pipe.transformer_2.blocks:
+        monkeypatch.setattr(block, "register_forward_pre_hook", fail)
+    with pytest.raises(MemoryError), contextlib.ExitStack() as exits:
+        exits.enter_context(inject(sampler.pipe, other))
+    assert hook_count(sampler.pipe.transformer) == hook_count(sampler.pipe.transformer_2) == 0
