@@ -64,4 +64,4 @@ def given_prompt(target: Any, prompt: Any) -> TextEmbeds:
                 "transformer, or the embeddings that pipe.encode_prompt returns."
             )
         prompt, _ = target.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=MAX_TOKENS)
-    return read_text_embeds(prompt, "embeds").detached()
+    return read_text_embeds(prompt.clone() if torch.is_tensor(prompt) else prompt, "embeds").detached()

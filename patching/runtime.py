@@ -71,6 +71,7 @@ class Run:
         self._announced: set[int] = set()
         self._handles: list[Any] = []
         self._values: dict[tuple[int, int, torch.dtype, torch.device], torch.Tensor] = {}
+        self._moved: dict[tuple[int, torch.dtype, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
         self._label: Callable[[], str] = str
         self._read_sigma: Callable[[], float] | None = None
         self._sigma: float | None = None
@@ -134,9 +135,10 @@ class Run:
         for edit in ending:
             if edit.observation is not None:
                 edit.observation.end(completed)
-            edit.clear()
+            edit.end()
         self._end_call()
         self._values.clear()
+        self._moved.clear()
         self.prompts.clear()
         if completed:
             _warn_if_unused(ending)
@@ -214,16 +216,20 @@ class Run:
 
     def value(self, source: Any, index: int, x: torch.Tensor) -> torch.Tensor:
         """What a source that is not text has for block `index`, on the device of x; moved there once per run."""
-        given = source.tensor(index)
-        if given.shape[-1] != x.shape[-1]:
-            raise ValueError(
-                f"{source.title[0].upper()}{source.title[1:]} is {given.shape[-1]} wide, but the tensor that it "
-                f"changes in block {index} of {self.model.name} is {x.shape[-1]} wide. Take it from this model."
-            )
-        key = id(source), given.data_ptr(), x.dtype, x.device
+        key = id(source), index, x.dtype, x.device
         if key not in self._values:
-            # A captured difference is large, so it is rounded here and not in every call.
-            self._values[key] = given.to(x.device, x.dtype if isinstance(source, CapturedDifference) else None)
+            given = source.tensor(index)
+            if given.shape[-1] != x.shape[-1]:
+                raise ValueError(
+                    f"{source.title[0].upper()}{source.title[1:]} is {given.shape[-1]} wide, but the tensor that it "
+                    f"changes in block {index} of {self.model.name} is {x.shape[-1]} wide. Take it from this model."
+                )
+            shared = id(given), x.dtype, x.device  # blocks may share a tensor; it is held, so its id is its own
+            if shared not in self._moved:
+                # A captured difference is large, so it is rounded here and not in every call.
+                dtype = x.dtype if isinstance(source, CapturedDifference) else None
+                self._moved[shared] = given, given.to(x.device, dtype)
+            self._values[key] = self._moved[shared][1]
         moved = self._values[key]
         return source.at(moved, self.sigma) if hasattr(source, "at") else moved
 

@@ -41,16 +41,17 @@ class Attachment:
 
     def open(self, token: object, stack: EditStack, scheduler: Any) -> None:
         """Let a stack act for context `token`, after those that act already."""
-        self.check_idle("open a context on")
+        self.check_idle("open `inject` on", inside=True)
         with self._paused():
             self._contexts[token] = self.run.extend(stack, scheduler)
 
     def close(self, token: object, completed: bool) -> bool:
         """End what `open` began; True when no context is left and the hooks are gone."""
+        self.end_call()  # what an interrupt left
         if token in self._contexts:
             edits = self._contexts.pop(token)
             with self._paused():
-                self.run.close(completed and self.run.calls > 0, edits)
+                self.run.close(completed and any(edit.seen for edit in edits), edits)
                 self.run.remove(edits)
         if not self._contexts:
             self._exits.close()
@@ -60,22 +61,27 @@ class Attachment:
     def _paused(self) -> Iterator[None]:
         """Without the hooks of edits; they are installed again in the order of the stack."""
         self.run.__exit__()
-        yield
-        if self._contexts:
-            self.run.__enter__()
+        try:
+            yield
+        finally:
+            if self._contexts:
+                self.run.__enter__()
 
-    def check_idle(self, what: str) -> None:
-        """Raise RuntimeError while another thread calls the transformer."""
-        if self._thread not in (None, threading.get_ident()):
-            raise RuntimeError(
-                f"Another thread is calling this {self.model.name}; you cannot {what} it until the call has ended. "
-                "Give each thread a transformer of its own, or let them take turns."
-            )
+    def check_idle(self, what: str, inside: bool = False) -> None:
+        """Raise RuntimeError while another thread calls the transformer; with `inside`, also while this one does."""
+        if self._thread is None or (self._thread == threading.get_ident() and not inside):
+            return
+        where = "A call of" if self._thread == threading.get_ident() else "Another thread is calling"
+        raise RuntimeError(
+            f"{where} this {self.model.name}: you cannot {what} it until the call has ended. "
+            "Give each thread a transformer of its own, or let them take turns; after an interrupted call, leave the "
+            "`with` block."
+        )
 
     def _hook(self) -> None:
         module: Any = self.model.module
         before = torch.compiler.disable(self._begin)  # type: ignore[no-untyped-call]
-        after = torch.compiler.disable(self._end)  # type: ignore[no-untyped-call]
+        after = torch.compiler.disable(self.end_call)  # type: ignore[no-untyped-call]
         self._exits.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
         self._exits.callback(module.register_forward_hook(after, always_call=True).remove)
         cache_context = getattr(module, "cache_context", None)
@@ -117,8 +123,16 @@ class Attachment:
             grid=self.model.grid(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]),
         )
 
-    def _end(self, *_: Any) -> None:
-        self._thread = None
+    def end_call(self, *_: Any) -> None:
+        """Torch calls this after an exception as well, also after that of a call which `_begin` refused."""
+        if self._thread == threading.get_ident():
+            self._thread = None
+
+
+def call_was_cut(module: torch.nn.Module) -> None:
+    """Say that the call in progress has ended by an exception that torch's hooks do not see."""
+    if module in _attachments:
+        _attachments[module].end_call()
 
 
 @contextlib.contextmanager
@@ -134,6 +148,7 @@ def attached(transformers: list[Any], stack: EditStack, scheduler: Any) -> Itera
         RuntimeError: a call of one of them is in progress in another thread.
     """
     token = object()
+    transformers = list({id(discover(t).module): t for t in transformers}.values())  # one may be both of a pipeline
     modules = [discover(transformer).module for transformer in transformers]
     completed, exits = False, contextlib.ExitStack()
     try:
@@ -147,7 +162,7 @@ def attached(transformers: list[Any], stack: EditStack, scheduler: Any) -> Itera
         _open.set(_open.get() | {token})
         yield
         for module in modules:
-            _attachments[module].check_idle("close the context of")
+            _attachments[module].check_idle("close `inject` on")
         completed = True
     finally:
         exits.close()
@@ -174,6 +189,11 @@ def progress(t: torch.Tensor, scheduler: Any) -> float:
     """
     timesteps = torch.as_tensor(scheduler.timesteps).float()
     now = float(t.max())
+    if getattr(scheduler, "num_inference_steps", len(timesteps)) is None:
+        raise ValueError(
+            "The scheduler of the pipeline that was given to `inject` has no steps: another pipeline samples with this "
+            "transformer. Give `inject` the pipeline that samples, or no window."
+        )
     distances = (timesteps - now).abs()
     if float(distances.min()) > 4.0:  # half floats round 1000 to a multiple of 4
         raise ValueError(

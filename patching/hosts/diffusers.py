@@ -11,7 +11,7 @@ import torch
 from ...embeddings import TextEmbeds
 from ..arguments import Blocks, chosen_blocks, given_prompt
 from ..capture import Capture, HiddenStates
-from ..checks import check_stack
+from ..checks import check_stack, warn_about_cache
 from ..difference import Reduce, captured_difference
 from ..edit import Branch, Edit, EditStack, LogLevel, Window
 from ..fingerprint import fingerprint as digest
@@ -19,10 +19,9 @@ from ..fingerprint import unwrapped
 from ..grid import Size
 from ..operations import Add, Operation
 from ..projection import readable_weights
-from ..sources import Direction, SecondStream
 from ..transforms import ContextTransform
 from ..wan_model import WanModel, discover, unwrap
-from .attachment import COMPILE_SETTING, attached
+from .attachment import COMPILE_SETTING, attached, call_was_cut
 from .compile import eager, is_compiled
 
 NAME = "diffusers"
@@ -54,7 +53,7 @@ def inject(
     Args:
         target: a diffusers Wan pipeline (both of its transformers, when it has two) or a Wan transformer.
         embeds: the prompt to inject: text, or [tokens, 4096] or [batch, tokens, 4096] as `pipe.encode_prompt` gives it;
-            or a Direction.
+            or a source such as a Direction (see patching/sources.py).
         blocks: a selection (`"10-29:0.6"`, see patching/selection.py), a block, several ([1, 2], range(10, 30)), or
             strengths by block ({1: 0.5}).
         strength: multiplies the strengths of `blocks`, 0..1.
@@ -71,10 +70,10 @@ def inject(
 
     Raises:
         ValueError: a malformed selection, a block that the model lacks, a strength outside 0..1, embeddings of
-            another width or with more than 512 tokens, no Wan model, a cache of diffusers (`hidden` only).
+            another width or with more than 512 tokens, no Wan model, a cache of diffusers that would replay the edit.
     """
     edit = Edit(
-        source=embeds if isinstance(embeds, Direction) else given_prompt(target, embeds),  # type: ignore[arg-type]
+        source=embeds if hasattr(embeds, "gives") else given_prompt(target, embeds),  # type: ignore[arg-type]
         strengths=chosen_blocks(blocks) * strength,
         window=Window(*window),
         branch=branch,
@@ -180,6 +179,7 @@ def capture(
                 encoder_hidden_states=text_embeds.to(device, dtype),
                 **inputs,
             )
+        call_was_cut(module)
         if (offload := getattr(module, "_hf_hook", None)) is not None:  # of accelerate; a call cut short leaves it out
             offload.post_forward(module, None)
     finally:
@@ -238,6 +238,22 @@ def check_prompts(main: TextEmbeds, injected: TextEmbeds, edit: str) -> None:
     """Any prompts go together."""
 
 
+def _check_cache(stack: EditStack, module: Any) -> None:
+    """What a step or attention cache of diffusers would replay, with the edit in it or without it.
+
+    Raises:
+        ValueError: the edit and the cache cannot be combined.
+    """
+    if not getattr(module, "is_cache_enabled", False):
+        return
+    for edit in stack:
+        if edit.site == "hidden":
+            _check_no_cache(module, "site='hidden'")
+        elif edit.text is not None and edit.site != "context":
+            _check_no_cache(module, f"A prompt at site={edit.site!r}")
+    warn_about_cache(stack)
+
+
 def _check_no_cache(module: Any, what: str) -> None:
     """The caches of diffusers keep a state per block, which an extra pass through the block would read and overwrite.
 
@@ -271,7 +287,6 @@ def edited(target: Any, stack: EditStack) -> Iterator[None]:
     for transformer in transformers:
         model = discover(transformer)
         check_stack(stack, model)
-        if any(isinstance(edit.source, SecondStream) for edit in stack):
-            _check_no_cache(model.module, "site='hidden'")
+        _check_cache(stack, model.module)
     with attached(transformers, stack, scheduler):
         yield
