@@ -4,12 +4,14 @@ import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { EVENT, addBlocks, editsBlocks } from "./blocks.js";
 import { BUILDERS } from "./builders.js";
+import { correctBypass } from "./bypass.js";
 import { watchErrors } from "./errors.js";
 import { countIn, learn } from "./knowledge.js";
 import { showNotice } from "./notices.js";
 import { convertOldFile } from "./old_files.js";
 import { addPanel, panelOf } from "./panel.js";
 import { builders, editors } from "./registry.js";
+import { showReport } from "./report.js";
 import { ROW_WIDGETS, defineRows, dropRowSockets } from "./rows.js";
 import { addAliases, extendOlderSearch } from "./search.js";
 import { chain, nodeByExecutionId, originOf } from "./widgets.js";
@@ -53,9 +55,11 @@ app.registerExtension({
     BUILDERS[node.constructor.nodeData.name]?.(app, node);
     if (editsBlocks(node)) addBlocks(app, node, refreshBuilders);
     if (!panelOf(node)) addPanel(app, node);
+    correctBypass(node);
     chain(node, "onExecuted", output => {
       const told = output?.[TOLD]?.[0];
-      if (told) teach(node, told);
+      if (told?.blocks) teach(node, told);
+      showReport(node, output, told);
     });
     node.setSize([Math.max(MIN_WIDTH, node.size[0]), node.computeSize()[1]]);
   },
