@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .patching.sites import SITES
     from .patching.sources import CapturedDifference, Direction, Prompt, SecondStream
     from .patching.transforms import Boost, ForceDifference
+    from .probing.block_map import BlockMap
+    from .probing.pipelines import block_map
 
 WEB_DIRECTORY = "./web"
 
@@ -34,6 +36,8 @@ _API = {
     "patching.sites": ("SITES",),
     "patching.sources": ("CapturedDifference", "Direction", "Prompt", "SecondStream"),
     "patching.transforms": ("Boost", "ForceDifference"),
+    "probing.block_map": ("BlockMap",),
+    "probing.pipelines": ("block_map",),
 }
 _MODULES = {name: module for module, names in _API.items() for name in names}
 
@@ -42,6 +46,7 @@ __all__ = [
     "WEB_DIRECTORY",
     "Add",
     "Blend",
+    "BlockMap",
     "Boost",
     "CapturedDifference",
     "Direction",
@@ -53,6 +58,7 @@ __all__ = [
     "Replace",
     "SecondStream",
     "Window",
+    "block_map",
     "capture",
     "comfy_entrypoint",
     "edited",

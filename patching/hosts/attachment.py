@@ -180,3 +180,8 @@ def _restore(module: torch.nn.Module, outer: Callable[..., Any] | None) -> None:
         del module.__dict__["cache_context"]
     else:
         object.__setattr__(module, "cache_context", outer)
+
+
+def is_attached(transformer: Any) -> bool:
+    """True while a context is open on a transformer."""
+    return discover(transformer).module in _attachments
