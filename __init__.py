@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from .patching.sources import CapturedDifference, Direction, Prompt, SecondStream
     from .patching.transforms import Boost, ForceDifference
     from .probing.block_map import BlockMap
+    from .probing.distances import frame_cosine, relative_l2, ssim, temporal_difference
     from .probing.pipelines import block_map
+    from .probing.token_reading import TokenReading
+    from .probing.words import read_words
 
 WEB_DIRECTORY = "./web"
 
@@ -37,7 +40,10 @@ _API = {
     "patching.sources": ("CapturedDifference", "Direction", "Prompt", "SecondStream"),
     "patching.transforms": ("Boost", "ForceDifference"),
     "probing.block_map": ("BlockMap",),
+    "probing.distances": ("frame_cosine", "relative_l2", "ssim", "temporal_difference"),
     "probing.pipelines": ("block_map",),
+    "probing.token_reading": ("TokenReading",),
+    "probing.words": ("read_words",),
 }
 _MODULES = {name: module for module, names in _API.items() for name in names}
 
@@ -57,15 +63,21 @@ __all__ = [
     "RecipeError",
     "Replace",
     "SecondStream",
+    "TokenReading",
     "Window",
     "block_map",
     "capture",
     "comfy_entrypoint",
     "edited",
+    "frame_cosine",
     "inject",
     "inject_hidden",
     "load_recipe",
+    "read_words",
+    "relative_l2",
     "save_recipe",
+    "ssim",
+    "temporal_difference",
 ]
 
 

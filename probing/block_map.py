@@ -197,10 +197,7 @@ class BlockMap:
         return heat_map(self, quantity)
 
     def _repr_html_(self) -> str:
-        held = io.BytesIO()
-        self.plot().save(held, "PNG")
-        picture = base64.b64encode(held.getvalue()).decode()
-        return f'<img src="data:image/png;base64,{picture}"><pre>{html.escape(self.report())}</pre>'
+        return as_html(self.plot(), self.report())
 
     def to_plain(self) -> dict[str, Any]:
         """The map as JSON values; `from_plain` reads them."""
@@ -243,6 +240,14 @@ class BlockMap:
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"The values of this block map are damaged: {error}. Measure it again.") from error
+
+
+def as_html(picture: Image.Image, text: str) -> str:
+    """For notebooks."""
+    held = io.BytesIO()
+    picture.save(held, "PNG")
+    encoded = base64.b64encode(held.getvalue()).decode()
+    return f'<img src="data:image/png;base64,{encoded}"><pre>{html.escape(text)}</pre>'
 
 
 def _listed(values: Array) -> Any:

@@ -13,7 +13,6 @@ from wanvideo_activation_editor.embeddings import read_text_embeds
 from wanvideo_activation_editor.patching.edit import Edit, EditStack
 from wanvideo_activation_editor.patching.sources import Direction
 from wanvideo_activation_editor.patching.strengths import Explicit, Uniform
-from wanvideo_activation_editor.probing import pipelines
 from wanvideo_activation_editor.probing.block_map import BlockMap
 from wanvideo_activation_editor.probing.distances import motion_energy, relative_l2
 from wanvideo_activation_editor.probing.forks import first_tensor
@@ -102,18 +101,15 @@ def test_integrated_gradients_sum_to_the_whole(sampler, main, other):
         found.top(2, "effect")
 
 
-def test_a_run_that_is_measured_gives_the_clip_of_one_that_is_not_bit_for_bit(sampler, main, other, monkeypatch):
-    latents = []
-    real = pipelines._Study.sample
+def test_a_run_that_is_measured_gives_the_clip_of_one_that_is_not_bit_for_bit(sampler, main, other):
+    def noting(steps):
+        return {"callback_on_step_end": lambda pipe, i, t, held: steps.append(held["latents"].clone()) or {}}
 
-    def kept(self, text, seed):
-        latents.append(real(self, text, seed))
-        return latents[-1]
-
-    monkeypatch.setattr(pipelines._Study, "sample", kept)  # only to look at what it returns
-    found = measure(sampler, main, other, verify=3)
-    plain = [sample(sampler, main, seed) for seed in (0, 1)]
-    assert torch.equal(latents[0], plain[0]) and torch.equal(latents[1], plain[1])
+    measured, unmeasured = [], []
+    found = measure(sampler, main, other, verify=3, **noting(measured))
+    plain = [sample(sampler, main, seed, **noting(unmeasured)) for seed in (0, 1)]
+    assert len(unmeasured) == 8 and len(measured) == 8 + 3 * 8
+    assert all(torch.equal(one, two) for one, two in zip(measured[:8], unmeasured, strict=True))
     assert len(found.finished) == 3 and -1 <= found.rank_correlation <= 1
     for index, changes in found.finished.items():
         for seed in (0, 1):
