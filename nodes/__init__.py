@@ -13,9 +13,11 @@ from . import (
     forcing,
     hidden,
     inspection,
+    probing,
     replacements,
     store,
     store_exchange,
+    token_reading,
     vectors,
 )
 
@@ -27,6 +29,8 @@ NODES: list[type[io.ComfyNode]] = [
     *amplification.NODES,
     *forcing.NODES,
     *hidden.NODES,
+    *probing.NODES,
+    *token_reading.NODES,
     *analysis.NODES,
     *store.NODES,
     *store_exchange.NODES,

@@ -85,7 +85,7 @@ def read_words(
 
 def _offsets(pipe: Any, prompt: str) -> list[tuple[int, int]] | None:
     """First and last character of each token, as the pipeline's tokenizer gives them; None when it does not."""
-    tokenizer = getattr(pipe, "tokenizer", None)
+    tokenizer: Any = getattr(pipe, "tokenizer", None)
     if not getattr(tokenizer, "is_fast", False):
         return None
     # The pipeline cleans a prompt before it encodes it; offsets are those of the text as it stands when that is clean.
