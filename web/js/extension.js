@@ -2,6 +2,7 @@
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
+import { VIEWER, addBlockMap } from "./block_map.js";
 import { BUILDERS } from "./builders.js";
 import { showNotice } from "./notices.js";
 import { convertOldFile } from "./old_files.js";
@@ -31,6 +32,7 @@ app.registerExtension({
     if (!category?.startsWith(CATEGORY)) return;
     BUILDERS[name]?.(app, node);
     if (name === EDITOR) addStatus(app, node, refreshBuilders);
+    if (name === VIEWER) addBlockMap(app, node);
     node.setSize([Math.max(MIN_WIDTH, node.size[0]), node.computeSize()[1]]);
   },
 
