@@ -12,8 +12,9 @@ import torch
 
 from ..patching.edit import Edit
 from ..patching.operations import Operation
+from ..patching.output_change import first_tensor
 from .distances import motion_energy
-from .forks import Forks, ModelCall, always, first_tensor
+from .forks import Forks, ModelCall, always
 
 Method = Literal["forks", "integrated_gradients"]
 METHODS: tuple[Method, ...] = ("forks", "integrated_gradients")

@@ -19,6 +19,7 @@ from torch import nn
 from ..patching.active import ActiveEdit, StreamEdit, hidden_from_compile
 from ..patching.edit import Edit, EditStack, Window
 from ..patching.grid import Grid
+from ..patching.output_change import first_tensor
 from ..patching.passes import extra_pass, in_extra_pass
 from ..patching.prompts import Rows
 from ..patching.runtime import Run
@@ -75,23 +76,6 @@ def left_out(blocks: set[int], model: WanModel) -> str:
         f"{model.name} was called without running block {', '.join(map(str, sorted(blocks)))}, so its effect cannot "
         "be measured. Disconnect step caches (TeaCache, EasyCache) and skip-layer guidance."
     )
-
-
-def first_tensor(output: Any) -> torch.Tensor:
-    """The latents in what a transformer returns: a tensor, a tuple that begins with one, a list of videos, `.sample`.
-
-    Raises:
-        TypeError: something else.
-    """
-    if torch.is_tensor(output):
-        return output
-    if isinstance(output, tuple) and output:
-        return first_tensor(output[0])
-    if isinstance(output, list) and output and all(torch.is_tensor(x) for x in output):
-        return torch.stack(output)
-    if torch.is_tensor(getattr(output, "sample", None)):
-        return output.sample  # type: ignore[no-any-return]
-    raise TypeError(f"The model returned a {type(output).__name__}, in which no latents were found.")
 
 
 def at_block(edit: Edit, index: int, count: int) -> Edit:

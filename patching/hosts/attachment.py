@@ -12,6 +12,7 @@ import torch
 
 from ..active import ActiveEdit
 from ..edit import EditStack
+from ..passes import in_extra_pass
 from ..runtime import Run
 from ..wan_model import discover
 from .compile import eager, is_compiled
@@ -100,6 +101,8 @@ class Attachment:
         return named
 
     def _begin(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if in_extra_pass():
+            return
         self.check_idle("call")
         if not _open.get().issuperset(self._contexts):
             raise RuntimeError(
@@ -119,7 +122,8 @@ class Attachment:
         )
 
     def _end(self, *_: Any) -> None:
-        self._thread = None
+        if not in_extra_pass():
+            self._thread = None
 
 
 @contextlib.contextmanager

@@ -34,7 +34,9 @@ def sample_plain(
     image_embeds: Any = None,
     stack: EditStack | None = None,
 ) -> torch.Tensor:
-    """Latents of one prompt, sampled through its host (Euler natively, UniPC in the wrapper); edits and context windows are left out.
+    """Latents of one prompt, sampled through its host: Euler natively, UniPC in the wrapper.
+
+    Edits and context windows on the model are left out.
 
     Args:
         model: MODEL or WANVIDEOMODEL.

@@ -25,6 +25,7 @@ from ..checks import check_stack, warn_about_cache
 from ..edit import KEY, Edit, EditStack, stack_of
 from ..fingerprint import fingerprint, unwrapped
 from ..grid import Size, format_grid
+from ..passes import in_extra_pass
 from ..projection import readable_weights
 from ..runtime import Run, skipped_message
 from ..sources import SecondStream
@@ -343,6 +344,8 @@ def _sample(process: Callable[..., Any], bound: inspect.BoundArguments, stack: E
         )
 
     def attach_and_call(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if in_extra_pass():
+            return
         # By its first model call the sampler has loaded weights, replaced linears and compiled blocks.
         if not attached:
             attached.append(stack_of_hooks.enter_context(run))

@@ -56,14 +56,14 @@ export function addStatus(app, node, onBlocks) {
       queueMicrotask(() => say(text, true));
       return;
     }
-    const figures = [`${active} of ${blocks} blocks`, ...(change == null ? [] : [`mean change ${change.toFixed(3)}`])];
+    const figures = [`${active} of ${blocks} blocks`, ...(change == null ? [] : [`output change ${change.toFixed(3)}`])];
     if (phase === "step") {
       say([`Step ${step}`, ...figures].join(", "));
       return;
     }
     const steps = `${step} ${step === 1 ? "step" : "steps"}`;
     const text = [phase === "end" ? steps : `Stopped after ${steps}`, ...figures].join(", ");
-    say(text, false, change == null ? text : `${text}. Change: relative L2 distance of the context that the blocks read.`);
+    say(text, false, change == null ? text : `${text}. Relative L2 change of the model's output by all edits.`);
     if (change == null) return; // nothing was measured: the plan stays
     const top = Math.max(1, ...changes.map(c => c ?? 0));
     draw(changes.map(c => (c ?? 0) / top), "Mean change per block");
