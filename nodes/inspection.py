@@ -11,6 +11,7 @@ from comfy_api.latest import io
 from ..embeddings import MAX_TOKENS, TextEmbeds, mean_difference, pad_tokens, read_text_embeds
 from ..patching import KEY, Edit, host_of, parse_selection, stack_of
 from ..patching.projection import project_text
+from ..patching.verdict import verdict
 from ..patching.views import NO_EDIT, block_list, cell_grid, model_summary, stack_report, strength_summary
 from .sockets import (
     CATEGORY,
@@ -109,7 +110,11 @@ class WanVideoInjectionTester(io.ComfyNode):
             for edit in stack:
                 strengths = edit.strengths.resolve(wan_model.block_count)
                 parts += ["", f"{edit.label}: {strength_summary(strengths)}", f"  blocks {block_list(strengths)}"]
-                parts += _measurements(main, edit, weights, show_details) if edit.text else [_without_prompt(edit)]
+                parts += (
+                    _measurements(main, edit, strengths, weights, show_details)
+                    if edit.text
+                    else [_without_prompt(edit)]
+                )
         text = "\n".join(parts)
         return io.NodeOutput(text, ui={"text": (text,)})
 
@@ -124,7 +129,7 @@ def _without_prompt(edit: Edit) -> str:
     )
 
 
-def _measurements(main: TextEmbeds, edit: Edit, weights: Any, details: bool) -> list[str]:
+def _measurements(main: TextEmbeds, edit: Edit, strengths: Sequence[float], weights: Any, details: bool) -> list[str]:
     source, prompts = edit.text, compared_prompts(main, edit.branch)
     assert source is not None  # noqa: S101  # by the caller
     if not prompts:
@@ -133,9 +138,9 @@ def _measurements(main: TextEmbeds, edit: Edit, weights: Any, details: bool) -> 
         raw = mean_difference(prompts, source.prompts)
     except ValueError as error:
         return [f"  {error} Connect the text_embeds that the editor got."]
-    verdict = "nearly alike: expect a small effect" if raw.alike else "different enough to show"
+    expected = verdict(strengths, edit.window, raw.relative_l2)
     if not details:
-        return [f"  {verdict} (relative L2 {raw.relative_l2:.3f} before projection)"]
+        return [f"  {expected} (relative L2 {raw.relative_l2:.3f} before projection)"]
 
     rows = max(MAX_TOKENS, *(p.shape[0] for p in prompts))
 
@@ -143,7 +148,7 @@ def _measurements(main: TextEmbeds, edit: Edit, weights: Any, details: bool) -> 
         return [pad_tokens(p, rows) for p in tensors]
 
     lines = [
-        f"  Verdict: {verdict}",
+        f"  Verdict: {expected}",
         f"  Before projection, real tokens: {raw}",
         f"  Before projection, all {rows} rows: {mean_difference(padded(prompts), padded(source.prompts))}",
     ]

@@ -138,9 +138,9 @@ class Observation:
     """What one edit did in one run, told to its observer.
 
     A message has `phase` (`step`, then `end` or, after an error or an interrupt, `stopped`), `step` (steps in which
-    the edit acted so far), `active` and `blocks` (edited blocks and all of them) and `change`: how far all edits together
-    move the model's output, as relative L2, where it was measured last; at the end the mean of what was measured. The
-    last message also has `changes`: per block, the relative L2 change of the tensor at the edit's site.
+    the edit acted so far), `active` and `blocks` (edited blocks and all of them) and `change`: how far all edits
+    together move the model's output, as relative L2, where it was measured last; at the end the mean of what was
+    measured. The last message also has `changes`: per block, the relative L2 change of the tensor at the edit's site.
     Changes are None where nothing was measured or the values were not finite.
 
     Args:

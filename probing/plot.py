@@ -48,7 +48,10 @@ def heat_map(found: BlockMap, quantity: str = "share") -> Image.Image:
     y = UPPER + levels * ROW + CHART + 34
     for index in range(0, count, every):
         draw.text((LEFT + (index + 0.5) * pitch, y), str(index), font=small, fill=FAINT, anchor="ma")
-    legend = f"block. Colour from 0 to {top:.3g}; red: against the whole edit. Bars: mean over levels, 95% interval."
+    legend = (
+        f"block. Colour from 0 to {top:.3g}, red: against the whole. Bars: mean over levels, 95% interval; red line: "
+        "random direction."
+    )
     draw.text((LEFT, y + 22), legend, font=small, fill=FAINT)
     return image
 
@@ -75,9 +78,6 @@ def _chart(
     control = float(found.controls["random_direction"][quantity][0].mean())
     if bottom <= control <= top:
         draw.line((LEFT, at(control), WIDTH - RIGHT, at(control)), fill=_AGAINST)
-        draw.text(
-            (WIDTH - RIGHT, at(control) - 2), "random direction, all blocks", font=font, fill=_AGAINST, anchor="rs"
-        )
     for index in found.blocks:
         x, half = LEFT + (index + 0.5) * pitch, max(pitch * 0.3, 1)
         ends = sorted((at(float(mean[index])), at(0.0)))
