@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ KINDS = ("colour", "shape", "motion", "background")
 SEEDS = (0, 1)
 
 
-def sample(pipe: object, text: str) -> list[dict]:
+def sample(pipe: object, text: str) -> list[Any]:
     latents = pipe(  # type: ignore[operator]
         prompt_embeds=tiny_wan.encode(text).repeat(len(SEEDS), 1, 1),
         negative_prompt_embeds=tiny_wan.encode("").repeat(len(SEEDS), 1, 1),
