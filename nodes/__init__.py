@@ -13,10 +13,12 @@ from . import (
     forcing,
     hidden,
     inspection,
+    probing,
     recipes,
     replacements,
     store,
     store_exchange,
+    token_reading,
     vectors,
 )
 
@@ -28,6 +30,8 @@ NODES: list[type[io.ComfyNode]] = [
     *amplification.NODES,
     *forcing.NODES,
     *hidden.NODES,
+    *probing.NODES,
+    *token_reading.NODES,
     *analysis.NODES,
     *recipes.NODES,
     *store.NODES,

@@ -11,6 +11,7 @@ from comfy_api.latest import io
 from ..embeddings import MAX_TOKENS, Difference, TextEmbeds, mean_difference, pad_tokens, read_text_embeds
 from ..patching import KEY, Edit, host_of, parse_selection, stack_of
 from ..patching.projection import project_text
+from ..patching.verdict import verdict
 from ..patching.views import NO_EDIT, block_list, cell_grid, model_summary, stack_report, strength_summary
 from .shown import bars, difference_table, model_told
 from .sockets import (
@@ -115,7 +116,9 @@ class WanVideoInjectionTester(io.ComfyNode):
                 strengths = edit.strengths.resolve(wan_model.block_count)
                 parts += ["", f"{edit.label}: {strength_summary(strengths)}", f"  blocks {block_list(strengths)}"]
                 parts += (
-                    _measurements(main, edit, weights, show_details, measured) if edit.text else [_without_prompt(edit)]
+                    _measurements(main, edit, strengths, weights, show_details, measured)
+                    if edit.text
+                    else [_without_prompt(edit)]
                 )
                 if measured:
                     tables.append(difference_table(f"{edit.label}: {strength_summary(strengths)}", measured))
@@ -134,7 +137,12 @@ def _without_prompt(edit: Edit) -> str:
 
 
 def _measurements(
-    main: TextEmbeds, edit: Edit, weights: Any, details: bool, measured: list[tuple[str, Difference]]
+    main: TextEmbeds,
+    edit: Edit,
+    strengths: Sequence[float],
+    weights: Any,
+    details: bool,
+    measured: list[tuple[str, Difference]],
 ) -> list[str]:
     """Lines of the report; what was measured is appended to `measured`."""
     source, prompts = edit.text, compared_prompts(main, edit.branch)
@@ -146,9 +154,9 @@ def _measurements(
     except ValueError as error:
         return [f"  {error} Connect the text_embeds that the editor got."]
     measured.append(("before projection", raw))
-    verdict = "nearly alike: expect a small effect" if raw.alike else "different enough to show"
+    expected = verdict(strengths, edit.window, raw.relative_l2)
     if not details:
-        return [f"  {verdict} (relative L2 {raw.relative_l2:.3f} before projection)"]
+        return [f"  {expected} (relative L2 {raw.relative_l2:.3f} before projection)"]
 
     rows = max(MAX_TOKENS, *(p.shape[0] for p in prompts))
 
@@ -158,7 +166,7 @@ def _measurements(
     raw_all = mean_difference(padded(prompts), padded(source.prompts))
     measured.append((f"before, all {rows} rows", raw_all))
     lines = [
-        f"  Verdict: {verdict}",
+        f"  Verdict: {expected}",
         f"  Before projection, real tokens: {raw}",
         f"  Before projection, all {rows} rows: {raw_all}",
     ]

@@ -24,6 +24,7 @@ from .conflicts import warn_about_replaced_forwards
 from .edit import Edit, EditStack
 from .forked import ForkedEdit
 from .grid import Grid
+from .output_change import OutputChange
 from .prompts import Prompts, Rows
 from .sources import CapturedDifference, Prompt, SecondStream
 from .statistics import Observer, StepStatistics
@@ -67,6 +68,7 @@ class Run:
         self.left: torch.Tensor | None = None  # the hidden state that the last hook of a block gave back to the host
         self.calls = 0  # model calls so far
         self._observer_for = observer_for
+        self._output_change = OutputChange(self)
         self._edits: list[ActiveEdit] = []
         self._announced: set[int] = set()
         self._handles: list[Any] = []
@@ -111,6 +113,9 @@ class Run:
                     self._handles.extend(edit.hooks(block, index))
             for block, index in self.model.control_blocks:
                 self._hook_control(unwrap(block), index)
+            if self.statistics is not None:
+                after = hidden_from_compile(self._output_change.after)
+                self._handles.append(self.model.module.register_forward_hook(after, with_kwargs=True))
         except BaseException:
             self.__exit__()
             raise
@@ -202,6 +207,16 @@ class Run:
         return any(edit.rows for edit in self._edits)
 
     @property
+    def is_logged(self) -> bool:
+        """True when an edit that acts in the announced call logs every step."""
+        return any(edit.logged for edit in self._edits if edit.rows)
+
+    def output_rows(self, batch: int) -> list[int] | None:
+        """Rows of the model's output that edits may change; None for all of its `batch` rows."""
+        rows = sorted({row for edit in self._edits for row, _ in edit.rows})
+        return rows if batch == self.prompts.batch and len(rows) < batch else None
+
+    @property
     def sigma(self) -> float:
         """Noise level of the call in progress; reads it back from the device once.
 
@@ -251,12 +266,12 @@ class Run:
         """Log what the last model call measured, and tell the observers."""
         if self.statistics is None:
             return
-        measured = self.statistics.flush()
+        measured, output = self.statistics.flush()
         for edit in self._edits:
             unreported, edit.unreported = edit.unreported, False
             if unreported and edit.observation is not None:
                 changes = {block: change for block, key, change in measured if key is edit}
-                edit.observation.call(self._label(), changes)
+                edit.observation.call(self._label(), changes, output)
 
     def _end_call(self) -> None:
         self.prompts.end()

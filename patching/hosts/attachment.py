@@ -12,6 +12,7 @@ import torch
 
 from ..active import ActiveEdit
 from ..edit import EditStack
+from ..passes import in_extra_pass
 from ..runtime import Run
 from ..wan_model import discover
 from .compile import eager, edits_inside, is_compiled
@@ -105,6 +106,8 @@ class Attachment:
         return named
 
     def _begin(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if in_extra_pass():
+            return
         self.check_idle("call")
         if not _open.get().issuperset(self._contexts):
             raise RuntimeError(
@@ -125,7 +128,7 @@ class Attachment:
 
     def end_call(self, *_: Any) -> None:
         """Torch calls this after an exception as well, also after that of a call which `_begin` refused."""
-        if self._thread == threading.get_ident():
+        if self._thread == threading.get_ident() and not in_extra_pass():
             self._thread = None
 
 
@@ -209,3 +212,8 @@ def _restore(module: torch.nn.Module, outer: Callable[..., Any] | None) -> None:
         del module.__dict__["cache_context"]
     else:
         object.__setattr__(module, "cache_context", outer)
+
+
+def is_attached(transformer: Any) -> bool:
+    """True while a context is open on a transformer."""
+    return discover(transformer).module in _attachments

@@ -165,19 +165,27 @@ def observed(model, observe, *edits: Edit, labels=("a", "b"), completed: bool = 
     run_.close(completed)
 
 
-def test_an_observer_gets_the_change_that_its_edit_made(model):
+def output_change(model, *edits: Edit) -> float:
+    """Relative L2 change of the prompt's row of the output."""
+    plain, edited = call(model, NEGATIVE, MAIN)[1], run(model, *edits)[1]
+    return ((edited - plain).norm() / plain.norm()).item()
+
+
+def test_an_observer_gets_the_change_of_the_output_and_per_block_that_of_its_edit(model):
     messages: list[dict] = []
     silent: list[dict] = []
     half = edit(OTHER, "1-2:0.5, 4", log_level="basic")
     observed(model, lambda e: messages.append if e is half else silent.append, half, edit(THIRD, "0"))
     main, other = (model.condition_embedder.text_embedder(x) for x in (MAIN, OTHER))
     full = ((other - main).norm() / main.norm()).item()
+    expected = output_change(model, edit(OTHER, "1-2:0.5, 4"), edit(THIRD, "0"))
+    assert expected > 0.01
     assert silent == [], "its log level is off"
     assert [m["phase"] for m in messages] == ["step", "step", "end"]
     assert [m["step"] for m in messages] == [1, 2, 2]
     for message in messages:
         assert (message["active"], message["blocks"]) == (3, 6)
-        assert message["change"] == pytest.approx(full * 2 / 3, rel=1e-5)
+        assert message["change"] == pytest.approx(expected, rel=1e-4)
     changes = messages[-1]["changes"]
     assert [c is None for c in changes] == [True, False, False, True, False, True]
     assert [c for c in changes if c is not None] == pytest.approx([full / 2, full / 2, full], rel=1e-5)
@@ -199,7 +207,9 @@ def test_an_observer_of_a_second_stream_gets_the_change_of_the_hidden_state(mode
     observed(model, messages.append, edit(OTHER, "3", site="hidden", log_level="basic"), labels="a")
     expected = ((other - plain).norm() / plain.norm()).item()
     assert [(m["phase"], m["active"]) for m in messages] == [("step", 1), ("end", 1)]
-    assert [m["change"] for m in messages] == pytest.approx([expected, expected], rel=1e-4)
+    assert messages[-1]["changes"][3] == pytest.approx(expected, rel=1e-4)
+    output = output_change(model, edit(OTHER, "3", site="hidden"))
+    assert [m["change"] for m in messages] == pytest.approx([output, output], rel=1e-4)
 
 
 def test_an_observer_changes_nothing_and_off_measures_nothing(model):

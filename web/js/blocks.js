@@ -118,9 +118,9 @@ export function addBlocks(app, node, onBlocks) {
 function textOf({ phase, step, active, blocks, change }) {
   if (step === 0)
     return { text: phase === "end" ? "The edit did not act in this run: see its window and branch" : "Stopped before the edit acted", isWarning: true };
-  const figures = [`${active} of ${blocks} blocks`, ...(change == null ? [] : [`mean change ${figure(change)}`])];
+  const figures = [`${active} of ${blocks} blocks`, ...(change == null ? [] : [`output change ${figure(change)}`])];
   if (phase === "step") return { text: [`Step ${step}`, ...figures].join(", ") };
   const steps = `${step} ${step === 1 ? "step" : "steps"}`;
   const text = [phase === "end" ? steps : `Stopped after ${steps}`, ...figures].join(", ");
-  return { text, title: change == null ? text : `${text}. Change: relative L2 distance of the context that the blocks read.` };
+  return { text, title: change == null ? text : `${text}. Relative L2 change of the model's output by all edits.` };
 }

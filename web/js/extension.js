@@ -3,6 +3,7 @@
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { EVENT, addBlocks, editsBlocks } from "./blocks.js";
+import { VIEWER, addBlockMap } from "./block_map.js";
 import { BUILDERS } from "./builders.js";
 import { correctBypass } from "./bypass.js";
 import { watchErrors } from "./errors.js";
@@ -61,6 +62,7 @@ app.registerExtension({
       if (told?.blocks) teach(node, told);
       showReport(node, output, told);
     });
+    if (node.constructor.nodeData.name === VIEWER) addBlockMap(app, node);
     node.setSize([Math.max(MIN_WIDTH, node.size[0]), node.computeSize()[1]]);
   },
 

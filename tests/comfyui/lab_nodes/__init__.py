@@ -4,7 +4,8 @@ from .contexts import CONTEXT_NODES
 from .hidden import HIDDEN_NODES
 from .inputs import INPUT_NODES
 from .probes import PROBE_NODES
+from .probing import PROBING_NODES
 from .sites import SITE_NODES
 
-NODES = (*INPUT_NODES, *PROBE_NODES, *CONTEXT_NODES, *HIDDEN_NODES, *SITE_NODES)
+NODES = (*INPUT_NODES, *PROBE_NODES, *CONTEXT_NODES, *HIDDEN_NODES, *SITE_NODES, *PROBING_NODES)
 NODE_CLASS_MAPPINGS = {cls.__name__: cls for cls in NODES}
