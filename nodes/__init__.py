@@ -16,6 +16,7 @@ from . import (
     replacements,
     store,
     store_exchange,
+    store_remembered,
     vectors,
 )
 
@@ -30,6 +31,7 @@ NODES: list[type[io.ComfyNode]] = [
     *analysis.NODES,
     *store.NODES,
     *store_exchange.NODES,
+    *store_remembered.NODES,
 ]
 
 

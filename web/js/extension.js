@@ -3,6 +3,7 @@
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { BUILDERS } from "./builders.js";
+import { refreshLists } from "./lists.js";
 import { showNotice } from "./notices.js";
 import { convertOldFile } from "./old_files.js";
 import { builders, editors } from "./registry.js";
@@ -44,6 +45,7 @@ app.registerExtension({
   },
 
   setup() {
+    api.addEventListener("executed", ({ detail }) => { if (detail.output?.wan_store) refreshLists(api, app); });
     api.addEventListener(EVENT, ({ detail }) => {
       const graph = app.rootGraph ?? app.graph?.rootGraph ?? app.graph;
       if (detail.workflow && graph?.id && detail.workflow !== graph.id) return; // another one is open now
