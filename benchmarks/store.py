@@ -1,4 +1,4 @@
-"""The embedding store beside safetensors sqlite3 and lmdb, in turns; growth; many entries; kills; a full disk.
+"""The embedding store beside safetensors, sqlite3 and lmdb, in turns; growth; many entries; kills; a full disk.
 
     python benchmarks/store.py turns --items 400      (needs lmdb: pip install lmdb)
     python benchmarks/store.py growth --items 1500

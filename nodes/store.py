@@ -13,8 +13,8 @@ from comfy_api.latest import io
 from ..embeddings import read_text_embeds
 from ..storage.text import MAX_NAME, plain, shown
 from .recording import form_of
-from .sockets import CATEGORY, WanVideoTextEmbeds, embeds_template
-from .store_access import STORE, progress_bar, store_errors
+from .sockets import CATEGORY, WanVideoTextEmbeds, embeds_template, errors_named
+from .store_access import STORE, progress_bar
 from .store_values import DEVICES, DTYPES, as_conditioning, as_wrapper_embeds, device_of, fingerprint_of, moved
 
 log = logging.getLogger("wanvideo_activation_editor")
@@ -102,7 +102,7 @@ class WanVideoEmbeddingDatabase(io.ComfyNode):
         new_tags: str = "",
         after: Any = None,
     ) -> io.NodeOutput:
-        with store_errors("WanVideo Embedding Database"):
+        with errors_named("WanVideo Embedding Database"):
             if action not in ACTIONS:
                 raise ValueError(f"action must be one of {', '.join(ACTIONS)}, not {shown(action)}.")
             store = STORE.open()
@@ -193,7 +193,7 @@ class WanVideoStoreEmbedding(io.ComfyNode):
     def execute(
         cls, text_embeds: Any, name: str, tags: str, note: str, prompt: str = "", precision: str = "half"
     ) -> io.NodeOutput:
-        with store_errors("WanVideo Store Embedding"):
+        with errors_named("WanVideo Store Embedding"):
             name = checked_name(name)
             embeds = read_text_embeds(text_embeds, "text_embeds")
             store = STORE.open()
@@ -263,7 +263,7 @@ class WanVideoLoadEmbedding(io.ComfyNode):
 
     @classmethod
     def execute(cls, embedding: str, device: str, dtype: str) -> io.NodeOutput:
-        with store_errors("WanVideo Load Embedding"):
+        with errors_named("WanVideo Load Embedding"):
             stored = load_named(embedding, restore_devices=device == "stored")
             value = moved(stored.value, device_of(device), DTYPES[dtype])
             return io.NodeOutput(as_wrapper_embeds(value), as_conditioning(value), stored.prompt or "")
@@ -299,7 +299,7 @@ class WanVideoSearchEmbeddings(io.ComfyNode):
 
     @classmethod
     def execute(cls, text_embeds: Any, count: int, text: str, tag: str) -> io.NodeOutput:
-        with store_errors("WanVideo Search Embeddings"):
+        with errors_named("WanVideo Search Embeddings"):
             read_text_embeds(text_embeds, "text_embeds")
             store = STORE.open()
             from ..storage import reports

@@ -8,14 +8,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..storage.errors import LockedError, StoreError
 from ..storage.text import plain
-from .sockets import errors_named
 
 if TYPE_CHECKING:
     from ..storage.store import EmbeddingStore
@@ -31,7 +30,6 @@ FILE_NAME = "embeddings.duckdb"
 EXCHANGE_FOLDER = "wanvideo_embeddings"
 MAX_WAITING_BYTES = 64 << 20
 LOCK_RETRIES, LOCK_WAIT = 3, 0.1
-MAX_MESSAGE = 2000
 
 
 class QueueFullError(RuntimeError):
@@ -201,20 +199,6 @@ def _opened(path: Path) -> EmbeddingStore:
             return EmbeddingStore(path)
         time.sleep(LOCK_WAIT)
     return EmbeddingStore(path)
-
-
-@contextlib.contextmanager
-def store_errors(node: str) -> Iterator[None]:
-    """Errors of a node of the store: named, and without a character that ComfyUI's log cannot write."""
-    try:
-        with errors_named(node):
-            yield
-    except (ValueError, TypeError, RuntimeError, KeyError) as error:
-        text = str(error)
-        safe = "\n".join(plain(line, MAX_MESSAGE) for line in text[: 4 * MAX_MESSAGE].splitlines())
-        if safe == text:
-            raise
-        raise ValueError(safe) from None
 
 
 def progress_bar() -> Callable[[int, int], None]:

@@ -12,9 +12,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..storage.text import plain, shown
-from .sockets import CATEGORY
+from .sockets import CATEGORY, errors_named
 from .store import split_words
-from .store_access import EXCHANGE_FOLDER, STORE, export_folder, import_folder, progress_bar, store_errors
+from .store_access import EXCHANGE_FOLDER, STORE, export_folder, import_folder, progress_bar
 
 FAMILY = f"{CATEGORY}/Store"
 SUFFIX = ".safetensors"
@@ -61,7 +61,7 @@ class WanVideoExportEmbeddings(io.ComfyNode):
 
     @classmethod
     def execute(cls, names: str, tag: str, format: str, filename_prefix: str) -> io.NodeOutput:
-        with store_errors("WanVideo Export Embeddings"):
+        with errors_named("WanVideo Export Embeddings"):
             store = STORE.open()
             from ..storage import exchange
 
@@ -126,7 +126,7 @@ class WanVideoImportEmbeddings(io.ComfyNode):
 
     @classmethod
     def execute(cls, file: str, replace: bool) -> io.NodeOutput:
-        with store_errors("WanVideo Import Embeddings"):
+        with errors_named("WanVideo Import Embeddings"):
             if file not in importable():
                 raise ValueError(f"No such file in input/{EXCHANGE_FOLDER}: {shown(file)}.")
             store = STORE.open()

@@ -10,9 +10,9 @@ from comfy_api.latest import io
 from ..embeddings import read_text_embeds
 from ..storage.text import MAX_NAME, shown
 from .recording import form_of
-from .sockets import CATEGORY, embeds_template
+from .sockets import CATEGORY, embeds_template, errors_named
 from .store import checked_name, load_named
-from .store_access import STORE, store_errors
+from .store_access import STORE
 
 _stored: dict[str, int | None] = {}
 """Ids under which this node has stored: after storing, the fingerprint is what it was before."""
@@ -55,13 +55,13 @@ class WanVideoRememberedPrompt(io.ComfyNode):
 
     @classmethod
     def check_lazy_status(cls, name: str, text_embeds: Any = None, refresh: bool = False) -> list[str]:
-        with store_errors("WanVideo Remembered Prompt"):
+        with errors_named("WanVideo Remembered Prompt"):
             needed = refresh or STORE.open().id_of(checked_name(name)) is None
         return ["text_embeds"] if needed and text_embeds is None else []
 
     @classmethod
     def execute(cls, name: str, text_embeds: Any = None, refresh: bool = False) -> io.NodeOutput:
-        with store_errors("WanVideo Remembered Prompt"):
+        with errors_named("WanVideo Remembered Prompt"):
             name = checked_name(name)
             store = STORE.open()
             if not refresh and store.id_of(name) is not None:

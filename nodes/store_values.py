@@ -71,10 +71,7 @@ def stored_under(text: str, like: Any) -> Any:
 
     Of several with the prompt, the one that was stored last.
     """
-    text = text.strip()
-    if not text:
-        return None
-    embedding_id = _id_under(text)
+    embedding_id = _id_under(text.strip())
     if embedding_id is None:
         return None
     value = STORE.open().load(embedding_id).value
@@ -90,7 +87,7 @@ def fingerprint_of(text: str) -> Any:
 
 
 def _id_under(text: str) -> int | None:
-    if store_path() is None:
+    if not text or store_path() is None:
         return None
     store = STORE.open()
-    return store.id_of(text) or store.id_of_prompt(text) if text else None
+    return store.id_of(text) or store.id_of_prompt(text)
