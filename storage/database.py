@@ -127,6 +127,8 @@ class Database:
 
     def next_ids(self, db: Any, count: int) -> list[int]:
         """Numbers that no row has had, inside a job."""
+        if not count:
+            return []
         ids = [int(i) for (i,) in db.execute("SELECT nextval('ids') FROM range(?)", [count]).fetchall()]
         self.last_id = max(self.last_id, *ids)
         return ids
@@ -363,11 +365,11 @@ def _copy(db: Any, progress: Callable[[int, int], None] | None) -> None:
     ids = _column(db, "SELECT content_id FROM contents ORDER BY content_id")
     db.execute("BEGIN")
     for table in tables:
-        if table not in ("content_parts", "content_vectors"):
+        if table not in ("contents", "content_parts"):
             db.execute(f"INSERT INTO copy.{table} SELECT * FROM store.{table}")  # noqa: S608
     for i in range(0, len(ids), COPIED_AT_ONCE):
         some = ids[i : i + COPIED_AT_ONCE]
-        for table in ("content_parts", "content_vectors"):
+        for table in ("contents", "content_parts"):
             between = f"content_id BETWEEN {some[0]} AND {some[-1]}"
             db.execute(f"INSERT INTO copy.{table} SELECT * FROM store.{table} WHERE {between}")  # noqa: S608
         if progress:

@@ -67,57 +67,52 @@ class Writer:
             db.execute("UPDATE embeddings SET name = NULL WHERE name = ?", [told.name])
         if key is not None and any(i != me and k == key for i, _, _, k in there):
             db.execute("UPDATE embeddings SET cache_key = NULL WHERE cache_key = ?", [key])
-        contents = self._insert_contents(db, ready)
-        if me is not None:
-            prompt, negative = (None, None) if known_prompt_stays else (told.prompt, told.negative_prompt)
-            db.execute(
-                "UPDATE embeddings SET name = coalesce(?, name), prompt = coalesce(?, prompt), negative_prompt = "
-                "coalesce(?, negative_prompt), note = coalesce(nullif(?, ''), note), "
-                "cache_key = coalesce(?, cache_key) WHERE embedding_id = ?",
-                [told.name, prompt, negative, told.note, key, me],
-            )
-        else:
-            (me,) = self._database.next_ids(db, 1)
-            rows(db, "embeddings", [(
-                me, ready.hash, packed.structure, contents[packed.main], ready.raw_bytes, told.name, told.prompt,
-                told.negative_prompt, told.note, told.kind, told.form, key, now(),
-            )])  # fmt: skip
-            rows(db, "embedding_parts", [
-                (me, i, packed.roles[i], contents[i], t.dtype, list(t.shape), t.device)
-                for i, t in enumerate(ready.tensors)
-            ])  # fmt: skip
-        if told.tags:
-            tags = "SELECT unnest(?::VARCHAR[]) EXCEPT SELECT tag FROM embedding_tags WHERE embedding_id = ?"
-            db.execute(f"INSERT INTO embedding_tags SELECT ?, * FROM ({tags})", [me, list(told.tags), me])  # noqa: S608
-        return int(me)
-
-    def _insert_contents(self, db: Any, ready: Prepared) -> list[int]:
-        """Content ids of the tensors, which are written unless they are there."""
-        tensors, main = {t.hash: t for t in ready.tensors}, ready.tensors[ready.packed.main].hash
-        marks = ", ".join("?" * len(tensors))
-        query = f"SELECT hash, content_id FROM contents WHERE hash IN ({marks})"  # noqa: S608
+        tensors = {t.hash: t for t in ready.tensors}
+        query = f"SELECT hash, content_id FROM contents WHERE hash IN ({', '.join('?' * len(tensors))})"  # noqa: S608
         known = dict(db.execute(query, list(tensors)).fetchall())
-        ids = dict(known)
-        new = [t for h, t in tensors.items() if h not in known]
-        if new:
-            ids.update(zip((t.hash for t in new), self._database.next_ids(db, len(new)), strict=True))
-            rows(db, "contents", [(ids[t.hash], t.hash, t.stored, t.rows, t.columns, len(t.data)) for t in new])
-        for hash, content_id in known.items():
-            if content_id in self.damaged:
-                db.execute("DELETE FROM content_parts WHERE content_id = ?", [content_id])
-                db.execute("UPDATE contents SET bytes = ? WHERE content_id = ?", [len(tensors[hash].data), content_id])
-                new.append(tensors[hash])
-                self.damaged.discard(content_id)
-        for tensor in new:
-            _insert_parts(db, ids[tensor.hash], tensor.data)
-        if ready.vector is not None:
-            here = [ids[main]]
-            if main not in known:
-                rows(db, "content_vectors", [(*here, len(ready.vector) // 2, ready.vector)])
-            elif not db.execute("SELECT 1 FROM content_vectors WHERE content_id = ?", here).fetchall():
-                rows(db, "content_vectors", [(*here, len(ready.vector) // 2, ready.vector)])
+        new = [h for h in tensors if h not in known]
+        numbers = self._database.next_ids(db, len(new) + (me is None))
+        contents = {**known, **dict(zip(new, numbers, strict=False))}
+        self._insert_contents(db, ready, contents, known)
+        if me is not None:
+            db.execute(
+                "UPDATE embeddings SET name = coalesce(?, name), prompt = coalesce(?, prompt), note = "
+                "coalesce(nullif(?, ''), note), tags = list_sort(list_distinct(tags || ?::VARCHAR[])), "
+                "cache_key = coalesce(?, cache_key) WHERE embedding_id = ?",
+                [told.name, None if known_prompt_stays else told.prompt, told.note, list(told.tags), key, me],
+            )
+            return int(me)
+        me, main = numbers[-1], ready.tensors[packed.main].hash
+        rows(db, "embeddings", [(
+            me, ready.hash, packed.structure, contents[main], ready.raw_bytes, told.name, told.prompt, told.note,
+            sorted(told.tags), told.kind, told.form, key, now(),
+        )])  # fmt: skip
+        rows(db, "embedding_parts", [
+            (me, i, packed.roles[i], contents[t.hash], t.dtype, list(t.shape), t.device)
+            for i, t in enumerate(ready.tensors)
+        ])  # fmt: skip
+        return me
+
+    def _insert_contents(self, db: Any, ready: Prepared, ids: dict[str, int], known: dict[str, int]) -> None:
+        """Write the tensors, unless they are known and not damaged."""
+        main = ready.tensors[ready.packed.main].hash
+        tensors = {ids[t.hash]: t for t in ready.tensors}
+        new = {i: t for i, t in tensors.items() if t.hash not in known}
+        rows(db, "contents", [
+            (i, t.hash, t.stored, t.rows, t.columns, len(t.data), ready.vector if t.hash == main else None)
+            for i, t in new.items()
+        ])  # fmt: skip
+        for content_id in self.damaged & tensors.keys():
+            db.execute("DELETE FROM content_parts WHERE content_id = ?", [content_id])
+            db.execute("UPDATE contents SET bytes = ? WHERE content_id = ?", [len(tensors[content_id].data), content_id])
+            new[content_id] = tensors[content_id]
+            self.damaged.discard(content_id)
+        for content_id, tensor in new.items():
+            _insert_parts(db, content_id, tensor.data)
+        if main in known and ready.vector is not None:  # it may have been another prompt's second tensor until now
+            query = "UPDATE contents SET vector = ? WHERE content_id = ? AND vector IS NULL"
+            if db.execute(query, [ready.vector, ids[main]]).fetchall()[0][0]:
                 self._vectors.clear()
-        return [ids[t.hash] for t in ready.tensors]
 
 
 def _insert_parts(db: Any, content_id: int, data: bytes) -> None:

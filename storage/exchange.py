@@ -86,7 +86,7 @@ def export_safetensors(store: EmbeddingStore, embeddings: Sequence[Listing], new
         except DamagedError as error:
             left_out.append((listing.label, str(error)))
             continue
-        about = {f: getattr(listing, f) for f in ("name", "prompt", "negative_prompt", "kind", "form", "tags", "note")}
+        about = {f: getattr(listing, f) for f in ("name", "prompt", "kind", "form", "tags", "note")}
         length = listing.raw_bytes + 64 * len(packed.structure) + 256 * len(listing.prompt or "")
         if described and (size + length > EXPORT_BYTES or len(described) == EXPORT_EMBEDDINGS):
             files.append(_write(new_file(), tensors, described))
@@ -304,7 +304,6 @@ def _description(told: dict[str, Any]) -> Description:
     return Description(
         name=clean_name(text("name") or ""),
         prompt=text("prompt"),
-        negative_prompt=text("negative_prompt"),
         kind=kind,
         form=(text("form") or "tensor")[:100],
         tags=kept,

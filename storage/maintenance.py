@@ -60,13 +60,9 @@ def rename(store: EmbeddingStore, name: str, new_name: str, dry_run: bool = True
 def retag(store: EmbeddingStore, name: str, tags: Sequence[str], dry_run: bool = True) -> Listing:
     """Replace the tags of an embedding; what it is now. Raises KeyError when nothing has the name."""
     found, tags = named(store, name), checked_tags(tags)
-
-    def job(db: Any) -> None:
-        db.execute("DELETE FROM embedding_tags WHERE embedding_id = ?", [found.embedding_id])
-        db.execute("INSERT INTO embedding_tags SELECT ?, unnest(?::VARCHAR[])", [found.embedding_id, list(tags)])
-
     if not dry_run:
-        store.write(job)
+        values = [sorted(tags), found.embedding_id]
+        store.write(lambda db: db.execute("UPDATE embeddings SET tags = ? WHERE embedding_id = ?", values))
     return found
 
 
@@ -191,12 +187,12 @@ def _freed(store: EmbeddingStore, ids: Sequence[int]) -> int:
 def _remove(db: Any, ids: Sequence[int]) -> None:
     db.execute("CREATE OR REPLACE TEMP TABLE doomed AS SELECT unnest(?::BIGINT[]) AS id", [list(ids)])
     doomed = "IN (SELECT id FROM doomed)"
-    for table in ("embeddings", "embedding_parts", "embedding_tags", "embedding_usage"):
+    for table in ("embeddings", "embedding_parts", "embedding_usage"):
         db.execute(f"DELETE FROM {table} WHERE embedding_id {doomed}")  # noqa: S608
     similar = f"SELECT embedding_id FROM embedding_similarities WHERE other_id {doomed} OR embedding_id {doomed}"  # noqa: S608
     db.execute(f"DELETE FROM embedding_similarities WHERE embedding_id IN ({similar})")  # noqa: S608
     db.execute("DELETE FROM embedding_analysis WHERE hash NOT IN (SELECT hash FROM embeddings)")
-    for table in ("contents", "content_parts", "content_vectors"):
+    for table in ("contents", "content_parts"):
         db.execute(f"DELETE FROM {table} WHERE content_id NOT IN (SELECT content_id FROM embedding_parts)")  # noqa: S608
     # Operations stay while any of their embeddings does, so that lineage shows what was removed.
     there = "(SELECT embedding_id FROM embeddings)"

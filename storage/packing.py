@@ -95,11 +95,6 @@ def _pack(value: Any, path: str, depth: int, roles: list[str], tensors: list[tor
     raise UnsupportedError(f"{path or 'value'}: cannot store an object of type {type(value).__name__}.")
 
 
-def size_of(value: Any) -> int:
-    """Bytes of the tensors of a value. Errors as `pack`."""
-    return sum(t.numel() * t.element_size() for t in pack(value).tensors)
-
-
 def _storable(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(_storable(item) for item in value)

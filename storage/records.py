@@ -64,7 +64,7 @@ class Description:
 
     Args:
         name: name to find it under; an embedding that had the name before keeps existing without it.
-        prompt, negative_prompt: source texts, when known.
+        prompt: source text, when known.
         kind: raw T5 output, projected, hidden state, or other.
         form: the host's type, such as WANVIDEOTEXTEMBEDS or CONDITIONING.
         tags: words to find it by, added to those that it has.
@@ -77,7 +77,6 @@ class Description:
 
     name: str | None = None
     prompt: str | None = None
-    negative_prompt: str | None = None
     kind: Kind = "raw"
     form: str = "tensor"
     tags: Sequence[str] = ()
@@ -88,7 +87,7 @@ class Description:
         if self.name is not None:
             object.__setattr__(self, "name", checked_name(self.name))
         object.__setattr__(self, "tags", checked_tags(self.tags))
-        for label in ("prompt", "negative_prompt", "note", "kind", "form"):
+        for label in ("prompt", "note", "kind", "form"):
             if getattr(self, label) is not None:
                 checked(label, getattr(self, label))
 
@@ -101,7 +100,6 @@ class Listing:
     label: str
     name: str | None
     prompt: str | None
-    negative_prompt: str | None
     note: str
     kind: str
     form: str
@@ -123,7 +121,6 @@ class Stored:
     id: int
     name: str | None
     prompt: str | None
-    negative_prompt: str | None
     note: str
     kind: str
     form: str

@@ -14,11 +14,10 @@ CREATE TABLE contents(                  -- one row for each distinct tensor
     stored VARCHAR NOT NULL,            -- dtype on disk
     row_count BIGINT NOT NULL,          -- rows kept, without trailing zero rows
     column_count BIGINT NOT NULL,
-    bytes BIGINT NOT NULL);             -- compressed
+    bytes BIGINT NOT NULL,              -- compressed
+    vector BLOB USING COMPRESSION uncompressed);  -- direction of the mean row as float16, for searches
 CREATE TABLE content_parts(             -- its compressed bytes; DuckDB moves values of 4096 bytes or more elsewhere
     content_id BIGINT NOT NULL, part INTEGER NOT NULL, data BLOB USING COMPRESSION uncompressed);
-CREATE TABLE content_vectors(           -- direction of the mean row as float16, for searches
-    content_id BIGINT NOT NULL, width INTEGER NOT NULL, vector BLOB USING COMPRESSION uncompressed);
 
 CREATE TABLE embeddings(
     embedding_id BIGINT NOT NULL,
@@ -26,7 +25,7 @@ CREATE TABLE embeddings(
     structure VARCHAR NOT NULL,         -- JSON of the value, tensors as {"$tensor": position}
     main_id BIGINT NOT NULL,            -- content_id of the tensor that searches compare
     raw_bytes BIGINT NOT NULL,          -- of the tensors as they were handed in
-    name VARCHAR, prompt VARCHAR, negative_prompt VARCHAR, note VARCHAR NOT NULL,
+    name VARCHAR, prompt VARCHAR, note VARCHAR NOT NULL, tags VARCHAR[] NOT NULL,
     kind VARCHAR NOT NULL,              -- raw, projected, hidden, other
     form VARCHAR NOT NULL,              -- host type, such as WANVIDEOTEXTEMBEDS
     cache_key VARCHAR,                  -- sha256 of what decides an encoder's result
@@ -34,7 +33,6 @@ CREATE TABLE embeddings(
 CREATE TABLE embedding_parts(           -- the tensors of each embedding
     embedding_id BIGINT NOT NULL, position INTEGER NOT NULL, role VARCHAR NOT NULL, content_id BIGINT NOT NULL,
     dtype VARCHAR NOT NULL, shape BIGINT[] NOT NULL, device VARCHAR NOT NULL);
-CREATE TABLE embedding_tags(embedding_id BIGINT NOT NULL, tag VARCHAR NOT NULL);
 CREATE TABLE embedding_usage(embedding_id BIGINT NOT NULL, reads BIGINT NOT NULL, used TIMESTAMP NOT NULL);
 
 CREATE TABLE vector_operations(
@@ -51,13 +49,12 @@ CREATE TABLE embedding_similarities(    -- neighbours that Search computed; vali
 -- One row for each embedding.
 CREATE VIEW listing AS
     SELECT e.embedding_id, coalesce(e.name, e.prompt, '#' || e.embedding_id) AS label, e.name, e.prompt,
-           e.negative_prompt, e.note, e.kind, e.form, c.row_count AS tokens, c.column_count AS width, p.dtype,
-           coalesce(t.tags, []::VARCHAR[]) AS tags, coalesce(u.reads, 0) AS reads, coalesce(u.used, e.created) AS used,
+           e.note, e.kind, e.form, c.row_count AS tokens, c.column_count AS width, p.dtype,
+           e.tags, coalesce(u.reads, 0) AS reads, coalesce(u.used, e.created) AS used,
            e.created, e.raw_bytes, coalesce(p.bytes, 0) AS bytes
     FROM embeddings e
     LEFT JOIN contents c ON c.content_id = e.main_id
     LEFT JOIN embedding_usage u USING (embedding_id)
-    LEFT JOIN (SELECT embedding_id, list(tag ORDER BY tag) AS tags FROM embedding_tags GROUP BY 1) t USING (embedding_id)
     LEFT JOIN (SELECT embedding_id, arg_min(dtype, position) AS dtype, sum(bytes)::BIGINT AS bytes
                FROM embedding_parts JOIN contents USING (content_id) GROUP BY 1) p USING (embedding_id);
 

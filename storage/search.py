@@ -61,7 +61,8 @@ class Vectors:
             found = [(ids[:used], matrix[:used] @ query)]
             last = int(ids[used - 1]) if used else -1
             rows = db.execute(
-                "SELECT content_id, vector FROM content_vectors WHERE width = ? AND content_id > ? ORDER BY content_id",
+                "SELECT content_id, vector FROM contents WHERE column_count = ? AND vector IS NOT NULL AND content_id > ? "
+                "ORDER BY content_id",
                 [width, last],
             )
             while chunk := rows.fetchmany(CHUNK):

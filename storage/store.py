@@ -303,7 +303,7 @@ class EmbeddingStore:
     def _load(self, condition: str, value: Any, restore_devices: bool) -> Stored:
         with self.database.snapshot() as db:
             found = db.execute(
-                "SELECT embedding_id, name, prompt, negative_prompt, note, kind, form, structure "  # noqa: S608
+                "SELECT embedding_id, name, prompt, note, kind, form, structure "  # noqa: S608
                 f"FROM embeddings WHERE {condition}",
                 [_text(value) if isinstance(value, str) else value],
             ).fetchall()

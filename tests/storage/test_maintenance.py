@@ -139,7 +139,6 @@ def test_maintenance_works_with_many_entries_within_its_memory(path: Path):
             db.execute(f"SELECT nextval('ids') FROM range({3 * count})")
             for table, new in (("contents", "content_id + k AS content_id, hash || k AS hash"),
                                ("content_parts", "content_id + k AS content_id"),
-                               ("content_vectors", "content_id + k AS content_id"),
                                ("embeddings", f"embedding_id + {count} + k AS embedding_id, main_id + k AS main_id, "
                                               "hash || k AS hash, NULL AS name, 'a prompt of ' || k AS prompt"),
                                ("embedding_parts", f"embedding_id + {count} + k AS embedding_id, "

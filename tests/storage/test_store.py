@@ -28,13 +28,13 @@ VALUES = [
 def test_a_value_comes_back_as_it_was_in_this_session_and_the_next(path: Path, value):
     with EmbeddingStore(path) as store:
         store.put(
-            value, Description(name="x", prompt="a fox", negative_prompt="blurry", note="n", tags=("t",)), exact=True
+            value, Description(name="x", prompt="a fox", note="n", tags=("t",)), exact=True
         )
         assert same_value(store.get("x").value, value)
     with EmbeddingStore(path) as store:
         stored = store.get("x")
         assert same_value(stored.value, value)
-        assert (stored.prompt, stored.negative_prompt, stored.note) == ("a fox", "blurry", "n")
+        assert (stored.prompt, stored.note) == ("a fox", "n")
         assert store.names() == ["x"] and list(store.listings()[0].tags) == ["t"]
 
 
@@ -97,7 +97,7 @@ def test_what_is_not_stored_is_a_key_error_whatever_the_name(store: EmbeddingSto
 
 @pytest.mark.parametrize("told", [
     {"name": ""}, {"name": "x" * 201}, {"name": "a\nb"}, {"name": "a\ud800"}, {"prompt": "x" * 20_001},
-    {"note": "x" * 20_001}, {"note": "\udc00"}, {"negative_prompt": "x" * 20_001}, {"tags": ["x" * 101]},
+    {"note": "x" * 20_001}, {"note": "\udc00"}, {"tags": ["x" * 101]},
     {"tags": [f"t{i}" for i in range(51)]}, {"tags": ["\ud800"]}, {"name": 3},
 ])  # fmt: skip
 def test_text_beyond_the_limits_is_refused_by_a_short_printable_message(told: dict):
