@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import shutil
 import threading
 import weakref
@@ -16,7 +15,9 @@ from typing import Any, TypeVar
 import duckdb
 import numpy as np
 
-from .errors import DamagedError, LockedError, StoreError, UnsupportedError
+from .duckdb_errors import explained, has_given_up
+from .errors import LockedError, StoreError, UnsupportedError
+from .schema import column, copy_rows, last_id, schema
 from .text import plain
 
 log = logging.getLogger("wanvideo_activation_editor")
@@ -32,10 +33,6 @@ OPTIONS = {
 }
 ATTACH = "(ROW_GROUP_SIZE 2048)"
 """With parts of 4 KB, 8 MB that a checkpoint rewrites at most. Not kept in the file."""
-
-_PID = re.compile(r"Could not set lock on file.*?(?:PID (\d+)|$)", re.S)
-_NO_LOCKS = re.compile(r"No locks available|not supported|not implemented|Operation not permitted", re.I)
-_DAMAGED = re.compile(r"checksum|corrupt|not a valid|could not read|deserializ|failed to load|cut off", re.I)
 
 _open: dict[str, int] = {}
 """Files that are open, with the process that opened them; a forked process has its parent's."""
@@ -159,7 +156,7 @@ class Database:
                 copy.unlink(missing_ok=True)
                 db.execute(f"ATTACH {_quoted(copy)} AS copy {ATTACH}")
                 try:
-                    _copy(db, progress)
+                    copy_rows(db, progress)
                     db.execute("CHECKPOINT copy")
                 finally:
                     db.execute("DETACH copy")
@@ -181,50 +178,14 @@ class Database:
         try:
             yield
         except duckdb.Error as error:
-            raise self._explained(error) from error
+            self.broken |= has_given_up(error)
+            raise explained(error, self.path) from error
         except RuntimeError as error:
             if str(error) == "Query interrupted":
                 raise KeyboardInterrupt from error
             raise
         except OSError as error:
             raise StoreError(f"The embedding store {plain(self.path)}: {plain(error)}") from error
-
-    def _explained(self, error: duckdb.Error) -> StoreError:
-        text = str(error)
-        store = f"The embedding store {plain(self.path)}"
-        first = plain(text.strip().splitlines()[0] if text.strip() else type(error).__name__, 300)
-        if locked := _PID.search(text):
-            if locked[1] is None and _NO_LOCKS.search(text):
-                return StoreError(
-                    f"The folder of {plain(self.path)} has no file locks, as on some network drives. Set "
-                    "WAN_ACTIVATION_STORE to a file on a local disk."
-                )
-            return LockedError(f"{store} is in use by {f'process {locked[1]}' if locked[1] else 'another process'}.")
-        if isinstance(error, duckdb.FatalException) or "has been invalidated" in text:
-            self.broken = True
-            return StoreError(f"{store} failed and is opened again at its next use: {first}")
-        if "Unique file handle" in text:
-            return LockedError(f"{store} is open in this process already.")
-        if re.search("WAL", text) and not isinstance(error, duckdb.OutOfMemoryException):
-            return DamagedError(
-                f"The log of {plain(self.path)} is damaged. Keep copies of the file and of its .wal; then move the "
-                f".wal away to open the store without what the log holds. ({first})"
-            )
-        if re.search("version number|newer (version|storage)|database file with version", text):
-            return UnsupportedError(f"{store} was written by a newer DuckDB: pip install --upgrade duckdb. ({first})")
-        if "read" in text and (wanted := re.search(r"location (\d+)", text)) and self._size() <= int(wanted[1]):
-            return DamagedError(f"{store} is cut off: it ends at byte {self._size()}, what is needed stands behind.")
-        if _DAMAGED.search(text):
-            return DamagedError(
-                f"{store} is damaged: {first} If it cannot be opened, move it away or restore a copy; if it can, run "
-                "verify to see which embeddings are whole, and export those."
-            )
-        if "No space left" in text:
-            return StoreError(f"{store}: the disk is full; nothing was changed.")
-        return StoreError(f"{store} failed: {first}")
-
-    def _size(self) -> int:
-        return self.path.stat().st_size if self.path.exists() else 0
 
     def _connect(self) -> None:
         is_new = not self.path.exists()
@@ -237,7 +198,7 @@ class Database:
             connection.execute("SET enable_external_access = false")
             connection.execute("USE store")
             self._check_format(connection)
-            self.last_id = _last_id(connection)
+            self.last_id = last_id(connection)
         except BaseException:
             connection.close()
             if is_new and self.path.exists() and not self.path.stat().st_size:
@@ -251,9 +212,9 @@ class Database:
         self._compare_acknowledged()
 
     def _check_format(self, connection: Any) -> None:
-        tables = _column(connection, "SELECT table_name FROM duckdb_tables()")
+        tables = column(connection, "SELECT table_name FROM duckdb_tables()")
         if not tables:
-            connection.execute(f"BEGIN; {_schema()}; COMMIT; CHECKPOINT")  # so that no log takes the tables with it
+            connection.execute(f"BEGIN; {schema()}; COMMIT; CHECKPOINT")  # so that no log takes the tables with it
         elif "meta" not in tables:
             raise UnsupportedError(f"{plain(self.path)} is a DuckDB file, but no embedding store. Choose another path.")
         found = dict(connection.execute("SELECT key, value FROM meta").fetchall())
@@ -354,50 +315,11 @@ class _Readers:
                 self._changed.notify_all()
 
 
-COPIED_AT_ONCE = 256
-
-
-def _copy(db: Any, progress: Callable[[int, int], None] | None) -> None:
-    """Every row of `store` to the empty `copy`, the large ones bit by bit and in order, so that ranges stay close."""
-    schema = _schema().replace("SEQUENCE ids", f"SEQUENCE ids START {_last_id(db) + 1}")
-    db.execute(f"USE copy; BEGIN; {schema}; DELETE FROM meta; COMMIT; USE store")  # noqa: S608
-    tables = _column(db, "SELECT table_name FROM duckdb_tables() WHERE database_name = 'store'")
-    ids = _column(db, "SELECT content_id FROM contents ORDER BY content_id")
-    db.execute("BEGIN")
-    for table in tables:
-        if table not in ("contents", "content_parts"):
-            db.execute(f"INSERT INTO copy.{table} SELECT * FROM store.{table}")  # noqa: S608
-    for i in range(0, len(ids), COPIED_AT_ONCE):
-        some = ids[i : i + COPIED_AT_ONCE]
-        for table in ("contents", "content_parts"):
-            between = f"content_id BETWEEN {some[0]} AND {some[-1]}"
-            db.execute(f"INSERT INTO copy.{table} SELECT * FROM store.{table} WHERE {between}")  # noqa: S608
-        if progress:
-            progress(i + len(some), len(ids))
-    db.execute("COMMIT")
-
-
 def _abandon(db: Any) -> None:
     """End a transaction that failed or was interrupted; closing alone leaves it open in DuckDB 1.5."""
     with contextlib.suppress(duckdb.Error, RuntimeError):
         db.rollback()
     db.close()
-
-
-def _last_id(db: Any) -> int:
-    """The newest number that the sequence has given out."""
-    # not last_value: in DuckDB 1.5 it is that of the file, without the log
-    query = "SELECT regexp_extract(sql, 'START (\\d+)', 1)::BIGINT - 1 FROM duckdb_sequences() "
-    query += "WHERE database_name = 'store'"
-    return int((_column(db, query) or [0])[0])
-
-
-def _column(db: Any, query: str) -> list[Any]:
-    return [row[0] for row in db.execute(query).fetchall()]
-
-
-def _schema() -> str:
-    return (Path(__file__).parent / "schema.sql").read_text(encoding="utf-8")
 
 
 def _quoted(path: Path) -> str:

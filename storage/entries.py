@@ -104,8 +104,9 @@ class Writer:
         ])  # fmt: skip
         for content_id in self.damaged & tensors.keys():
             db.execute("DELETE FROM content_parts WHERE content_id = ?", [content_id])
-            db.execute("UPDATE contents SET bytes = ? WHERE content_id = ?", [len(tensors[content_id].data), content_id])
             new[content_id] = tensors[content_id]
+            values = [len(new[content_id].data), content_id]
+            db.execute("UPDATE contents SET bytes = ? WHERE content_id = ?", values)
             self.damaged.discard(content_id)
         for content_id, tensor in new.items():
             _insert_parts(db, content_id, tensor.data)

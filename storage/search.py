@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -47,13 +47,28 @@ class Vectors:
         with self._lock:
             self._known = {}
 
-    def nearest(self, db: Any, query: Any, count: int, among: Collection[int] | None) -> list[tuple[int, float]]:
-        """(content_id, cosine) of the `count` directions nearest to a unit vector, best first.
+    def nearest_embeddings(
+        self, db: Any, query: Any, without: Sequence[str], among: Sequence[int] | None, count: int
+    ) -> dict[int, float]:
+        """Cosine by embedding_id of those whose direction is one of the `count` nearest to a unit vector.
 
         Args:
             db: a snapshot of the store.
-            among: content ids to look at; None for all.
+            without: hashes of tensors to leave out.
+            among: ids of embeddings to look at; None for all.
         """
+        query_ids = (
+            "SELECT embedding_id, main_id FROM embeddings WHERE main_id NOT IN "
+            "(SELECT content_id FROM contents WHERE hash IN (SELECT unnest($without::VARCHAR[]))) "
+            "AND ($among IS NULL OR embedding_id IN (SELECT unnest($among::BIGINT[])))"
+        )
+        rows = db.execute(query_ids, {"among": among, "without": without}).fetchnumpy()
+        best = dict(self._nearest(db, query, count, rows["main_id"]))
+        pairs = zip(rows["embedding_id"].tolist(), rows["main_id"].tolist(), strict=True)
+        return {i: best[content] for i, content in pairs if content in best}
+
+    def _nearest(self, db: Any, query: Any, count: int, among: Any) -> list[tuple[int, float]]:
+        """(content_id, cosine) of the `count` of `among` that are nearest, best first."""
         width = int(query.size)
         with self._lock:
             ids, matrix, used = self._known.get(width, (np.empty(0, np.int64), np.empty((0, width), np.float32), 0))
@@ -61,8 +76,8 @@ class Vectors:
             found = [(ids[:used], matrix[:used] @ query)]
             last = int(ids[used - 1]) if used else -1
             rows = db.execute(
-                "SELECT content_id, vector FROM contents WHERE column_count = ? AND vector IS NOT NULL AND content_id > ? "
-                "ORDER BY content_id",
+                "SELECT content_id, vector FROM contents WHERE column_count = ? AND content_id > ? "
+                "AND vector IS NOT NULL ORDER BY content_id",
                 [width, last],
             )
             while chunk := rows.fetchmany(CHUNK):
@@ -79,9 +94,8 @@ class Vectors:
                     limit = 0  # what is kept is the beginning, without gaps
             self._known[width] = ids, matrix, used
         numbers, scores = np.concatenate([n for n, _ in found]), np.concatenate([s for _, s in found])
-        if among is not None:
-            kept = np.isin(numbers, np.fromiter(among, np.int64, len(among)))
-            numbers, scores = numbers[kept], scores[kept]
+        kept = np.isin(numbers, among)
+        numbers, scores = numbers[kept], scores[kept]
         count = min(count, len(numbers))
         if not count:
             return []
@@ -94,3 +108,20 @@ def _grown(array: Any, count: int) -> Any:
     out = np.empty((count, *array.shape[1:]), array.dtype)
     out[: len(array)] = array
     return out
+
+
+def kept_scores(db: Any, embedding_id: int, count: int) -> dict[int, float]:
+    """Scores that an earlier search computed; empty when there are fewer, or something was stored since."""
+    query = (
+        "SELECT other_id, score FROM embedding_similarities WHERE embedding_id = ? "
+        "AND as_of = (SELECT max(embedding_id) FROM embeddings) ORDER BY score DESC LIMIT ?"
+    )
+    rows = db.execute(query, [embedding_id, count]).fetchall()
+    return dict(rows) if len(rows) == count else {}
+
+
+def keep_scores(db: Any, embedding_id: int, scores: dict[int, float], as_of: int) -> None:
+    """Keep what a search computed while `as_of` was the newest embedding."""
+    db.execute("DELETE FROM embedding_similarities WHERE embedding_id = ?", [embedding_id])
+    values = [embedding_id, list(scores), list(scores.values()), as_of]
+    db.execute("INSERT INTO embedding_similarities SELECT ?, unnest(?::BIGINT[]), unnest(?::DOUBLE[]), ?", values)

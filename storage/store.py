@@ -27,7 +27,7 @@ from .entries import Prepared, Writer, count_reads, hash_of, now, prepare, rows,
 from .errors import DamagedError, StoreError, UnsupportedError
 from .packing import pack, unpack
 from .records import Description, EmbeddingKey, Listing, Operation, OperationInput, Stored
-from .search import Vectors, pooled
+from .search import Vectors, keep_scores, kept_scores, pooled
 from .text import checked, query_words, shown
 
 T = TypeVar("T")
@@ -235,49 +235,24 @@ class EmbeddingStore:
         Raises:
             UnsupportedError: `value` holds no tensor, or its first prompt has no direction; or as `listings`.
         """
-        packed = pack(value)
-        main = packed.tensors[packed.main]
+        main = (packed := pack(value)).tensors[packed.main]
         query = pooled(main)
         if query is None:
             raise UnsupportedError("The embedding to search for is all zero or not finite.")
-        same = list({content_hash(main, exact) for exact in (False, True)})
-        unfiltered = not text.strip() and not tag
-        me = self.id_of_value(value) if unfiltered else None
-        if me is not None and (kept := self._kept_similarities(me, count)):
-            return self._with_listings(kept, count)
-        among = [e.embedding_id for e in self.listings(text, tag)] if text.strip() or tag else None
+        filtered = bool(text.strip() or tag)
+        me = None if filtered else self.id_of_value(value)
+        among = [e.embedding_id for e in self.listings(text, tag)] if filtered else None
+        same = [content_hash(main, exact) for exact in (False, True)]
         with self.database.snapshot() as db:
-            wanted = None
-            if among is not None:
-                rows = db.execute("SELECT main_id FROM embeddings WHERE embedding_id IN (SELECT unnest(?))", [among])
-                wanted = {i for (i,) in rows.fetchall()}
-            known = db.execute("SELECT content_id FROM contents WHERE hash IN (SELECT unnest(?))", [same]).fetchall()
-            without = {i for (i,) in known}
-            best = dict(self.vectors.nearest(db, query, count + len(without), wanted))
-            ids = db.execute(
-                "SELECT embedding_id, main_id FROM embeddings WHERE main_id IN (SELECT unnest(?::BIGINT[]))",
-                [list(best)],
-            ).fetchall()
-            newest = db.execute("SELECT coalesce(max(embedding_id), 0) FROM embeddings").fetchall()[0][0]
-        chosen = None if among is None else set(among)
-        scores = {i: best[c] for i, c in ids if c not in without and (chosen is None or i in chosen)}
-        if me is not None and scores:
-            self.write(lambda db: _keep_similarities(db, me, scores, newest))
-        return self._with_listings(scores, count)
-
-    def _kept_similarities(self, embedding_id: int, count: int) -> dict[int, float]:
-        """Scores that an earlier search computed; empty when there are fewer, or something was stored since."""
-        rows = self.database.read(
-            "SELECT other_id, score FROM embedding_similarities WHERE embedding_id = ? "
-            "AND as_of = (SELECT max(embedding_id) FROM embeddings) ORDER BY score DESC LIMIT ?",
-            [embedding_id, count],
-        )
-        return dict(rows) if len(rows) == count else {}
-
-    def _with_listings(self, scores: dict[int, float], count: int) -> list[tuple[Listing, float]]:
-        listed = sorted(
-            self.listings(ids=scores), key=lambda e: (-scores[e.embedding_id], e.name is None, e.embedding_id)
-        )
+            scores = {} if me is None else kept_scores(db, me, count)
+            is_new = not scores
+            if is_new:
+                scores = self.vectors.nearest_embeddings(db, query, same, among, count)
+            newest = db.execute("SELECT max(embedding_id) FROM embeddings").fetchall()[0][0]
+        if me is not None and scores and is_new:
+            self.write(lambda db: keep_scores(db, me, scores, newest))
+        listed = self.listings(ids=scores)
+        listed.sort(key=lambda e: (-scores[e.embedding_id], e.name is None, e.embedding_id))
         return [(e, scores[e.embedding_id]) for e in listed[:count]]
 
     # results about embeddings
@@ -341,12 +316,6 @@ class EmbeddingStore:
             self.damaged.add(content_id)
             raise
         return tensor.to(available_device(device)) if restore_devices else tensor
-
-
-def _keep_similarities(db: Any, embedding_id: int, scores: dict[int, float], as_of: int) -> None:
-    db.execute("DELETE FROM embedding_similarities WHERE embedding_id = ?", [embedding_id])
-    values = [embedding_id, list(scores), [float(v) for v in scores.values()], as_of]
-    db.execute("INSERT INTO embedding_similarities SELECT ?, unnest(?::BIGINT[]), unnest(?::DOUBLE[]), ?", values)
 
 
 def available_device(kind: str) -> torch.device:

@@ -1,0 +1,44 @@
+"""The tables of a store, which schema.sql describes: making them, and copying their rows to another file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+COPIED_AT_ONCE = 256
+
+
+def copy_rows(db: Any, progress: Callable[[int, int], None] | None) -> None:
+    """Every row of `store` to the empty `copy`, the large ones bit by bit and in order, so that ranges stay close."""
+    tables = schema().replace("SEQUENCE ids", f"SEQUENCE ids START {last_id(db) + 1}")
+    db.execute(f"USE copy; BEGIN; {tables}; DELETE FROM meta; COMMIT; USE store")  # noqa: S608
+    names = column(db, "SELECT table_name FROM duckdb_tables() WHERE database_name = 'store'")
+    ids = column(db, "SELECT content_id FROM contents ORDER BY content_id")
+    db.execute("BEGIN")
+    for table in names:
+        if table not in ("contents", "content_parts"):
+            db.execute(f"INSERT INTO copy.{table} SELECT * FROM store.{table}")  # noqa: S608
+    for i in range(0, len(ids), COPIED_AT_ONCE):
+        some = ids[i : i + COPIED_AT_ONCE]
+        for table in ("contents", "content_parts"):
+            between = f"content_id BETWEEN {some[0]} AND {some[-1]}"
+            db.execute(f"INSERT INTO copy.{table} SELECT * FROM store.{table} WHERE {between}")  # noqa: S608
+        if progress:
+            progress(i + len(some), len(ids))
+    db.execute("COMMIT")
+
+
+def last_id(db: Any) -> int:
+    """The newest number that the sequence has given out."""
+    # not last_value: in DuckDB 1.5 it is that of the file, without the log
+    start = "SELECT regexp_extract(sql, 'START (\\d+)', 1) FROM duckdb_sequences() WHERE database_name = 'store'"
+    return int((column(db, start) or [1])[0]) - 1
+
+
+def column(db: Any, query: str) -> list[Any]:
+    return [row[0] for row in db.execute(query).fetchall()]
+
+
+def schema() -> str:
+    return (Path(__file__).parent / "schema.sql").read_text(encoding="utf-8")
