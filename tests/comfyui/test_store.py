@@ -144,7 +144,7 @@ def test_the_direct_injector_follows_what_is_stored_under_its_text(host: Host):
     """Another embedding stored under the name is injected in the next run of the same graph."""
 
     def injected() -> str:
-        given = edit(None, "WanVideoDirectInjector", injection_prompt=f"followed {host.name}", difference_target=50.0,
+        given = edit(None, "WanVideoDirectInjector", injection_prompt=f"followed {host.name}", difference_target=15.0,
                      injection_mode="blend", block_activations="all")  # fmt: skip
         return host.digest(FOX, given)
 
