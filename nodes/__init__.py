@@ -17,6 +17,7 @@ from . import (
     store,
     store_exchange,
     store_remembered,
+    store_search,
     vectors,
 )
 
@@ -32,6 +33,7 @@ NODES: list[type[io.ComfyNode]] = [
     *store.NODES,
     *store_exchange.NODES,
     *store_remembered.NODES,
+    *store_search.NODES,
 ]
 
 

@@ -256,6 +256,7 @@ def _foreign(
     for key, shape in shapes.items():
         rows, width = (shape[-2], shape[-1]) if len(shape) in (2, 3) else (0, 0)
         is_prompt = width in WIDTHS and 0 < rows <= MAX_ROWS and (len(shape) == 2 or shape[0] == 1)
+        is_prompt &= not (key.endswith((".weight", ".bias")) or "lora" in key.lower())
         tensor = _tensor(file, key) if is_prompt else None
         if tensor is None or not tensor.is_floating_point():
             left_out.append(f"{plain(key, 80)} {shape}")

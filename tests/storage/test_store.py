@@ -27,9 +27,7 @@ VALUES = [
 @pytest.mark.parametrize("value", VALUES)
 def test_a_value_comes_back_as_it_was_in_this_session_and_the_next(path: Path, value):
     with EmbeddingStore(path) as store:
-        store.put(
-            value, Description(name="x", prompt="a fox", note="n", tags=("t",)), exact=True
-        )
+        store.put(value, Description(name="x", prompt="a fox", note="n", tags=("t",)), exact=True)
         assert same_value(store.get("x").value, value)
     with EmbeddingStore(path) as store:
         stored = store.get("x")

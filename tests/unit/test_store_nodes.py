@@ -14,6 +14,7 @@ import folder_paths
 import pytest
 import torch
 import wanvideo_activation_editor
+from safetensors.torch import save_file
 from wanvideo_activation_editor.nodes import recording, store_access
 from wanvideo_activation_editor.nodes.store import NOTHING
 from wanvideo_activation_editor.nodes.store_access import STORE, store_path
@@ -246,6 +247,19 @@ def test_export_and_import_stay_in_their_folders(nodes, folders: Path):
     for bad in ("outside.safetensors", "../shared.safetensors", "/etc/passwd", "absent.safetensors"):
         with pytest.raises(ValueError, match="No such file"):
             take.execute(bad, False)
+
+
+def test_imported_fp8_loads_in_a_dtype_that_can_be_computed_with_and_the_error_names_the_menu(nodes, folders: Path):
+    (folders / "input" / "wanvideo_embeddings").mkdir()
+    value = torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(1)).to(torch.float8_e4m3fn)
+    save_file({"prompt": value}, str(folders / "input" / "wanvideo_embeddings" / "small.SAFETENSORS"))
+    nodes["WanVideoImportEmbeddings"].execute("small.SAFETENSORS", False)
+    for dtype in ("fp32", "bf16"):
+        wrapper, native, _ = load(nodes, "small", dtype=dtype)
+        assert torch.equal(wrapper["prompt_embeds"][0].float(), value.float())
+        assert torch.equal(native[0][0][0, :5].float(), value.float())
+    with pytest.raises(ValueError, match="Choose bf16 in dtype"):
+        load(nodes, "small")
 
 
 def test_names_with_commas_and_long_names_of_any_script_are_exported(nodes, folders: Path):
