@@ -18,6 +18,8 @@ from . import (
     replacements,
     store,
     store_exchange,
+    store_remembered,
+    store_search,
     token_reading,
     vectors,
 )
@@ -36,6 +38,8 @@ NODES: list[type[io.ComfyNode]] = [
     *recipes.NODES,
     *store.NODES,
     *store_exchange.NODES,
+    *store_remembered.NODES,
+    *store_search.NODES,
 ]
 
 

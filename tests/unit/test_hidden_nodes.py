@@ -270,7 +270,7 @@ def test_a_capture_too_large_for_the_store_is_kept_in_memory_and_said_to_be(monk
     monkeypatch.setattr(codec, "MAX_TENSOR_BYTES", A.size - 1)
     assert "in memory only" in cached().keep(A)
     assert cached().find() is A
-    assert STORE.open().index.keys == {}
+    assert STORE.open().listings() == []
     STORE.close()
 
 

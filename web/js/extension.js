@@ -8,6 +8,7 @@ import { BUILDERS } from "./builders.js";
 import { correctBypass } from "./bypass.js";
 import { watchErrors } from "./errors.js";
 import { countIn, learn } from "./knowledge.js";
+import { refreshLists } from "./lists.js";
 import { showNotice } from "./notices.js";
 import { convertOldFile } from "./old_files.js";
 import { addPanel, panelOf } from "./panel.js";
@@ -81,6 +82,7 @@ app.registerExtension({
       const blocks = countIn(text);
       if (blocks) teach(node, { blocks });
     });
+    api.addEventListener("executed", ({ detail }) => { if (detail.output?.wan_store) refreshLists(api, app); });
     api.addEventListener(EVENT, ({ detail }) => {
       const graph = rootGraph();
       if (detail.workflow && graph?.id && detail.workflow !== graph.id) return; // another one is open now
