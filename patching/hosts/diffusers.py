@@ -23,7 +23,7 @@ from ..sources import Direction, SecondStream
 from ..strengths import BlockStrengths, as_block_strengths
 from ..transforms import ContextTransform
 from ..wan_model import WanModel, discover, unwrap
-from .attachment import COMPILE_SETTING, attached
+from .attachment import COMPILE_SETTING, attached, calls_of_prompt
 from .compile import eager, is_compiled
 
 NAME = "diffusers"
@@ -59,7 +59,9 @@ def inject(
         blocks: a selection (see patching/selection.py), or strengths per block.
         strength: multiplies the strengths of `blocks`, 0..1.
         window: part of sampling in which it acts, as fractions (start, end). Needs a pipeline.
-        branch: `cond` (the prompt), `uncond` (the negative prompt) or `both`.
+        branch: `cond` (the prompt), `uncond` (the negative prompt) or `both`. A pipeline's calls are told apart by the
+            names it gives them, by what it encoded, or by its guider; of a bare transformer every call is the prompt's
+            unless it is within `transformer.cache_context("uncond")`.
         operation: what is done with the tensor at the site; any object with `name` that is called as
             `operation(x, value, strength)` (see patching/operations.py). Blend() by default for a prompt, Add() for a
             direction.
@@ -173,7 +175,7 @@ def capture(
     device, dtype = latents.device, module.dtype
     running = Capture(parts, count, every, after_block)
     try:
-        with eager(COMPILE_SETTING, whole=is_compiled(transformer)), running:
+        with eager(COMPILE_SETTING, whole=is_compiled(transformer)), calls_of_prompt(module), running:
             transformer(
                 hidden_states=latents.to(dtype),
                 timestep=torch.full((len(latents),), timestep, device=device),
@@ -277,5 +279,5 @@ def edited(target: Any, stack: EditStack) -> Iterator[None]:
         check_stack(stack, model)
         if any(isinstance(edit.source, SecondStream) for edit in stack):
             _check_no_cache(model.module, "site='hidden'")
-    with attached(transformers, stack, scheduler):
+    with attached(target, transformers, stack, scheduler):
         yield
