@@ -105,13 +105,13 @@ def any_flow() -> tuple[object, Sample]:
 
 
 def modular() -> tuple[object, Sample]:
-    WanCoreDenoiseStep = pytest.importorskip("diffusers.modular_pipelines.wan.modular_blocks_wan").WanCoreDenoiseStep
+    wan = pytest.importorskip("diffusers.modular_pipelines.wan.modular_blocks_wan")
     transformer = diffusers.WanTransformer3DModel(
         patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=16, in_channels=16, out_channels=16,
         text_dim=TEXT_WIDTH, freq_dim=32, ffn_dim=64, num_layers=6, rope_max_seq_len=32,
     )  # fmt: skip
     randomise(transformer, 0)
-    pipe = WanCoreDenoiseStep().init_pipeline()
+    pipe = wan.WanCoreDenoiseStep().init_pipeline()
     pipe.update_components(
         scheduler=parts(None)["scheduler"],
         transformer=transformer.eval(),
