@@ -124,6 +124,7 @@ class Attachment:
             prompt_count=max(map(len, rows.values())),
             sigma=lambda: float(t.max()) / 1000,
             grid=self.model.grid(latents),
+            text=text,
         )
 
     def _end(self, *_: Any) -> None:
