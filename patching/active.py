@@ -56,7 +56,10 @@ class ActiveEdit:
         self.observation = Observation(observer, self.strengths) if observed and observer is not None else None
         self.logged = self.level in ("verbose", "trace")
         self.rows: list[tuple[int, int]] = []  # that it touches in the call in progress, with their prompts
+        self._of_call: list[tuple[int, int]] = []  # the same, before the model took some of them
+        self.reached = False  # one of its hooks was called
         self.seen = False  # a model call began since it is there
+        self.announced = 0  # model calls in which it was to act
         self.calls = 0  # model calls in which it acted
         self.edited = 0  # blocks that it changed in them
         self.unreported = False  # it acted in a call that the observer has not been told of
@@ -70,12 +73,19 @@ class ActiveEdit:
         self.rows = [row for branch in branches for row in rows.get(branch, ())]
         if self.rows and not edit.window.is_full and not edit.window.contains(progress(self.clock)):
             self.rows = []
+        self.announced += 1
+        self._of_call = self.rows
         if self.rows:
             self.calls += 1
             self.unreported = True
             self.missed = set(self.blocks)
             if edit.captured is not None and grid is not None:
                 edit.captured.check_grid(grid, edit.name)
+
+    def take(self, given: list[int]) -> None:
+        """The model runs some of the announced rows now, `given` in this order."""
+        number = dict(self._of_call)
+        self.rows = [(row, number[announced]) for row, announced in enumerate(given) if announced in number]
 
     def end(self) -> None:
         """The model call has ended."""
@@ -84,6 +94,8 @@ class ActiveEdit:
 
     @property
     def acts(self) -> bool:
+        """True when the edit touches the call in progress; asked by every hook, and so a sign that one is called."""
+        self.reached = True
         return bool(self.rows) and not in_extra_pass()
 
     def hooks(self, block: nn.Module, index: int) -> Iterator[Hook]:

@@ -24,6 +24,7 @@ from .conflicts import warn_about_replaced_forwards
 from .edit import Edit, EditStack
 from .forked import ForkedEdit
 from .grid import Grid
+from .messages import skipped_message, unreached_message, warn_if_unused, where
 from .output_change import OutputChange
 from .prompts import Prompts, Rows
 from .sources import CapturedDifference, Prompt, SecondStream
@@ -106,7 +107,7 @@ class Run:
         """Install the hooks. They act only between `begin` and the end of that model call."""
         self._announce()
         try:
-            project = hidden_from_compile(self.prompts.project)
+            project = hidden_from_compile(self._project)
             self._handles.append(self.model.projection.register_forward_hook(project))
             for index, block in enumerate(self.model.blocks):
                 for edit in self._edits:
@@ -120,6 +121,15 @@ class Run:
             self.__exit__()
             raise
         return self
+
+    def _project(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
+        """Hook of the text projection. Rows are what it is given: some models take those of a batch in turn."""
+        given = self.prompts.rows_in_turn(args)
+        if given is not None:
+            self.prompts.restart()
+            for edit in self._edits:
+                edit.take(given)
+        self.prompts.project(module, args, output)
 
     def __exit__(self, *_: Any) -> None:
         """Remove the hooks and drop what the last call left."""
@@ -137,6 +147,7 @@ class Run:
         """
         self._end_statistics()
         ending = self._edits if edits is None else list(edits)
+        unreached = self._unreached(ending) if completed else None
         for edit in ending:
             if edit.observation is not None:
                 edit.observation.end(completed)
@@ -145,8 +156,10 @@ class Run:
         self._values.clear()
         self._moved.clear()
         self.prompts.clear()
+        if unreached is not None:
+            raise unreached
         if completed:
-            _warn_if_unused(ending)
+            warn_if_unused(ending)
 
     def hook_control_attention(self, block: nn.Module, index: int) -> None:
         """Edit a control block whose host calls `forward` itself, past module hooks, at its cross-attention."""
@@ -169,6 +182,7 @@ class Run:
         prompt_count: int | None = None,
         grid: Grid | None = None,
         sigma: Callable[[], float] | None = None,
+        text: torch.Tensor | None = None,
     ) -> None:
         """Announce a call of the model.
 
@@ -179,10 +193,14 @@ class Run:
             prompt_count: prompts of the call, when edits may have fewer: then each goes to as many in a row.
             grid: frames, height and width of its tokens, when known.
             sigma: noise level, 1 (only noise) to 0; called at most once, for edits that depend on it.
+            text: the text batch [rows, tokens, width], by which the rows are known if the model takes them in turn.
 
         Raises:
             ValueError: a captured difference does not fit the grid.
+            RuntimeError: the call before was the first one of an edit, and called no module that it hooks.
         """
+        if (error := self._unreached(self._edits)) is not None:
+            raise error
         self._end_statistics()
         self._end_call()
         self.calls += 1
@@ -199,7 +217,7 @@ class Run:
         for edit in self._edits:
             edit.begin(rows, progress_of, grid)
         wanted = [edit for edit in self._edits if edit.rows and edit.blocks and edit.edit.text is not None]
-        self.prompts.begin(rows, wanted, prompt_count)
+        self.prompts.begin(rows, wanted, prompt_count, text)
 
     @property
     def acts(self) -> bool:
@@ -262,6 +280,13 @@ class Run:
         if missed and (missed != chosen or (self.prompts.ran and missed.issubset(replaced))):
             raise RuntimeError(skipped_message(missed, "Skip-layer guidance, or a cache of single blocks,"))
 
+    def _unreached(self, edits: Iterable[ActiveEdit]) -> RuntimeError | None:
+        """The error of edits that met none of their modules in their first model call, in which no cache skips any."""
+        if getattr(self.model.module, "is_cache_enabled", False):  # diffusers, whose caches outlive a run
+            return None
+        missed = [edit for edit in edits if edit.blocks and edit.announced == 1 and not edit.reached]
+        return RuntimeError(unreached_message(missed[0], self.model.name)) if missed else None
+
     def _end_statistics(self) -> None:
         """Log what the last model call measured, and tell the observers."""
         if self.statistics is None:
@@ -293,7 +318,7 @@ class Run:
                     len(active.blocks),
                     len(active.strengths),
                     self.model.name,
-                    _where(active.edit),
+                    where(active.edit),
                     block_pattern(active.strengths),
                 )
         blocks = {index for active in new if active.edit.site == "context" for index in active.blocks}
@@ -308,35 +333,3 @@ def kind_of(edit: Edit) -> type[ActiveEdit]:
     if isinstance(edit.source, SecondStream):
         return StreamEdit
     return ForkedEdit if isinstance(edit.source, Prompt) else ModuleEdit
-
-
-def _warn_if_unused(edits: Iterable[ActiveEdit]) -> None:
-    acted = False
-    for active in edits:
-        if active.blocks and active.calls == 0:
-            # One of two samplers in a row may rightly see no step of a window.
-            log.log(
-                logging.WARNING if active.edit.window.is_full else logging.INFO,
-                "%s had no effect: no model call of this run fell in its branch and window (%s).",
-                active.edit.label or "An edit",
-                _where(active.edit),
-            )
-        acted = acted or bool(active.blocks and active.calls)
-    if acted and not any(active.edited for active in edits):
-        log.warning(
-            "WanVideo Activation Editor had no effect: the host ran none of the selected blocks. "
-            "A cache (TeaCache, MagCache, EasyCache) or skip-layer guidance may have skipped them."
-        )
-
-
-def skipped_message(blocks: set[int], setting: str) -> str:
-    """For blocks that a hidden edit is to change and that the host leaves out."""
-    return (
-        f"{setting} skips block {', '.join(map(str, sorted(blocks)))}, whose hidden state is to be edited. "
-        "Choose other blocks, or change the skipped ones."
-    )
-
-
-def _where(edit: Edit) -> str:
-    captured = f" of a difference captured {edit.captured.origin}" if edit.captured else ""
-    return f"{edit.operation.name}{captured}, branch {edit.branch}, window {edit.window.start:g}-{edit.window.end:g}"

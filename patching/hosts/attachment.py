@@ -15,6 +15,7 @@ from ..edit import EditStack
 from ..passes import in_extra_pass
 from ..runtime import Run
 from ..wan_model import discover
+from .branches import Branches, Encoded, branch_named, listening, replace_method
 from .compile import eager, edits_inside, is_compiled
 
 COMPILE_SETTING = "pipe.transformer.compile_repeated_blocks()"
@@ -35,20 +36,23 @@ class Attachment:
         self.model = discover(transformer)
         self.run = Run(EditStack(), self.model)
         self._contexts: dict[object, list[ActiveEdit]] = {}
-        self._branch = "cond"  # outside of a cache context every call is taken for the prompt's
+        self._encoded: dict[object, Encoded] = {}
+        self._branches = Branches(self.model.name)
         self._thread: int | None = None  # in which a call is in progress
         self._exits = contextlib.ExitStack()
         self._hook()
 
-    def open(self, token: object, stack: EditStack, scheduler: Any) -> None:
+    def open(self, token: object, stack: EditStack, scheduler: Any, encoded: Encoded) -> None:
         """Let a stack act for context `token`, after those that act already."""
         self.check_idle("open `inject` on", inside=True)
+        self._encoded[token] = encoded
         with self._paused():
             self._contexts[token] = self.run.extend(stack, scheduler)
 
     def close(self, token: object, completed: bool) -> bool:
         """End what `open` began; True when no context is left and the hooks are gone."""
         self.end_call()  # what an interrupt left
+        self._encoded.pop(token, None)
         if token in self._contexts:
             edits = self._contexts.pop(token)
             with self._paused():
@@ -85,25 +89,27 @@ class Attachment:
         after = torch.compiler.disable(self.end_call)  # type: ignore[no-untyped-call]
         self._exits.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
         self._exits.callback(module.register_forward_hook(after, always_call=True).remove)
-        cache_context = getattr(module, "cache_context", None)
-        if cache_context is not None:
-            outer = vars(module).get("cache_context")
-            object.__setattr__(module, "cache_context", self._named(cache_context))
-            self._exits.callback(_restore, module, outer)
+        if hasattr(module, "cache_context"):
+            self._exits.callback(replace_method(module, "cache_context", self._named))
 
     def _named(self, cache_context: Any) -> Callable[..., Any]:
         """The module's own `cache_context`, by which pipelines name their calls."""
 
         @contextlib.contextmanager
         def named(name: str, *args: Any, **kwargs: Any) -> Iterator[None]:
-            before, self._branch = self._branch, "uncond" if name == "uncond" else "cond"
-            try:
-                with cache_context(name, *args, **kwargs):
-                    yield
-            finally:
-                self._branch = before
+            with self.calls_of(branch_named(name)), cache_context(name, *args, **kwargs):
+                yield
 
         return named
+
+    @contextlib.contextmanager
+    def calls_of(self, branch: str | None) -> Iterator[None]:
+        """Every call in the `with` block is of one branch; None when its text has to tell."""
+        before, self._branches.named = self._branches.named, branch
+        try:
+            yield
+        finally:
+            self._branches.named = before
 
     def _begin(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if in_extra_pass():
@@ -117,13 +123,17 @@ class Attachment:
         self._thread = threading.get_ident()
         t = kwargs["timestep"] if "timestep" in kwargs else args[1]
         text = kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[2]
+        latents = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        split = any(active.edit.branch != "both" for edits in self._contexts.values() for active in edits)
+        rows = self._branches.rows(text, latents, self._encoded.values(), split)
         self.run.begin(
-            rows={self._branch: [(row, row) for row in range(text.shape[0])]},
+            rows=rows,
             progress=lambda scheduler: progress(t, scheduler),
             label=lambda: f"Step at timestep {float(t.max()):.1f}",
-            prompt_count=text.shape[0],
+            prompt_count=max(map(len, rows.values())),
             sigma=lambda: float(t.max()) / 1000,
-            grid=self.model.grid(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]),
+            grid=self.model.grid(latents),
+            text=text,
         )
 
     def end_call(self, *_: Any) -> None:
@@ -139,11 +149,12 @@ def call_was_cut(module: torch.nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def attached(transformers: list[Any], stack: EditStack, scheduler: Any) -> Iterator[None]:
+def attached(pipeline: Any, transformers: list[Any], stack: EditStack, scheduler: Any) -> Iterator[None]:
     """Let a stack act on transformers for as long as the `with` block lasts.
 
     Args:
-        transformers: of one pipeline.
+        pipeline: what `inject` was given.
+        transformers: of the pipeline.
         stack: checked edits.
         scheduler: tells the edits' windows where sampling is.
 
@@ -157,11 +168,12 @@ def attached(transformers: list[Any], stack: EditStack, scheduler: Any) -> Itera
     try:
         for transformer in transformers:
             exits.enter_context(compile_stance(transformer, stack))
+        encoded = exits.enter_context(listening(pipeline))
         with _lock:
             for module, transformer in zip(modules, transformers, strict=True):
                 if module not in _attachments:
                     _attachments[module] = Attachment(transformer)
-                _attachments[module].open(token, stack, scheduler)
+                _attachments[module].open(token, stack, scheduler, encoded)
         _open.set(_open.get() | {token})
         yield
         for module in modules:
@@ -175,6 +187,11 @@ def attached(transformers: list[Any], stack: EditStack, scheduler: Any) -> Itera
                 # With two transformers, one of them may rightly see no step of the window.
                 if module in _attachments and _attachments[module].close(token, completed and len(modules) == 1):
                     del _attachments[module]
+
+
+def calls_of_prompt(module: Any) -> contextlib.AbstractContextManager[None]:
+    """Calls of a transformer in the `with` block are the prompt's, for the edits open on it."""
+    return _attachments[module].calls_of("cond") if module in _attachments else contextlib.nullcontext()
 
 
 def compile_stance(transformer: Any, stack: EditStack) -> contextlib.AbstractContextManager[Any]:

@@ -21,7 +21,7 @@ from ..operations import Add, Operation
 from ..projection import readable_weights
 from ..transforms import ContextTransform
 from ..wan_model import WanModel, discover, unwrap
-from .attachment import COMPILE_SETTING, attached, call_was_cut
+from .attachment import COMPILE_SETTING, attached, call_was_cut, calls_of_prompt
 from .compile import eager, is_compiled
 
 NAME = "diffusers"
@@ -58,7 +58,9 @@ def inject(
             strengths by block ({1: 0.5}).
         strength: multiplies the strengths of `blocks`, 0..1.
         window: part of sampling in which it acts, as fractions (start, end). Needs a pipeline.
-        branch: `cond` (the prompt), `uncond` (the negative prompt) or `both`.
+        branch: `cond` (the prompt), `uncond` (the negative prompt) or `both`. A pipeline's calls are told apart by the
+            names it gives them, by what it encoded, or by its guider; of a bare transformer every call is the prompt's
+            unless it is within `transformer.cache_context("uncond")`.
         operation: what is done with the tensor at the site; any object with `name` that is called as
             `operation(x, value, strength)` (see patching/operations.py). Blend() by default for a prompt, Add() for a
             direction.
@@ -172,7 +174,7 @@ def capture(
     device, dtype = latents.device, module.dtype
     running = Capture(parts, count, every, after_block)
     try:
-        with eager(COMPILE_SETTING, whole=is_compiled(transformer)), running:
+        with eager(COMPILE_SETTING, whole=is_compiled(transformer)), calls_of_prompt(module), running:
             transformer(
                 hidden_states=latents.to(dtype),
                 timestep=torch.full((len(latents),), timestep, device=device),
@@ -288,5 +290,5 @@ def edited(target: Any, stack: EditStack) -> Iterator[None]:
         model = discover(transformer)
         check_stack(stack, model)
         _check_cache(stack, model.module)
-    with attached(transformers, stack, scheduler):
+    with attached(target, transformers, stack, scheduler):
         yield

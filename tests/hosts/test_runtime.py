@@ -221,3 +221,51 @@ def test_an_observer_changes_nothing_and_off_measures_nothing(model):
             active.begin(ROWS, progress=lambda clock: 0.0)
             assert torch.equal(call(model, NEGATIVE, MAIN), plain)
             assert (active.statistics is None) == (level == "off")
+
+
+def in_turn(model: torch.nn.Module, *texts: torch.Tensor) -> torch.Tensor:
+    """The rows of a batch one after the other, as RES4LYF's patcher of Wan models takes them."""
+    return torch.cat(
+        [model(hidden_states=X, timestep=torch.tensor([500]), encoder_hidden_states=text).sample for text in texts]
+    )
+
+
+@pytest.mark.parametrize("site", ["context", "hidden", "attention"])
+@pytest.mark.parametrize("order", [(NEGATIVE, MAIN), (MAIN, NEGATIVE)])
+def test_rows_that_a_model_takes_in_turn_are_those_that_it_projects(model, site, order):
+    for branch in ("cond", "uncond", "both"):
+        one = edit(OTHER, "1-3:0.4", branch, site=site)
+        with Run(EditStack((one,)), discover(model)) as active:
+            active.begin(ROWS, progress=lambda clock: 0.0, text=torch.cat([NEGATIVE, MAIN]))
+            edited = in_turn(model, *order)
+        alone = [
+            ({"cond": [(0, 0)]} if branch in ("both", "uncond" if t is NEGATIVE else "cond") else {}) for t in order
+        ]
+        for row, text, rows in zip(edited, order, alone, strict=True):
+            with Run(EditStack((edit(OTHER, "1-3:0.4", site=site),)), discover(model)) as active:
+                active.begin(rows, progress=lambda clock: 0.0)
+                assert torch.equal(row, in_turn(model, text)[0]), branch
+
+
+def test_a_row_that_was_not_announced_is_refused(model):
+    with Run(EditStack((edit(OTHER),)), discover(model)) as active, pytest.raises(RuntimeError, match="none of them"):
+        active.begin(ROWS, progress=lambda clock: 0.0, text=torch.cat([NEGATIVE, MAIN]))
+        in_turn(model, THIRD)
+
+
+@pytest.mark.parametrize("site", ["context", "hidden"])
+def test_a_model_that_calls_no_block_as_a_module_is_an_error_that_names_it(model, site):
+    """As Wan-Animate-2, which calls `forward_gen` of its blocks."""
+    for block in model.blocks:
+        block.__class__ = type("Bare", (type(block),), {"__call__": type(block).forward})
+    run = Run(EditStack((edit(OTHER, label="First editor", site=site),)), discover(model))
+    with run:
+        run.begin(ROWS, progress=lambda clock: 0.0)
+        call(model, NEGATIVE, MAIN)
+    with pytest.raises(RuntimeError, match="First editor: WanTransformer3DModel ran without calling the chosen blocks"):
+        run.close(completed=True)
+    with run, pytest.raises(RuntimeError, match="ran without calling"):
+        run.begin(ROWS, progress=lambda clock: 0.0)
+        call(model, NEGATIVE, MAIN)
+        run.begin(ROWS, progress=lambda clock: 0.0)
+    run.close(completed=False)
