@@ -89,7 +89,7 @@ def main() -> None:
     latents = torch.randn(1, 16, frames, height, width, device=device, dtype=dtype)
 
     def capturing(count: int, every: bool = False, embeds: torch.Tensor = first) -> HiddenStates:
-        return capture(model, embeds, latents, count, timestep=500.0, every=every)
+        return capture(model, embeds, count, latents=latents, timestep=500.0, every=every)
 
     states = [capturing(3, embeds=e) for e in (first, other)]
     cases = settings(model, other, states)

@@ -15,7 +15,7 @@ import torch
 from figure import draw
 from tqdm import tqdm
 from wanvideo_activation_editor.patching import PATTERNS, PRESETS, BlockStrengths, Pattern, parse_selection
-from wanvideo_activation_editor.patching.hosts.diffusers import inject
+from wanvideo_activation_editor.tiny_wan.edits import inject
 from wanvideo_activation_editor.tiny_wan.text import WIDTH, encode
 
 PROMPT = "A lighthouse on a cliff at dusk, waves below, gothic towers behind it"

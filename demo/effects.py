@@ -8,15 +8,14 @@ from 0 (what the first prompt's clip of the same seed shows) to 1 (what the seco
 from __future__ import annotations
 
 import argparse
-import math
-import statistics
 from typing import Any
 
 import torch
 from sheet import Cell, write_animation, write_sheet
 from tqdm import tqdm
 from wanvideo_activation_editor import tiny_wan
-from wanvideo_activation_editor.patching.hosts.diffusers import inject
+from wanvideo_activation_editor.tiny_wan.edits import inject
+from wanvideo_activation_editor.tiny_wan.measure import Sampler, mean, spread
 
 PROMPT = "a red circle moving left at night"
 INJECTED = "a blue square moving right on the sea"
@@ -44,28 +43,24 @@ def case_names() -> list[str]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Sample every case, print the table, write the pictures."""
-    pipe = tiny_wan.pipeline()
-    first, second = tiny_wan.encode(arguments.prompt), tiny_wan.encode(arguments.inject)
-    negative = tiny_wan.encode("")
+    sampler = Sampler()
+    second = tiny_wan.encode(arguments.inject)
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
     chosen = {name: case for name, case in cases().items() if not arguments.only or name in arguments.only}
 
-    def clips(embeds: torch.Tensor) -> list[torch.Tensor]:
+    def clips(prompt: str) -> list[torch.Tensor]:
         out = []
         for seed in seeds:
-            generator = torch.Generator().manual_seed(seed)
-            call = {"generator": generator, "output_type": "latent", **tiny_wan.CALL}
-            latents = pipe(prompt_embeds=embeds, negative_prompt_embeds=negative, **call).frames
-            out.append(tiny_wan.decode(latents))
+            out.append(tiny_wan.decode(sampler.latents(prompt, seed)))
             bar.update()
         return out
 
     with tqdm(total=(len(chosen) + 2) * len(seeds), desc="Sampling", unit="clip") as bar:
-        plain, other = clips(first), clips(second)
+        plain, other = clips(arguments.prompt), clips(arguments.inject)
         results = {}
         for name, (_, options) in chosen.items():
-            with inject(pipe, second, **options):
-                results[name] = clips(first)
+            with inject(sampler.pipe, second, **options):
+                results[name] = clips(arguments.prompt)
 
     ends = [[tiny_wan.read(clip) for clip in group] for group in (plain, other)]
 
@@ -81,7 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{'':<18}" + "".join(f"{kind:>16}" for kind in KINDS))
     table = {name: figures(group) for name, group in results.items()}
     for name, row in table.items():
-        print(f"{name:<18}" + "".join(f"{_spread(row[kind]):>16}" for kind in KINDS))
+        print(f"{name:<18}" + "".join(f"{spread(row[kind]):>16}" for kind in KINDS))
 
     arguments.output.mkdir(parents=True, exist_ok=True)
     cells = [
@@ -89,7 +84,7 @@ def run(arguments: argparse.Namespace) -> None:
         Cell(f"Second prompt: {arguments.inject}", "", other[0]),
     ]
     for name in _worth_showing(table):
-        numbers = "   ".join(f"{kind} {_mean(table[name][kind]):.2f}" for kind in KINDS)
+        numbers = "   ".join(f"{kind} {mean(table[name][kind]):.2f}" for kind in KINDS)
         cells.append(Cell(chosen[name][0], f"0 = first prompt, 1 = second:   {numbers}", results[name][0]))
     print(f"\nPictures: {write_sheet(cells, len(seeds), arguments.output / 'contact_sheet.png')}")
     print(f"          {write_animation(cells, arguments.output / 'side_by_side.webp')}")
@@ -99,16 +94,6 @@ def run(arguments: argparse.Namespace) -> None:
 def _worth_showing(table: dict[str, Figures]) -> list[str]:
     """All cases but single blocks; of these the one that moves each attribute most."""
     singles = [name for name in table if name.startswith("block_")]
-    strongest = (max(singles, key=lambda name, kind=kind: _mean(table[name][kind]), default="") for kind in KINDS)
-    best = {name for name, kind in zip(strongest, KINDS, strict=True) if name and _mean(table[name][kind]) > 0.3}
+    strongest = (max(singles, key=lambda name, kind=kind: mean(table[name][kind]), default="") for kind in KINDS)
+    best = {name for name, kind in zip(strongest, KINDS, strict=True) if name and mean(table[name][kind]) > 0.3}
     return [name for name in table if name in best or name not in singles]
-
-
-def _mean(values: list[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return statistics.mean(known) if known else math.nan
-
-
-def _spread(values: list[float]) -> str:
-    known = [value for value in values if not math.isnan(value)]
-    return f"{statistics.mean(known):.2f} +-{statistics.pstdev(known):.2f}" if known else "same in both"

@@ -22,11 +22,11 @@ class Cell:
     clip: torch.Tensor
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _strip(clip: torch.Tensor) -> Image.Image:
+def strip(clip: torch.Tensor) -> Image.Image:
     frames = [Image.fromarray(frame.numpy()) for frame in clip]
     width, height = frames[0].size
     out = Image.new("RGB", (len(frames) * (width + GAP) - GAP, height), PAPER)
@@ -37,20 +37,20 @@ def _strip(clip: torch.Tensor) -> Image.Image:
 
 def write_sheet(cells: list[Cell], seeds: int, path: Path) -> Path:
     """Write a PNG: two columns of clips, their frames side by side, each under its heading and figures."""
-    strips = [_strip(cell.clip) for cell in cells]
+    strips = [strip(cell.clip) for cell in cells]
     width, height = strips[0].size
     rows = -(-len(cells) // COLUMNS)
     size = (MARGIN + COLUMNS * (width + MARGIN), 76 + rows * (HEAD + height + 12))
     sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN, 14), "What does a second prompt change, block by block?", INK, _font(22))
+    draw.text((MARGIN, 14), "What does a second prompt change, block by block?", INK, font(22))
     note = f"A tiny Wan model of 10 blocks, trained on moving shapes. One seed shown; figures: mean of {seeds} seeds."
-    draw.text((MARGIN, 44), note, FAINT, _font(13))
+    draw.text((MARGIN, 44), note, FAINT, font(13))
     for i, (cell, strip) in enumerate(zip(cells, strips, strict=True)):
         x = MARGIN + (i % COLUMNS) * (width + MARGIN)
         y = 76 + (i // COLUMNS) * (HEAD + height + 12)
-        draw.text((x, y + 4), cell.heading, INK, _font(15))
-        draw.text((x, y + 24), cell.figures, FAINT, _font(12))
+        draw.text((x, y + 4), cell.heading, INK, font(15))
+        draw.text((x, y + 24), cell.figures, FAINT, font(12))
         sheet.paste(strip, (x, y + HEAD))
     sheet.save(path)
     return path
@@ -70,7 +70,7 @@ def write_animation(cells: list[Cell], path: Path, columns: int = 4) -> Path:
             before, _, after = cell.heading.partition(": ")
             lines = (before, after) if after else _wrapped(cell.heading)
             for line, text in enumerate(lines):
-                draw.text((x, y + 6 + 15 * line), text, INK, _font(11))
+                draw.text((x, y + 6 + 15 * line), text, INK, font(11))
             enlarged = Image.fromarray(cell.clip[frame].numpy()).resize((side, side), Image.Resampling.BICUBIC)
             picture.paste(enlarged, (x, y + head))
         pictures.append(picture)

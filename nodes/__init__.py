@@ -14,6 +14,7 @@ from . import (
     hidden,
     inspection,
     probing,
+    recipes,
     replacements,
     store,
     store_exchange,
@@ -32,6 +33,7 @@ NODES: list[type[io.ComfyNode]] = [
     *probing.NODES,
     *token_reading.NODES,
     *analysis.NODES,
+    *recipes.NODES,
     *store.NODES,
     *store_exchange.NODES,
 ]

@@ -58,7 +58,7 @@ CACHE = StateCache(CACHE_BYTES)
 def known_identity(host: Any, model: Any) -> str:
     """Of the model; empty when it cannot be told."""
     try:
-        identity: str = host.identity(model)
+        identity: str = host.fingerprint(model)
     except UnidentifiedError:
         return ""
     return identity
@@ -80,7 +80,7 @@ class CachedCapture:
         self._prompt, self._settings = prompt, settings
         self.identity, self._content, self._unknown = "", "", ""
         try:
-            self.identity = host.identity(model)
+            self.identity = host.fingerprint(model)
             given = {k: latent.get(k) for k in ("samples", "noise_mask", "batch_index")} if latent else None
             content = (_without_negative(text_embeds), given, image_embeds)
             self._content = fingerprint(content)

@@ -21,14 +21,13 @@ from ..patching import (
     prompt_at,
     stack_of,
 )
-from ..patching.hosts.wan_video_wrapper import check_echoshot
+from .shown import model_told
 from .sockets import (
     CATEGORY,
     activations_input,
     address,
     block_strengths_input,
     check_activations,
-    check_same_host,
     compared_prompts,
     embeds_input,
     errors_named,
@@ -76,7 +75,7 @@ def add_edit(
     """
     host = host_of(model)
     wan_model = host.wan_model(model)
-    check_same_host(model, text_embeds)
+    host.check_embeds(text_embeds)
     main = read_text_embeds(text_embeds, "text_embeds", host.MAX_PROMPT_TOKENS)
     check_width(main, wan_model, "text_embeds is")
     if not any(strengths.resolve(wan_model.block_count)):
@@ -102,7 +101,7 @@ def add_edit(
         for site in sites
     ]
     check_stack(edits, wan_model, prompt_count=len(main.prompts))
-    check_echoshot(main.echoshot, main.token_counts, source.token_counts, node)
+    host.check_prompts(main, source, node)
     if not transforms and (compared := compared_prompts(main.detached(), branch)):
         _report_difference(node, compared, source.prompts, log_level)
     stack = stack_of(transformer_options(model)).append(*edits)
@@ -194,7 +193,8 @@ class WanVideoActivationEditor(io.ComfyNode):
                     branch,
                     MODES[injection_mode],
                     reports_to=address(cls.hidden) if log_level != "off" else None,
-                )
+                ),
+                ui=model_told(model, strengths),
             )
 
 
@@ -261,7 +261,8 @@ class WanVideoAdvancedActivationEditor(io.ComfyNode):
             window = Window(start_percent, end_percent)
             label = node_label(cls, name)
             return io.NodeOutput(
-                *add_edit(label, model, text_embeds, injection_embeds, strengths, "off", window, branch)
+                *add_edit(label, model, text_embeds, injection_embeds, strengths, "off", window, branch),
+                ui=model_told(model, strengths),
             )
 
 

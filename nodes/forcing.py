@@ -21,12 +21,12 @@ from ..patching import (
 )
 from ..patching.projection import project_text
 from .editor import add_edit, choose_blocks
+from .shown import model_told
 from .sockets import (
     CATEGORY,
     activations_input,
     block_strengths_input,
     check_activations,
-    check_same_host,
     compared_prompts,
     embeds_input,
     errors_named,
@@ -98,7 +98,7 @@ def _read_pair(model: Any, text_embeds: Any, injection_embeds: Any) -> tuple[Tex
     """Main and injected prompts on the CPU, of the width that the model reads."""
     host = host_of(model)
     wan_model = host.wan_model(model)
-    check_same_host(model, text_embeds)
+    host.check_embeds(text_embeds)
     main = read_text_embeds(text_embeds, "text_embeds", host.MAX_PROMPT_TOKENS).detached()
     injection = read_text_embeds(injection_embeds, "injection_embeds").detached()
     check_width(main, wan_model, "text_embeds is")
@@ -239,7 +239,7 @@ class WanVideoDirectInjector(io.ComfyNode):
                 branch,
                 transforms=(force,),
             )
-            return io.NodeOutput(*edited)
+            return io.NodeOutput(*edited, ui=model_told(model, strengths))
 
 
 NODES = [WanVideoProjectionBooster, WanVideoDirectInjector]

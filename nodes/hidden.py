@@ -28,12 +28,12 @@ from ..patching import (
     stack_of,
 )
 from .capture_cache import CachedCapture, known_identity
+from .shown import model_told
 from .sockets import (
     CATEGORY,
     WanVideoModel,
     activations_input,
     check_activations,
-    check_same_host,
     embeds_input,
     errors_named,
     log_level_input,
@@ -144,7 +144,7 @@ class WanVideoLatentEncoder(io.ComfyNode):
         with errors_named("WanVideo Latent Encoder"):
             host = host_of(model)
             wan_model = host.wan_model(model)
-            check_same_host(model, text_embeds)
+            host.check_embeds(text_embeds)
             prompt = read_text_embeds(text_embeds, "text_embeds", host.MAX_PROMPT_TOKENS)
             check_width(prompt, wan_model, "text_embeds is")
             if not 0.0 < sigma <= 1.0:
@@ -280,7 +280,7 @@ class WanVideoLatentInjector(io.ComfyNode):
             delta = captured_difference(main, injection, chosen, reduce)  # type: ignore[arg-type]
             if not chosen:
                 log.warning("%s: no block is selected, so the model is passed on unchanged.", label)
-                return io.NodeOutput(model)
+                return io.NodeOutput(model, ui=model_told(model, strengths))
             edit = Edit(
                 source=delta,
                 strengths=strengths,
@@ -299,7 +299,7 @@ class WanVideoLatentInjector(io.ComfyNode):
                     label,
                 )
             stack = stack_of(transformer_options(model)).append(edit)
-            return io.NodeOutput(host.with_stack(model, stack))
+            return io.NodeOutput(host.with_stack(model, stack), ui=model_told(model, strengths))
 
 
 NODES = [WanVideoLatentEncoder, WanVideoLatentInjector]

@@ -13,6 +13,7 @@ from ..patching import KEY, Edit, host_of, parse_selection, stack_of
 from ..patching.projection import project_text
 from ..patching.verdict import verdict
 from ..patching.views import NO_EDIT, block_list, cell_grid, model_summary, stack_report, strength_summary
+from .shown import model_told
 from .sockets import (
     CATEGORY,
     check_activations,
@@ -69,7 +70,7 @@ class WanVideoBlockActivationViewer(io.ComfyNode):
             if text_embeds is not None:
                 parts += ["", _embeds_line(text_embeds)]
         text = "\n".join(parts)
-        return io.NodeOutput(text, ui={"text": (text,)})
+        return io.NodeOutput(text, ui={"text": (text,), **model_told(model)})
 
 
 def _embeds_line(text_embeds: Any) -> str:
@@ -116,7 +117,7 @@ class WanVideoInjectionTester(io.ComfyNode):
                     else [_without_prompt(edit)]
                 )
         text = "\n".join(parts)
-        return io.NodeOutput(text, ui={"text": (text,)})
+        return io.NodeOutput(text, ui={"text": (text,), **model_told(model)})
 
 
 def _without_prompt(edit: Edit) -> str:

@@ -41,7 +41,6 @@ from .sockets import (
     CATEGORY,
     BlockStrengthsType,
     check_activations,
-    check_same_host,
     embeds_input,
     errors_named,
     model_input,
@@ -136,7 +135,7 @@ class WanVideoBlockMap(io.ComfyNode):
         with errors_named("WanVideo Block Map"):
             host = host_of(model)
             wan_model = host.wan_model(model)
-            check_same_host(model, text_embeds)
+            host.check_embeds(text_embeds)
             main = read_text_embeds(text_embeds, "text_embeds", host.MAX_PROMPT_TOKENS)
             check_width(main, wan_model, "text_embeds is")
             strengths = parse_selection(block_activations) * Uniform(injection_strength)

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from comfy_api.latest import io
 
-from ..embeddings import EmbedsError, TextEmbeds, is_conditioning, is_wrapper_embeds
+from ..embeddings import TextEmbeds, is_wrapper_embeds
 from ..patching import BRANCHES, KEY, LOG_LEVELS, EditStack, parse_selection
-from ..patching.hosts import wan_video_wrapper
 
 CATEGORY = "WanVideo/Activation Editor"
 
@@ -19,7 +18,8 @@ WanVideoModel = io.Custom("WANVIDEOMODEL")
 WanVideoTextEmbeds = io.Custom("WANVIDEOTEXTEMBEDS")
 BlockStrengthsType = io.Custom("BLOCK_STRENGTHS")
 
-NO_BLOCKS = "0" * 40
+FRESH_BLOCKS = "mid_blocks"
+"""What a new node edits; a saved file carries its own choice."""
 
 ACTIVATIONS_TOOLTIP = (
     "Which blocks are edited: 40 characters of 0 and 1, or terms such as 7, 3-9, even, /4, !12, early_blocks, "
@@ -63,7 +63,7 @@ def embeds_input(name: str, tooltip: str, optional: bool = False) -> Any:
 
 
 def activations_input() -> Any:
-    return io.String.Input("block_activations", default=NO_BLOCKS, tooltip=ACTIVATIONS_TOOLTIP)
+    return io.String.Input("block_activations", default=FRESH_BLOCKS, tooltip=ACTIVATIONS_TOOLTIP)
 
 
 def strength_input(tooltip: str) -> Any:
@@ -84,7 +84,7 @@ def block_strengths_input() -> Any:
     return BlockStrengthsType.Input(
         "block_strengths",
         optional=True,
-        tooltip="Strength per block. With block_activations all 0, these alone choose the blocks.",
+        tooltip="Strength per block, multiplied by that of block_activations: choose all there to let these decide.",
     )
 
 
@@ -125,23 +125,6 @@ def check_activations(text: Any) -> bool | str:
     except ValueError as error:
         return str(error)
     return True
-
-
-def check_same_host(model: Any, text_embeds: Any) -> None:
-    """WANVIDEOMODEL goes with WANVIDEOTEXTEMBEDS, MODEL with CONDITIONING.
-
-    Raises:
-        EmbedsError: they are of different hosts.
-    """
-    if wan_video_wrapper.owns(model) and is_conditioning(text_embeds):
-        raise EmbedsError(
-            "text_embeds is CONDITIONING, but the model is a WANVIDEOMODEL. Convert it with WanVideo TextEmbed Bridge."
-        )
-    if not wan_video_wrapper.owns(model) and is_wrapper_embeds(text_embeds):
-        raise EmbedsError(
-            "text_embeds is WANVIDEOTEXTEMBEDS, but the model is a native MODEL. Connect CONDITIONING from "
-            "CLIP Text Encode."
-        )
 
 
 def compared_prompts(main: TextEmbeds, branch: str) -> tuple[torch.Tensor, ...]:

@@ -38,11 +38,16 @@ def store_path() -> Path | None:
     if chosen:
         path = Path(chosen).expanduser().absolute()
         return path / FILE_NAME if path.is_dir() or not path.suffix else path
+    return user_folder() / FILE_NAME
+
+
+def user_folder() -> Path:
+    """The pack's part of ComfyUI's user directory."""
     import folder_paths
 
     if hasattr(folder_paths, "get_system_user_directory"):
-        return Path(folder_paths.get_system_user_directory(SYSTEM_USER)) / FILE_NAME
-    return Path(folder_paths.get_user_directory()) / f"__{SYSTEM_USER}" / FILE_NAME
+        return Path(folder_paths.get_system_user_directory(SYSTEM_USER))
+    return Path(folder_paths.get_user_directory()) / f"__{SYSTEM_USER}"
 
 
 def export_folder() -> Path:

@@ -25,7 +25,7 @@ from .probing_inputs import (
     size_inputs,
     use_cache_input,
 )
-from .sockets import CATEGORY, check_activations, check_same_host, embeds_input, errors_named, model_input
+from .sockets import CATEGORY, check_activations, embeds_input, errors_named, model_input
 
 
 class WanVideoTokenReading(io.ComfyNode):
@@ -85,7 +85,7 @@ class WanVideoTokenReading(io.ComfyNode):
         with errors_named("WanVideo Token Reading"):
             host = host_of(model)
             wan_model = host.wan_model(model)
-            check_same_host(model, text_embeds)
+            host.check_embeds(text_embeds)
             prompt = read_text_embeds(text_embeds, "text_embeds", host.MAX_PROMPT_TOKENS)
             check_width(prompt, wan_model, "text_embeds is")
             blocks = parse_selection(block_activations).active_blocks(wan_model.block_count)

@@ -1,7 +1,7 @@
 """Block selection, edits, and the runtime that applies them while a host samples."""
 
 from .capture import Capture, HiddenStates, check_states
-from .checks import check_prompt_count, check_stack, check_width
+from .checks import check_prompt_count, check_stack
 from .difference import REDUCTIONS, captured_difference
 from .edit import BRANCHES, KEY, LOG_LEVELS, Edit, EditStack, Window, stack_of
 from .fingerprint import UnidentifiedError, fingerprint
@@ -11,7 +11,7 @@ from .operations import Add, Blend, Operation, Replace
 from .runtime import Run
 from .selection import Selection, SelectionError, parse_selection
 from .sites import SITES
-from .sources import CapturedDifference, Direction, Prompt, SecondStream, prompt_at
+from .sources import CapturedDifference, Direction, Prompt, SecondStream, check_width, prompt_at
 from .strengths import (
     DEFAULT_BLOCK_COUNT,
     PATTERNS,

@@ -17,7 +17,6 @@ from .grid import Grid
 from .passes import extra_pass, in_extra_pass
 from .prompts import Rows
 from .sites import SITES
-from .sources import CapturedDifference, Direction, Prompt, SecondStream
 from .statistics import Observation, Observer, effective_log_level
 from .transforms import ContextTransform
 from .wan_model import ContextArgument
@@ -159,8 +158,8 @@ class ContextEdit(ActiveEdit):
         return self.run.prompts.text_start(main)
 
     def value(self, index: int, main: torch.Tensor) -> torch.Tensor:
-        if isinstance(self.edit.source, Direction):
-            return self.run.value(self.edit.source, index, main, torch.float32)
+        if self.edit.text is None:
+            return self.run.value(self.edit.source, index, main)
         return self.run.prompts.value(self.edit, main)
 
 
@@ -264,14 +263,11 @@ class ModuleEdit(ActiveEdit):
 
     def changed(self, index: int, x: torch.Tensor) -> torch.Tensor:
         source = self.edit.source
-        if isinstance(source, Direction):
-            return self.apply(index, x, self.run.value(source, index, x, torch.float32))
-        assert isinstance(source, CapturedDifference)  # noqa: S101  # by the table of combinations
-        value = self.run.value(source, index, x, x.dtype)
+        value = self.run.value(source, index, x)
         if value.shape[1] not in (1, x.shape[1]):
             raise ValueError(
-                f"{self.edit.name}: the hidden states were captured {source.origin}: {value.shape[1]} tokens, but the "
-                f"sampler has {x.shape[1]}. Capture with the sampler's size and image inputs, or set reduce to mean."
+                f"{self.edit.name}: {source.title} of {value.shape[1]} tokens, but the sampler has {x.shape[1]}. "
+                "Capture with the sampler's size and image inputs, or set reduce to mean."
             )
         return self.apply(index, x, self._by_row(value, x))
 
@@ -290,79 +286,3 @@ class ModuleEdit(ActiveEdit):
         for n, row in enumerate(range(len(x)) if rows is None else rows):
             order[row] = n % batch
         return value[order.to(value.device)]
-
-
-class ForkedEdit(ActiveEdit):
-    """Changes a tensor of cross-attention towards what it is with another text and the same hidden state."""
-
-    _value: torch.Tensor | None = None
-    _records = False
-
-    def end(self) -> None:
-        super().end()
-        self._value = None
-
-    def hooks(self, block: nn.Module, index: int) -> Iterator[Hook]:
-        if index not in self.blocks:
-            return
-        leaf = self.site.module(block)
-        reads = ContextArgument(self.run.model.context.name, 1)
-
-        def text_leaf(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> Any:
-            if not self.acts:
-                return None
-            with extra_pass():
-                value = module(self.run.prompts.context(self, args[0]))
-            return self.apply(index, output, value)
-
-        def fork(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if not self.acts:
-                return
-            other, named = reads.replace(args, kwargs, self.run.prompts.context(self, reads.read(args, kwargs)))
-            self._records = True
-            try:
-                with extra_pass():
-                    module(*other, **named)
-            finally:
-                self._records = False
-
-        def at_leaf(x: torch.Tensor) -> torch.Tensor | None:
-            if self._records:
-                self._value = x
-            elif self.acts:
-                if self._value is None or self._value.shape != x.shape:
-                    raise RuntimeError(
-                        f"{self.edit.name}: site {self.edit.site} of {self.run.model.name} was not reached with the "
-                        "injected prompt. Use site context with this model."
-                    )
-                value, self._value = self._value, None
-                return self.apply(index, x, value)
-            return None
-
-        if self.site.reads_text:
-            yield leaf.register_forward_hook(hidden_from_compile(text_leaf))
-            return
-        attention = block.get_submodule("cross_attn" if hasattr(block, "cross_attn") else "attn2")
-        yield attention.register_forward_pre_hook(hidden_from_compile(fork), with_kwargs=True)
-        if self.site.end == "input":
-
-            def change_input(module: nn.Module, args: tuple[Any, ...]) -> Any:
-                x = at_leaf(args[0])
-                return None if x is None else (x, *args[1:])
-
-            yield leaf.register_forward_pre_hook(hidden_from_compile(change_input))
-        else:
-
-            def change_output(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> Any:
-                return at_leaf(output)
-
-            yield leaf.register_forward_hook(hidden_from_compile(change_output))
-
-
-def kind_of(edit: Edit) -> type[ActiveEdit]:
-    """The class that gets at an edit's value."""
-    if edit.site == "context":
-        return ContextEdit
-    if isinstance(edit.source, SecondStream):
-        return StreamEdit
-    return ForkedEdit if isinstance(edit.source, Prompt) else ModuleEdit

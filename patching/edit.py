@@ -165,6 +165,10 @@ class EditStack:
     def append(self, *edits: Edit) -> EditStack:
         return replace(self, edits=(*self.edits, *edits))
 
+    def extend(self, other: EditStack) -> EditStack:
+        """The stack with the edits and transforms of another after its own."""
+        return replace(self, edits=(*self.edits, *other.edits), transforms=(*self.transforms, *other.transforms))
+
     def transform(self, transform: ContextTransform) -> EditStack:
         """The stack with one more transform of every context edit's injected prompt."""
         return replace(self, transforms=(*self.transforms, transform))

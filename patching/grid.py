@@ -13,6 +13,10 @@ def format_grid(grid: Grid) -> str:
     return " x ".join(map(str, grid)) + " (frames x height x width)"
 
 
+CHANNELS_5B = 48
+"""Of the latents of Wan 2.2 5B."""
+
+
 @dataclass(frozen=True)
 class Size:
     """Of a video: width and height in pixels, and frames. Defaults are Wan's 480p at 81 frames."""
@@ -21,10 +25,11 @@ class Size:
     height: int = 480
     frames: int = 81
 
-    def latent(self, downscale: int) -> Grid:
+    def latent(self, channels: int) -> Grid:
         """Frames, height and width of its latents; the VAE compresses 4 frames into one, after the first.
 
         Args:
-            downscale: pixels per latent: 8, or 16 for Wan 2.2 5B.
+            channels: of the latents; a VAE of 48 compresses 16 pixels into one, others 8.
         """
+        downscale = 16 if channels == CHANNELS_5B else 8
         return (self.frames - 1) // 4 + 1, self.height // downscale, self.width // downscale

@@ -22,7 +22,7 @@ from ..embeddings.text_embeds import EmbedsError, TextEmbeds
 from .edit import Edit, EditStack, Window
 from .operations import OPERATIONS, Operation
 from .selection import Selection, Term
-from .sources import SOURCES
+from .sources import SOURCES, Source
 from .strengths import Explicit, Pattern, Product, Uniform
 from .transforms import Boost, ContextTransform, ForceDifference
 
@@ -34,7 +34,7 @@ VALUES: dict[str, type[Any]] = {
     cls.__name__: cls
     for cls in (
         EditStack, Edit, Window, TextEmbeds, Uniform, Explicit, Pattern, Product, Selection, Term, Boost,
-        ForceDifference, *SOURCES.values(),
+        ForceDifference,
     )
 }  # fmt: skip
 
@@ -130,7 +130,7 @@ def load_recipe(path: str | Path) -> EditStack:
 
 
 def _known() -> dict[str, type[Any]]:
-    return {**VALUES, **OPERATIONS}
+    return {**VALUES, **SOURCES, **OPERATIONS}
 
 
 def _read(value: Any, wanted: Any, tensors: Mapping[str, torch.Tensor], where: str, depth: int) -> Any:
@@ -204,6 +204,8 @@ def _read_object(value: Mapping[str, Any], wanted: Any, tensors: Any, where: str
 def _fits(cls: type[Any], name: str, wanted: Any) -> bool:
     if wanted is Operation:
         return name in OPERATIONS
+    if wanted is Source:
+        return name in SOURCES
     if wanted is ContextTransform:
         return cls in (Boost, ForceDifference)
     return isinstance(wanted, type) and issubclass(cls, wanted)

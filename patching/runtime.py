@@ -19,13 +19,14 @@ import torch
 from torch import nn
 
 from ..embeddings.text_embeds import TextEmbeds
-from .active import ActiveEdit, ContextEdit, hidden_from_compile, kind_of
+from .active import ActiveEdit, ContextEdit, ModuleEdit, StreamEdit, hidden_from_compile
 from .conflicts import warn_about_replaced_forwards
 from .edit import Edit, EditStack
+from .forked import ForkedEdit
 from .grid import Grid
 from .output_change import OutputChange
 from .prompts import Prompts, Rows
-from .sources import CapturedDifference, Direction
+from .sources import CapturedDifference, Prompt, SecondStream
 from .statistics import Observer, StepStatistics
 from .views import block_pattern
 from .wan_model import ContextArgument, WanModel, unwrap
@@ -226,20 +227,20 @@ class Run:
             self._sigma = self._read_sigma()
         return self._sigma
 
-    def value(
-        self, source: CapturedDifference | Direction, index: int, x: torch.Tensor, dtype: torch.dtype
-    ) -> torch.Tensor:
-        """What a source has for block `index`, on the device of x; moved there once per run."""
+    def value(self, source: Any, index: int, x: torch.Tensor) -> torch.Tensor:
+        """What a source that is not text has for block `index`, on the device of x; moved there once per run."""
         given = source.tensor(index)
         if given.shape[-1] != x.shape[-1]:
             raise ValueError(
                 f"{source.title[0].upper()}{source.title[1:]} is {given.shape[-1]} wide, but the tensor that it "
                 f"changes in block {index} of {self.model.name} is {x.shape[-1]} wide. Take it from this model."
             )
-        key = id(source), given.data_ptr(), dtype, x.device
+        key = id(source), given.data_ptr(), x.dtype, x.device
         if key not in self._values:
-            self._values[key] = given.to(x.device, dtype)
-        return self._values[key]
+            # A captured difference is large, so it is rounded here and not in every call.
+            self._values[key] = given.to(x.device, x.dtype if isinstance(source, CapturedDifference) else None)
+        moved = self._values[key]
+        return source.at(moved, self.sigma) if hasattr(source, "at") else moved
 
     def check_skipped(self, replaced: Collection[int]) -> None:
         """After a model call: raise RuntimeError if the host left out a block that a hidden edit is to change.
@@ -292,6 +293,15 @@ class Run:
         blocks = {index for active in new if active.edit.site == "context" for index in active.blocks}
         if new:
             warn_about_replaced_forwards(self.model, sorted(blocks))
+
+
+def kind_of(edit: Edit) -> type[ActiveEdit]:
+    """The class that gets at an edit's value."""
+    if edit.site == "context":
+        return ContextEdit
+    if isinstance(edit.source, SecondStream):
+        return StreamEdit
+    return ForkedEdit if isinstance(edit.source, Prompt) else ModuleEdit
 
 
 def _warn_if_unused(edits: Iterable[ActiveEdit]) -> None:

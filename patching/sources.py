@@ -8,15 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 
 from ..embeddings.text_embeds import TextEmbeds
 from .grid import Grid, format_grid
 from .sites import SITES
+from .wan_model import WanModel
 
 Gives = Literal["state", "difference"]
+
+
+class Source(Protocol):
+    """What every source says of itself.
+
+    One that is not text also has `tensor(block) -> [batch or 1, tokens or 1, dim]` on the CPU, which the runtime moves
+    to the device once per run, and may have `at(tensor, sigma)`, which makes of it there what holds at a noise level.
+    """
+
+    gives: ClassVar[Gives]
+    sites: ClassVar[tuple[str, ...]]
+    title: ClassVar[str]
+
+    def describe(self) -> dict[str, Any]:
+        """As plain values, for people."""
+
+    def check(self, model: WanModel, site: str, edit: str) -> None:
+        """Raise ValueError, beginning with the name `edit`, when it does not fit the model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +47,15 @@ class Prompt:
 
     embeds: TextEmbeds
 
-    gives = "state"
-    sites = tuple(name for name, site in SITES.items() if site.follows_text)
-    title = "a prompt"
+    gives: ClassVar[Gives] = "state"
+    sites: ClassVar[tuple[str, ...]] = tuple(name for name, site in SITES.items() if site.follows_text)
+    title: ClassVar[str] = "a prompt"
 
     def describe(self) -> dict[str, Any]:
         return self.embeds.describe()
+
+    def check(self, model: WanModel, site: str, edit: str) -> None:
+        check_width(self.embeds, model, f"{edit}: the injected embeddings are")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,12 +64,25 @@ class SecondStream:
 
     embeds: TextEmbeds
 
-    gives = "state"
-    sites = ("hidden",)
-    title = "a second stream"
+    gives: ClassVar[Gives] = "state"
+    sites: ClassVar[tuple[str, ...]] = ("hidden",)
+    title: ClassVar[str] = "a second stream"
 
     def describe(self) -> dict[str, Any]:
         return self.embeds.describe()
+
+    def check(self, model: WanModel, site: str, edit: str) -> None:
+        check_width(self.embeds, model, f"{edit}: the injected embeddings are")
+        if model.control_blocks:
+            raise ValueError(
+                f"{edit}: {model.name} is a VACE model, whose control blocks add to the hidden state; a second stream "
+                "cannot follow them. Use injection_mode context."
+            )
+        if getattr(model.module, "audio_injector", None) is not None:
+            raise ValueError(
+                f"{edit}: {model.name} is an S2V model, whose audio layers change the hidden state between blocks; a "
+                "second stream cannot follow them. Use injection_mode context."
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,9 +105,9 @@ class CapturedDifference:
     relative_l2: float
     identity: str = ""
 
-    gives = "difference"
-    sites = ("hidden",)
-    title = "a captured difference"
+    gives: ClassVar[Gives] = "difference"
+    sites: ClassVar[tuple[str, ...]] = ("hidden",)
+    title: ClassVar[str] = "a captured difference"
 
     def __post_init__(self) -> None:
         shapes = {tuple(d.shape[1:]) for d in self.deltas}
@@ -100,6 +135,13 @@ class CapturedDifference:
             "relative_l2": self.relative_l2,
         }
 
+    def check(self, model: WanModel, site: str, edit: str) -> None:
+        if model.width not in (None, self.width):
+            raise ValueError(
+                f"{edit}: the hidden states are {self.width} wide, but that of {model.name} is {model.width} wide. "
+                "Capture them from this model."
+            )
+
     def check_grid(self, grid: Grid, label: str) -> None:
         """Raise ValueError unless the difference fits a sampler's grid of tokens."""
         if self.grid is not None and self.grid != grid:
@@ -118,9 +160,9 @@ class Direction:
 
     vector: torch.Tensor
 
-    gives = "difference"
-    sites = tuple(SITES)
-    title = "a direction"
+    gives: ClassVar[Gives] = "difference"
+    sites: ClassVar[tuple[str, ...]] = tuple(SITES)
+    title: ClassVar[str] = "a direction"
 
     def __post_init__(self) -> None:
         v = self.vector
@@ -139,6 +181,17 @@ class Direction:
         """What block `block` gets, [1, 1, dim] on the CPU."""
         return (self.vector if self.vector.dim() == 1 else self.vector[block])[None, None]
 
+    def check(self, model: WanModel, site: str, edit: str) -> None:
+        if self.vector.dim() == 2 and len(self.vector) != model.block_count:
+            raise ValueError(
+                f"{edit}: the direction has vectors for {len(self.vector)} blocks, but {model.name} has "
+                f"{model.block_count}."
+            )
+        if model.width not in (None, self.width):
+            raise ValueError(
+                f"{edit}: the direction is {self.width} wide, but {site} of {model.name} is {model.width} wide."
+            )
+
     def describe(self) -> dict[str, Any]:
         return {"direction": list(self.vector.shape), "norm": float(self.vector.norm(dim=-1).mean())}
 
@@ -148,5 +201,18 @@ def prompt_at(site: str, embeds: TextEmbeds) -> Prompt | SecondStream:
     return SecondStream(embeds) if site == "hidden" else Prompt(embeds)
 
 
-Source = Prompt | SecondStream | CapturedDifference | Direction
+def check_width(embeds: TextEmbeds, model: WanModel, subject: str) -> None:
+    """Raise ValueError unless the embeddings are as wide as the text that the model projects.
+
+    Args:
+        subject: beginning of the message: what the embeddings are, with its verb.
+    """
+    if embeds.width != model.text_width:
+        raise ValueError(
+            f"{subject} {embeds.width} wide, but {model.name} projects text of width {model.text_width}. "
+            "Encode the prompt with the text encoder that belongs to this model (UMT5-XXL)."
+        )
+
+
 SOURCES: dict[str, type[Any]] = {cls.__name__: cls for cls in (Prompt, SecondStream, CapturedDifference, Direction)}
+"""Sources that a file may name."""

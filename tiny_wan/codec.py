@@ -90,13 +90,18 @@ class Codec(nn.Module):
         self.matrix.div_((latents - offset.view(1, -1, 1, 1, 1)).pow(2).mean().sqrt())
 
 
-def train_decoder(codec: Codec, seed: int, steps: int, progress: Callable[[Iterable[int]], Iterable[int]]) -> None:
-    """Train the decoder on clips made as it goes.
+def train_decoder(
+    decoder: nn.Module, codec: Codec, seed: int, steps: int, progress: Callable[[Iterable[int]], Iterable[int]]
+) -> None:
+    """Train a decoder of the codec's latents on clips made as it goes.
 
     Latents get noise of a random size up to a third of their own, as a sampler's latents are never exact.
+
+    Args:
+        decoder: takes latents [count, 16, GRID, GRID] and gives pictures [count, 3, size, size] in 0..1, of any size.
     """
     generator = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.AdamW(codec.decoder.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.0)
+    optimiser = torch.optim.AdamW(decoder.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.0)
     for step in progress(range(steps)):
         optimiser.param_groups[0]["lr"] = 2e-3 * min(1, (step + 1) / 50) * min(1, 2 * (1 - step / steps))
         video = render(draw(12, generator), generator)
@@ -105,18 +110,27 @@ def train_decoder(codec: Codec, seed: int, steps: int, progress: Callable[[Itera
         latents = codec.encode(video)
         noise = torch.randn(latents.shape, generator=generator)
         latents = latents + 0.33 * torch.rand(len(video), 1, 1, 1, 1, generator=generator) * noise
-        difference = codec.decode(latents) - video
+        decoded = decoder(latents.transpose(1, 2).flatten(0, 1))
+        difference = decoded - scaled(video.flatten(0, 1), decoded.shape[-1])
         loss = difference.abs().mean() + 2 * difference.square().mean()
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(codec.decoder.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         optimiser.step()
 
 
-def save_codec(codec: Codec, path: Path) -> None:
+def scaled(pictures: torch.Tensor, size: int) -> torch.Tensor:
+    """Pictures [count, 3, rows, columns] at another size."""
+    if pictures.shape[-1] == size:
+        return pictures
+    return nn.functional.interpolate(pictures, (size, size), mode="bilinear", antialias=True)
+
+
+def save(module: nn.Module, path: Path) -> None:
+    """Write a module's parameters in fp16."""
     from safetensors.torch import save_file
 
-    save_file({name: value.half().contiguous() for name, value in codec.state_dict().items()}, path)
+    save_file({name: value.half().contiguous() for name, value in module.state_dict().items()}, path)
 
 
 def load_codec(path: Path) -> Codec:

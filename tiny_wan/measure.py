@@ -12,9 +12,10 @@ import torch
 
 from .codec import CHANNELS, GRID, load_codec
 from .data import FRAMES, NAMES, caption_of
+from .edits import inject
 from .readouts import Reading, accuracy, moved, read
 from .text import encode
-from .wan_pipeline import CALL, CODEC, decode, pipeline
+from .wan_pipeline import CALL, CODEC, TRANSFORMER, decode, pipeline
 
 # Pairs of trained captions that differ in all four attributes.
 PAIRS = (
@@ -27,13 +28,13 @@ PAIRS = (
 class Sampler:
     """Samples clips through the stock pipeline, with noise that depends on the seed alone."""
 
-    def __init__(self, weights: Path) -> None:
+    def __init__(self, weights: Path = TRANSFORMER) -> None:
         self.pipe = pipeline(weights)
 
-    def latents(self, text: str, seed: int, negative: str = "") -> torch.Tensor:
-        """Latents of one clip, [1, 16, 5, 8, 8]."""
+    def latents(self, prompt: str | torch.Tensor, seed: int = 0, negative: str = "") -> torch.Tensor:
+        """Latents of one clip, [1, 16, 5, 8, 8], of a caption or of text embeddings [1, 512, 4096]."""
         out: torch.Tensor = self.pipe(
-            prompt_embeds=encode(text),
+            prompt_embeds=encode(prompt) if isinstance(prompt, str) else prompt,
             negative_prompt_embeds=encode(negative),
             latents=noise([seed]),
             output_type="latent",
@@ -41,8 +42,8 @@ class Sampler:
         ).frames
         return out
 
-    def read(self, text: str, seed: int, negative: str = "") -> dict[str, Reading]:
-        return read(decode(self.latents(text, seed, negative)))
+    def read(self, prompt: str | torch.Tensor, seed: int = 0, negative: str = "") -> dict[str, Reading]:
+        return read(decode(self.latents(prompt, seed, negative)))
 
 
 def noise(seeds: list[int]) -> torch.Tensor:
@@ -68,16 +69,20 @@ def accuracy_of(sampler: Sampler, attributes: torch.Tensor, batch: int = 20) -> 
     return accuracy(torch.cat(videos), attributes)
 
 
-def spread(values: list[float]) -> str:
-    """Mean and standard deviation, as text."""
+def mean(values: list[float]) -> float:
+    """Mean of those that are numbers; NaN if none is."""
     known = [value for value in values if not math.isnan(value)]
-    return f"{statistics.mean(known):6.2f} +-{statistics.pstdev(known):4.2f}" if known else f"{'-':>12}"
+    return statistics.mean(known) if known else math.nan
+
+
+def spread(values: list[float]) -> str:
+    """Mean and standard deviation of those that are numbers, as text."""
+    known = [value for value in values if not math.isnan(value)]
+    return f"{mean(known):.2f} +-{statistics.pstdev(known):.2f}" if known else "same in both"
 
 
 def block_table(sampler: Sampler, seeds: int = 2) -> str:
     """A table: the second prompt in each block alone and in each third, how far it moves each attribute."""
-    from ..patching.hosts.diffusers import inject
-
     count = len(sampler.pipe.transformer.blocks)
     plain = {(text, seed): sampler.read(text, seed) for pair in PAIRS for text in pair for seed in range(seeds)}
 
@@ -90,7 +95,7 @@ def block_table(sampler: Sampler, seeds: int = 2) -> str:
                 with editing:
                     yield moved(sampler.read(first, seed), plain[first, seed], plain[second, seed])
 
-    lines = [f"{'blocks':<8}" + "".join(f"{kind:>14}" for kind in NAMES)]
+    lines = [f"{'blocks':<8}" + "".join(f"{kind:>16}" for kind in NAMES)]
     third = count // 3
     for blocks in (
         "all",
@@ -100,5 +105,5 @@ def block_table(sampler: Sampler, seeds: int = 2) -> str:
         f"{2 * third + 1}-{count - 1}",
     ):
         found = list(figures(blocks))
-        lines.append(f"{blocks:<8}" + "".join(f"{spread([row[kind] for row in found]):>14}" for kind in NAMES))
+        lines.append(f"{blocks:<8}" + "".join(f"{spread([row[kind] for row in found]):>16}" for kind in NAMES))
     return "\n".join(lines)

@@ -4,7 +4,7 @@
 
 The same command continues from DIR's checkpoint. Every step draws its clips, captions and noise from (seed, step), so
 an interrupted run goes on with the batches that an uninterrupted one has. DIR gets `codec.safetensors`,
-`transformer.safetensors` and `log.jsonl`.
+`comfy_vae.safetensors`, `transformer.safetensors` and `log.jsonl`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import functools
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from .codec import Codec, load_codec, save_codec, train_decoder
+from .codec import Codec, load_codec, save, train_decoder
+from .comfy_vae import FrameDecoder
 from .data import caption_of, draw, render
 from .model import build, initialise
 from .muon import Muon
@@ -27,6 +28,7 @@ from .objective import PLACES, Captions, Trainee, noise_levels, sample
 from .readouts import accuracy
 
 CODEC_STEPS = 2500
+VAE_STEPS = 1200
 DECAY = 0.995  # of the moving average that is delivered
 CONSTANT = 0.5  # part of training before the learning rate falls
 REPORT = 100  # steps between two lines of the log
@@ -178,9 +180,23 @@ def make_codec(folder: Path, steps: int) -> Codec:
         torch.manual_seed(0)
         codec = Codec()
         codec.fit_encoder()
-        train_decoder(codec, 0, steps, functools.partial(tqdm, desc="Decoder", unit="step"))
-        save_codec(codec, path)
+        train_decoder(codec.decoder, codec, 0, steps, functools.partial(tqdm, desc="Decoder", unit="step"))
+        save(codec, path)
     return load_codec(path)
+
+
+def make_frame_decoder(folder: Path, codec: Codec, steps: int, compiled: bool) -> None:
+    """The folder's decoder for ComfyUI, where it has none. It is the same for every `--seed`."""
+    from tqdm import tqdm
+
+    path = folder / "comfy_vae.safetensors"
+    if path.exists():
+        return
+    torch.manual_seed(0)
+    decoder = FrameDecoder()
+    trained = cast(nn.Module, torch.compile(decoder)) if compiled else decoder
+    train_decoder(trained, codec, 0, steps, functools.partial(tqdm, desc="Decoder for ComfyUI", unit="step"))
+    save(decoder, path)
 
 
 def parse_arguments(given: list[str] | None = None) -> argparse.Namespace:
@@ -191,6 +207,7 @@ def parse_arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--lr", type=float, default=0.02, help="of Muon; AdamW's follows the same course")
     parser.add_argument("--codec-steps", type=int, default=CODEC_STEPS)
+    parser.add_argument("--vae-steps", type=int, default=VAE_STEPS)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="where no C++ compiler is at hand")
     return parser.parse_args(given)
@@ -202,6 +219,7 @@ def main(given: list[str] | None = None) -> None:
     arguments = parse_arguments(given)
     arguments.output.mkdir(parents=True, exist_ok=True)
     codec = make_codec(arguments.output, arguments.codec_steps)
+    make_frame_decoder(arguments.output, codec, arguments.vae_steps, arguments.compile)
     training = Training(codec, arguments)
     training.resume(arguments.output)
     figures: list[dict[str, float]] = []

@@ -1,14 +1,12 @@
-"""Pictures of every node, as both renderers draw it: python -m tools.screenshots [NodeId ... | examples]
+"""Pictures of every node, as both renderers draw it: python -m tools.screenshots [NodeId ...]
 
 Needs what tests/browser needs. Writes docs/images/NodeId.png, left the classic canvas, right Nodes 2.0; nodes that edit
-or show blocks also in the light theme and into web/docs/images, where the help pages find them. `examples` writes
-the thumbnails of example_workflows instead: this pack's nodes in each, on the classic canvas.
+or show blocks also in the light theme and into web/docs/images, where the help pages find them.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -90,44 +88,6 @@ def picture(page: GraphPage, kind: str) -> Image.Image:
     return Image.open(io.BytesIO(page.page.screenshot(clip=clip))).convert("RGB")
 
 
-def thumbnail(page: GraphPage, path: Path) -> Image.Image:
-    """This pack's nodes of a workflow file and what shows their results."""
-    page.load(json.loads(path.read_text(encoding="utf-8")))
-    page.page.keyboard.press("Escape")  # the list of models that are not here
-    page.js(
-        """() => { const c = app.canvas, ours = app.graph._nodes.filter(n =>
-            n.constructor.nodeData?.category?.startsWith('WanVideo/Activation Editor') || n.type.startsWith('Preview'));
-        const edge = (f, g) => f(...ours.map(g));
-        const x = edge(Math.min, n => n.pos[0]) - 40, y = edge(Math.min, n => n.pos[1]) - 110;
-        const w = edge(Math.max, n => n.pos[0] + n.size[0]) + 40 - x;
-        const h = edge(Math.max, n => n.pos[1] + n.size[1]) + 40 - y;
-        const [width, height] = [innerWidth - 100, innerHeight - 130];
-        c.ds.scale = Math.min(1, width / w, height / h);
-        c.ds.offset[0] = (80 + (width - w * c.ds.scale) / 2) / c.ds.scale - x;
-        c.ds.offset[1] = (60 + (height - h * c.ds.scale) / 2) / c.ds.scale - y; c.setDirty(true, true); }"""
-    )
-    page.page.wait_for_timeout(1200)
-    page.js(
-        """() => { for (const e of document.querySelectorAll('div, section, aside'))  // models that are not here
-            if (/issues? found/.test(e.innerText) && e.innerText.length < 200) e.style.visibility = 'hidden';
-        for (const n of app.graph._nodes) n.has_errors = false;
-        app.canvas.setDirty(true, true); }"""
-    )
-    page.page.wait_for_timeout(300)
-    taken = Image.open(io.BytesIO(page.page.screenshot())).convert("RGB")
-    return taken.crop((80, 95, taken.width - 20, taken.height - 30))
-
-
-def write_thumbnails(browser: Any, server: ComfyServer) -> None:
-    page = GraphPage.open(browser, server, vue=False)
-    for path in sorted((REPOSITORY / "example_workflows").glob("*.json")):
-        taken = thumbnail(page, path)
-        taken.thumbnail((720, 720))
-        taken.save(path.with_suffix(".jpg"), quality=72, optimize=True)
-        sys.stdout.write(f"{path.stem}.jpg: {path.with_suffix('.jpg').stat().st_size / 1024:.0f} KB\n")
-    page.close()
-
-
 def write(path: Path, pictures: list[Image.Image]) -> None:
     """Side by side, in 64 colours."""
     out = Image.new(
@@ -152,8 +112,6 @@ def main(wanted: list[str]) -> None:
         try:
             server.start()
             server.call("/settings", QUIET)
-            if wanted == ["examples"]:
-                return write_thumbnails(browser, server)
             kinds = wanted or node_ids(server)
             taken: dict[tuple[str, bool], list[Image.Image]] = {}
             for light in (False, True):

@@ -1,23 +1,26 @@
-"""The hosts that run Wan models.
-
-Each module has owns, wan_model, with_stack, projection_weights, capture and identity.
-"""
+"""The hosts that run Wan models, each a module of the form of `protocol.Host`."""
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
-from . import comfy_native, wan_video_wrapper
+from . import comfy_native, diffusers, wan_video_wrapper
+from .protocol import GraphHost, Host
+
+_wrapper: GraphHost = wan_video_wrapper
+_native: GraphHost = comfy_native
+_diffusers: Host = diffusers
+GRAPH_HOSTS = (_wrapper, _native)
+HOSTS = (_wrapper, _native, _diffusers)
 
 
-def host_of(model: Any) -> ModuleType:
-    """The host module of a value from a MODEL or WANVIDEOMODEL socket.
+def host_of(model: Any) -> GraphHost:
+    """The host of a value from a MODEL or WANVIDEOMODEL socket.
 
     Raises:
-        TypeError: it is neither.
+        TypeError: no host owns it.
     """
-    for host in (wan_video_wrapper, comfy_native):
+    for host in GRAPH_HOSTS:
         if host.owns(model):
             return host
     raise TypeError(

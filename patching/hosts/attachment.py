@@ -15,7 +15,7 @@ from ..edit import EditStack
 from ..passes import in_extra_pass
 from ..runtime import Run
 from ..wan_model import discover
-from .compile import eager, is_compiled
+from .compile import eager, edits_inside, is_compiled
 
 COMPILE_SETTING = "pipe.transformer.compile_repeated_blocks()"
 
@@ -38,7 +38,7 @@ class Attachment:
         self._branch = "cond"  # outside of a cache context every call is taken for the prompt's
         self._thread: int | None = None  # in which a call is in progress
         self._exits = contextlib.ExitStack()
-        self._hook(transformer)
+        self._hook()
 
     def open(self, token: object, stack: EditStack, scheduler: Any) -> None:
         """Let a stack act for context `token`, after those that act already."""
@@ -73,9 +73,8 @@ class Attachment:
                 "Give each thread a transformer of its own, or let them take turns."
             )
 
-    def _hook(self, transformer: Any) -> None:
+    def _hook(self) -> None:
         module: Any = self.model.module
-        self._exits.enter_context(eager(is_compiled(transformer), COMPILE_SETTING))
         before = torch.compiler.disable(self._begin)  # type: ignore[no-untyped-call]
         after = torch.compiler.disable(self._end)  # type: ignore[no-untyped-call]
         self._exits.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
@@ -140,8 +139,10 @@ def attached(transformers: list[Any], stack: EditStack, scheduler: Any) -> Itera
     """
     token = object()
     modules = [discover(transformer).module for transformer in transformers]
-    completed = False
+    completed, exits = False, contextlib.ExitStack()
     try:
+        for transformer in transformers:
+            exits.enter_context(compile_stance(transformer, stack))
         with _lock:
             for module, transformer in zip(modules, transformers, strict=True):
                 if module not in _attachments:
@@ -153,12 +154,20 @@ def attached(transformers: list[Any], stack: EditStack, scheduler: Any) -> Itera
             _attachments[module].check_idle("close the context of")
         completed = True
     finally:
+        exits.close()
         _open.set(_open.get() - {token})
         with _lock:
             for module in modules:
                 # With two transformers, one of them may rightly see no step of the window.
                 if module in _attachments and _attachments[module].close(token, completed and len(modules) == 1):
                     del _attachments[module]
+
+
+def compile_stance(transformer: Any, stack: EditStack) -> contextlib.AbstractContextManager[Any]:
+    """Lets the edits be reached where the transformer or its blocks are compiled."""
+    model = discover(transformer)
+    inside = edits_inside(stack, model) and any(map(is_compiled, model.module.blocks))  # type: ignore[arg-type]
+    return eager(COMPILE_SETTING, whole=is_compiled(transformer), inside=inside)
 
 
 def progress(t: torch.Tensor, scheduler: Any) -> float:

@@ -9,30 +9,30 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 
-from ..capture import Capture, HiddenStates
-from ..checks import check_stack, warn_about_cache
+from ...embeddings.text_embeds import EmbedsError, TextEmbeds, is_wrapper_embeds
+from ..capture import HiddenStates
+from ..checks import check_frames, check_stack, warn_about_cache
 from ..edit import KEY, EditStack, stack_of
-from ..fingerprint import fingerprint, unwrapped
-from ..grid import Size, format_grid
+from ..fingerprint import fingerprint as digest
+from ..fingerprint import unwrapped
 from ..projection import readable_weights
 from ..runtime import Run
 from ..wan_model import WanModel, discover, unwrap
-from .compile import eager
+from .compile import eager, edits_inside, is_compiled
 from .status import observer_for
 
 NAME = "ComfyUI"
 MAX_PROMPT_TOKENS = None  # long prompts are not cut
 SAMPLING_KEY = KEY + "_sampling"
-CAPTURE_KEY = KEY + "_capture"
 
 COMPILE_SETTING = "compile the blocks, not the whole diffusion_model"
 
-_CHANNELS_5B = 48  # latent channels of Wan 2.2 5B, whose VAE compresses 16 pixels into one
-_APPLY_MODEL = "apply_model"  # comfy.patcher_extension.WrappersMP.APPLY_MODEL
+APPLY_MODEL = "apply_model"  # comfy.patcher_extension.WrappersMP.APPLY_MODEL
 
 
 def owns(model: Any) -> bool:
@@ -68,83 +68,32 @@ def without_stack(model: Any) -> Any:
     return clone
 
 
-def _without_windows(model: Any) -> Any:
-    """The clone `model` without ComfyUI's context windows, so that one call sees the whole video."""
-    model.model_options.pop("context_handler", None)
-    for kind in ("prepare_sampling", "sampler_sample"):
-        model.remove_wrappers_with_key(kind, f"ContextWindows_{kind}")
-    return model
+def run(model: Any, stack: EditStack) -> AbstractContextManager[Any]:
+    """The clone that carries the edits; its samplers do the rest."""
+    return contextlib.nullcontext(with_stack(model, stack))
 
 
-def capture(
-    model: Any,
-    text_embeds: Any,
-    count: int,
-    every: bool = False,
-    *,
-    size: Size,
-    seed: int = 0,
-    sigma: float = 1.0,
-    latent: Any = None,
-    image_embeds: Any = None,
-    after_block: Callable[[int], None] | None = None,
-    **known: Any,
-) -> HiddenStates:
-    """Run the first `count` blocks on a prompt, through ComfyUI's sampling with one step.
+def capture(model: Any, text_embeds: Any, count: int, every: bool = False, **more: Any) -> HiddenStates:
+    """See native_capture.py."""
+    from .native_capture import capture
 
-    The step's model call hands back zeros where it is cut, as do later ones, and the sampler then ends as it always
-    does. Edits and context windows are left out.
+    return capture(without_stack(model), text_embeds, count, every, **more)
 
-    Args:
-        model: MODEL.
-        text_embeds: CONDITIONING of one prompt, with the images of image-to-video models in it.
-        count, every, after_block: see `Capture`.
-        size: of the video, without `latent`.
-        seed: seed of the noise.
-        sigma: noise level, above 0 to 1.
-        latent: LATENT to which the noise is added, with its noise_mask; one of zeros stands for no video.
-        image_embeds: None; the wrapper's.
-        known: see `Capture.result`.
 
-    Raises:
-        ValueError: image_embeds, or several prompts.
-    """
-    import comfy.sample
-    import comfy.samplers
+def check_prompts(main: TextEmbeds, injected: TextEmbeds, edit: str) -> None:
+    """Any prompts go together."""
 
-    if image_embeds is not None:
-        raise ValueError(
-            "image_embeds goes with a WANVIDEOMODEL. A native MODEL takes its images in the CONDITIONING "
-            "(WanImageToVideo); connect that to text_embeds and its latent to latent."
+
+def check_embeds(text_embeds: Any) -> None:
+    """Raise EmbedsError for the wrapper's embeddings."""
+    if is_wrapper_embeds(text_embeds):
+        raise EmbedsError(
+            "text_embeds is WANVIDEOTEXTEMBEDS, but the model is a native MODEL. Connect CONDITIONING from "
+            "CLIP Text Encode."
         )
-    if len(text_embeds) != 1:
-        raise ValueError(f"text_embeds combines {len(text_embeds)} prompts. Capture one at a time.")
-    given = dict(latent or {})
-    samples = given.get("samples")
-    if samples is None:
-        channels = model.get_model_object("latent_format").latent_channels
-        samples = torch.zeros(1, channels, *size.latent(16 if channels == _CHANNELS_5B else 8))
-    clone = _without_windows(without_stack(model))
-    samples = comfy.sample.fix_empty_latent_channels(clone, samples)
-    noise = comfy.sample.prepare_noise(samples, seed, given.get("batch_index"))
-    running = Capture(wan_model(clone), count, every, after_block)
-
-    def stop_here(executor: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        whole = hasattr(executor.class_obj.diffusion_model, "_orig_mod")
-        with eager(whole, COMPILE_SETTING):
-            return running.stoppable(lambda: executor(x, *args, **kwargs), x)
-
-    clone.add_wrapper_with_key(_APPLY_MODEL, CAPTURE_KEY, stop_here)
-    euler = comfy.samplers.sampler_object("euler")
-    sigmas, mask = torch.tensor([sigma, 0.0]), given.get("noise_mask")
-    with running:
-        comfy.sample.sample_custom(
-            clone, noise, 1.0, euler, sigmas, text_embeds, [], samples, noise_mask=mask, disable_pbar=True, seed=seed
-        )
-    return running.result(seed=seed, **known)
 
 
-def identity(model: Any) -> str:
+def fingerprint(model: Any) -> str:
     """Fingerprint of the model's weights, patches and options, without the pack's edits.
 
     Raises:
@@ -167,7 +116,7 @@ def identity(model: Any) -> str:
         "function": options.get("model_function_wrapper"),
         "dtype": str(plain.model.get_dtype()),
     }
-    return fingerprint(values, sampled=True)
+    return digest(values, sampled=True)
 
 
 def projection_weights(model: Any) -> Mapping[str, torch.Tensor] | None:
@@ -323,12 +272,7 @@ def _check_windows(stack: EditStack, handler: Any, noise: torch.Tensor) -> None:
     if length is None or getattr(handler, "dim", 2) != 2 or noise.shape[2] <= length:
         return
     for edit in stack:
-        if edit.captured is not None and edit.captured.grid is not None and edit.captured.grid[0] != length:
-            raise ValueError(
-                f"{edit.label or 'Edit'}: context windows sample {length} latent frames at a time, but the hidden "
-                f"states were captured on {format_grid(edit.captured.grid)} tokens. Capture with num_frames = "
-                f"{4 * (length - 1) + 1}, set reduce to mean, or remove the context windows node."
-            )
+        check_frames(edit, length, "the context window", "remove the context windows node")
 
 
 def _make_innermost(options: Mapping[str, Any]) -> None:
@@ -336,7 +280,7 @@ def _make_innermost(options: Mapping[str, Any]) -> None:
 
     The options are the sampler call's own copy.
     """
-    wrappers = options.get("wrappers", {}).get(_APPLY_MODEL)
+    wrappers = options.get("wrappers", {}).get(APPLY_MODEL)
     if wrappers and KEY in wrappers:
         wrappers[KEY] = wrappers.pop(KEY)
 
@@ -368,9 +312,10 @@ def apply_model(executor: Any, x: torch.Tensor, t: torch.Tensor, *args: Any, **k
     )
     completed = False
     try:
-        whole = hasattr(transformer, "_orig_mod") and run.acts
-        with run, eager(whole, COMPILE_SETTING, announce=not sampling.announced):
-            sampling.announced = sampling.announced or whole
+        whole = is_compiled(transformer) and run.acts
+        inside = run.acts and edits_inside(stack, run.model) and any(map(is_compiled, run.model.module.blocks))  # type: ignore[arg-type]
+        with run, eager(COMPILE_SETTING, whole=whole, inside=inside, announce=not sampling.announced):
+            sampling.announced = sampling.announced or whole or inside
             result = executor(x, t, *args, **kwargs)
             replaced = (options.get("patches_replace") or {}).get("dit") or {}
             run.check_skipped([key[1] for key in replaced if key[0] == "double_block"])
@@ -382,4 +327,4 @@ def apply_model(executor: Any, x: torch.Tensor, t: torch.Tensor, *args: Any, **k
 
 
 # Kinds are the values of comfy.patcher_extension.WrappersMP.
-_WRAPPERS = {"outer_sample": outer_sample, "calc_cond_batch": calc_cond_batch, _APPLY_MODEL: apply_model}
+_WRAPPERS = {"outer_sample": outer_sample, "calc_cond_batch": calc_cond_batch, APPLY_MODEL: apply_model}

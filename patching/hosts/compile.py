@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+
+from ..edit import Edit
+from ..sites import SITES
+from ..wan_model import WanModel
 
 log = logging.getLogger("wanvideo_activation_editor")
 
@@ -19,28 +23,36 @@ def is_compiled(module: Any) -> bool:
     return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
 
 
-def eager(needed: bool, setting: str, announce: bool = True) -> AbstractContextManager[Any]:
-    """A context in which torch.compile'd code runs eagerly, when `needed`; otherwise one that does nothing.
+def edits_inside(stack: Iterable[Edit], model: WanModel) -> bool:
+    """True when an edit acts at a site inside of a block, where compiled code does not see hooks that come later."""
+    return any(SITES[edit.site].paths and edit.strengths.active_blocks(model.block_count) for edit in stack)
 
-    A model that was compiled as a whole may skip module hooks without a word; per-block compilation does not.
+
+def eager(
+    setting: str, *, whole: bool = False, inside: bool = False, announce: bool = True
+) -> AbstractContextManager[Any]:
+    """A context in which torch.compile'd code runs eagerly, when it would hide hooks; else one that does nothing.
 
     Args:
-        needed: the model is compiled as a whole.
         setting: what the user changes to compile per block, for the message.
+        whole: the model is compiled as a whole, and may skip module hooks without a word.
+        inside: its blocks are compiled, and an edit is inside of one; see `edits_inside`.
         announce: log it.
 
     Raises:
         RuntimeError: needed, but this torch has no compile stance (before 2.6).
     """
-    if not needed:
+    if not (whole or inside):
         return contextlib.nullcontext()
     if not hasattr(torch.compiler, "set_stance"):
         raise RuntimeError(
-            "The model is compiled as a whole, and edits cannot reach its blocks with this version of torch "
+            "The model is compiled, and edits cannot reach its blocks with this version of torch "
             f"({torch.__version__}). Compile the blocks only ({setting}), or update torch to 2.6 or newer."
         )
-    if announce:
+    if announce and whole:
         log.warning("The model is compiled as a whole; it runs uncompiled while edited. Faster: %s.", setting)
+    elif announce:
+        log.warning("Blocks are compiled, and an edit is inside of them; the model runs uncompiled while edited.")
     return _force_eager()
 
 

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from ...embeddings import read_text_embeds
+from ...embeddings import TextEmbeds, read_text_embeds
 from ..capture import Capture, HiddenStates
 from ..checks import check_stack
 from ..difference import Reduce, captured_difference
 from ..edit import Branch, Edit, EditStack, LogLevel, Window
+from ..fingerprint import fingerprint as digest
+from ..fingerprint import unwrapped
+from ..grid import Size
 from ..operations import Add, Operation
+from ..projection import readable_weights
 from ..selection import parse_selection
 from ..sources import Direction, SecondStream
 from ..strengths import BlockStrengths, as_block_strengths
 from ..transforms import ContextTransform
-from ..wan_model import discover
+from ..wan_model import WanModel, discover, unwrap
 from .attachment import COMPILE_SETTING, attached
 from .compile import eager, is_compiled
 
 NAME = "diffusers"
+MAX_PROMPT_TOKENS = None  # given embeddings are not cut
 
 
 @contextlib.contextmanager
@@ -129,13 +134,15 @@ def inject_hidden(
 
 @torch.no_grad()
 def capture(
-    target: Any,
-    embeds: torch.Tensor,
-    latents: torch.Tensor,
+    model: Any,
+    text_embeds: torch.Tensor,
     count: int,
-    *,
-    timestep: float = 1000.0,
     every: bool = False,
+    *,
+    latents: torch.Tensor | None = None,
+    timestep: float = 1000.0,
+    size: Size | None = None,
+    seed: int = 0,
     after_block: Callable[[int], None] | None = None,
     **inputs: Any,
 ) -> HiddenStates:
@@ -144,36 +151,91 @@ def capture(
     The edits of an `inject` or `inject_hidden` around it act in that call: capture outside of them for the bare model.
 
     Args:
-        target: a diffusers Wan pipeline (its first transformer) or a Wan transformer.
-        embeds: the prompt, [batch, tokens, 4096].
-        latents: noisy latents [batch, channels, frames, height, width].
+        model: a diffusers Wan pipeline (its first transformer) or a Wan transformer.
+        text_embeds: the prompt, [batch, tokens, 4096].
         count, every, after_block: see `Capture`.
+        latents: noisy latents [batch, channels, frames, height, width]; None for noise.
         timestep: 1000 times the noise level.
+        size, seed: of the noise, without `latents`.
         inputs: further inputs of the transformer, such as `encoder_hidden_states_image`.
 
     Raises:
         ValueError: `count` is out of range, or a cache of diffusers is enabled.
     """
-    transformer = _transformers(target)[0]
-    model = discover(transformer)
-    module: Any = model.module
+    transformer = _transformers(model)[0]
+    parts = discover(transformer)
+    module: Any = parts.module
     _check_no_cache(module, "capture")
+    if latents is None:
+        channels = module.config.in_channels
+        shape = (1, channels, *(size or Size()).latent(channels))
+        latents = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(module.device)
     device, dtype = latents.device, module.dtype
-    running = Capture(model, count, every, after_block)
+    running = Capture(parts, count, every, after_block)
     try:
-        with eager(is_compiled(transformer), COMPILE_SETTING), running:
+        with eager(COMPILE_SETTING, whole=is_compiled(transformer)), running:
             transformer(
                 hidden_states=latents.to(dtype),
                 timestep=torch.full((len(latents),), timestep, device=device),
-                encoder_hidden_states=embeds.to(device, dtype),
+                encoder_hidden_states=text_embeds.to(device, dtype),
                 **inputs,
             )
         if (offload := getattr(module, "_hf_hook", None)) is not None:  # of accelerate; a call cut short leaves it out
             offload.post_forward(module, None)
     finally:
-        if getattr(target, "_all_hooks", None):  # model offload: what a pipeline does at its end
-            target.maybe_free_model_hooks()
-    return running.result(model_name=model.name)
+        if getattr(model, "_all_hooks", None):  # model offload: what a pipeline does at its end
+            model.maybe_free_model_hooks()
+    return running.result(model_name=parts.name)
+
+
+def owns(model: Any) -> bool:
+    """True for a pipeline or transformer of diffusers."""
+    return hasattr(unwrap(_transformers(model)[0]), "condition_embedder")
+
+
+def wan_model(model: Any) -> WanModel:
+    """The transformer, of a pipeline the first one.
+
+    Raises:
+        NotAWanModelError: it is no Wan model.
+    """
+    return discover(_transformers(model)[0])
+
+
+@contextlib.contextmanager
+def run(model: Any, stack: EditStack) -> Iterator[Any]:
+    """`edited`, with the model."""
+    with edited(model, stack):
+        yield model
+
+
+def fingerprint(model: Any) -> str:
+    """Identity of the transformers' weights and adapters.
+
+    Raises:
+        UnidentifiedError: it carries something whose content cannot be told.
+    """
+    values = []
+    for transformer in _transformers(model):
+        module = unwrap(transformer)
+        adapters = {
+            name: {"scaling": dict(layer.scaling), "active": list(layer.active_adapters), "off": layer.disable_adapters}
+            for name, layer in module.named_modules()
+            if hasattr(layer, "scaling") and hasattr(layer, "active_adapters")
+        }
+        state = {unwrapped(k): v for k, v in module.state_dict().items()}
+        values.append({"class": type(module).__name__, "state": state, "adapters": adapters})
+    return digest(values, sampled=True)
+
+
+def projection_weights(model: Any) -> Mapping[str, torch.Tensor] | None:
+    """Of the first transformer."""
+    state: dict[str, torch.Tensor] = wan_model(model).projection.state_dict()
+    return readable_weights({k.replace("linear_1.", "0.").replace("linear_2.", "2."): v for k, v in state.items()})
+
+
+def check_prompts(main: TextEmbeds, injected: TextEmbeds, edit: str) -> None:
+    """Any prompts go together."""
 
 
 def _check_no_cache(module: Any, what: str) -> None:

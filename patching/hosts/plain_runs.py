@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 from ..edit import KEY, EditStack
-from ..grid import Size
+from ..grid import CHANNELS_5B, Size
 from ..prompts import Rows
 from ..runtime import Run
 from ..wan_model import WanModel, discover
-from . import comfy_native, host_of, wan_video_wrapper
-from .compile import eager
+from . import comfy_native, host_of, native_capture, wan_video_wrapper, wrapper_capture
+from .compile import eager, is_compiled
 
 PLAIN_KEY = KEY + "_plain_run"
 
@@ -33,6 +33,7 @@ def sample_plain(
     seed: int = 0,
     image_embeds: Any = None,
     stack: EditStack | None = None,
+    inside: bool = False,
 ) -> torch.Tensor:
     """Latents of one prompt, sampled through its host: Euler natively, UniPC in the wrapper.
 
@@ -46,6 +47,7 @@ def sample_plain(
         seed: of the noise.
         image_embeds: WANVIDIMAGE_EMBEDS of the wrapper.
         stack: edits that act in it, in place of the model's own.
+        inside: hooks inside of blocks are to be reached, so compiled blocks run eagerly.
 
     Raises:
         ValueError: inputs that do not fit the host.
@@ -53,7 +55,7 @@ def sample_plain(
     native = host_of(model) is comfy_native
     sample = _sample_native if native else _sample_wrapper
     with torch.inference_mode():
-        return sample(model, text_embeds, torch.tensor(sigmas), size, seed, image_embeds, stack)
+        return sample(model, text_embeds, torch.tensor(sigmas), size, seed, image_embeds, stack, inside)
 
 
 def run_of(model: Any, stack: EditStack, target: WanModel) -> Run:
@@ -105,6 +107,7 @@ def _sample_native(
     seed: int,
     image_embeds: Any,
     stack: EditStack | None,
+    inside: bool,
 ) -> torch.Tensor:
     import comfy.sample
     import comfy.samplers
@@ -116,21 +119,20 @@ def _sample_native(
         )
     if len(text_embeds) != 1:
         raise ValueError(f"text_embeds combines {len(text_embeds)} prompts. Measure one at a time.")
-    clone = comfy_native._without_windows(comfy_native.without_stack(model))
+    clone = native_capture._without_windows(comfy_native.without_stack(model))
     channels = clone.get_model_object("latent_format").latent_channels
-    scale = 16 if channels == comfy_native._CHANNELS_5B else 8
     samples = comfy.sample.fix_empty_latent_channels(
-        clone, torch.zeros(1, channels, *_latent_size(text_embeds, size, scale))
+        clone, torch.zeros(1, channels, *_latent_size(text_embeds, size, channels))
     )
     if stack is not None:
         clone = comfy_native.with_stack(clone, stack)
 
     def uncompiled(executor: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        whole = hasattr(executor.class_obj.diffusion_model, "_orig_mod")
-        with eager(whole, comfy_native.COMPILE_SETTING):
+        whole = is_compiled(executor.class_obj.diffusion_model)
+        with eager(comfy_native.COMPILE_SETTING, whole=whole, inside=inside):
             return executor(x, *args, **kwargs)
 
-    clone.add_wrapper_with_key(comfy_native._APPLY_MODEL, PLAIN_KEY, uncompiled)
+    clone.add_wrapper_with_key(comfy_native.APPLY_MODEL, PLAIN_KEY, uncompiled)
     noise = comfy.sample.prepare_noise(samples, seed, None)
     euler = comfy.samplers.sampler_object("euler")
     latents: torch.Tensor = comfy.sample.sample_custom(
@@ -139,11 +141,11 @@ def _sample_native(
     return latents
 
 
-def _latent_size(text_embeds: Any, size: Size, scale: int) -> tuple[int, int, int]:
+def _latent_size(text_embeds: Any, size: Size, channels: int) -> tuple[int, int, int]:
     """Of the video: that of the images in the CONDITIONING, when there are some."""
     image = text_embeds[0][1].get("concat_latent_image")
     if image is None:
-        return size.latent(scale)
+        return size.latent(channels)
     frames, height, width = image.shape[-3:]
     return frames, height, width
 
@@ -156,6 +158,7 @@ def _sample_wrapper(
     seed: int,
     image_embeds: Any,
     stack: EditStack | None,
+    inside: bool,
 ) -> torch.Tensor:
     transformer = model.model.diffusion_model
     sampler = wan_video_wrapper.sampler_classes(transformer).get(wan_video_wrapper.SAMPLERS[0])
@@ -164,12 +167,12 @@ def _sample_wrapper(
             f"No {wan_video_wrapper.SAMPLERS[0]} was found beside {type(transformer).__name__}. "
             f"Update {wan_video_wrapper.NAME}."
         )
-    scale = 2 if getattr(transformer, "out_dim", 16) == wan_video_wrapper._CHANNELS_5B else 1
-    wan_video_wrapper._check_inputs(None, image_embeds, scale)
+    scale = 2 if getattr(transformer, "out_dim", 16) == CHANNELS_5B else 1
+    wrapper_capture._check_inputs(None, image_embeds, scale)
     if image_embeds is None:
-        if getattr(transformer, "in_dim", None) == wan_video_wrapper._IMAGE_CHANNELS:
+        if getattr(transformer, "in_dim", None) == wrapper_capture._IMAGE_CHANNELS:
             raise ValueError("This is an image-to-video model. Connect the sampler's image_embeds.")
-        frames, height, width = size.latent(8 * scale)
+        frames, height, width = size.latent(CHANNELS_5B if scale == 2 else 16)
         image_embeds = {"target_shape": (16, frames, height * scale, width * scale), "num_frames": 4 * (frames - 1) + 1}
     clone = wan_video_wrapper.without_stack(model)
     if stack is not None:
@@ -189,9 +192,14 @@ def _sample_wrapper(
         "sigmas": sigmas,
         "samples": None,
     }
-    with _offloaded(model, sampler), wan_video_wrapper._compile_stance(model):
+    with _offloaded(model, sampler), _stance(model, inside):
         latents: torch.Tensor = sampler().process(**arguments)[0]["samples"]
     return latents
+
+
+def _stance(model: Any, inside: bool) -> contextlib.AbstractContextManager[Any]:
+    with_whole = wan_video_wrapper.compile_stance(model)
+    return eager("WanVideo Torch Compile Settings", inside=True) if inside else with_whole
 
 
 @contextlib.contextmanager
@@ -200,5 +208,5 @@ def _offloaded(model: Any, sampler: Any) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        wan_video_wrapper._offload(model, sampler)
+        wrapper_capture._offload(model, sampler)
         raise

@@ -12,26 +12,26 @@ import functools
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any
 
 import torch
 
-from ...embeddings import MAX_TOKENS, EmbedsError, TextEmbeds, is_wrapper_embeds, read_text_embeds
-from ..capture import Capture, HiddenStates
-from ..checks import check_stack, warn_about_cache
-from ..edit import KEY, Edit, EditStack, stack_of
-from ..fingerprint import fingerprint, unwrapped
-from ..grid import Size, format_grid
+from ...embeddings.text_embeds import MAX_TOKENS, EmbedsError, TextEmbeds, is_conditioning
+from ..capture import HiddenStates
+from ..edit import KEY, EditStack, stack_of
+from ..fingerprint import fingerprint as digest
+from ..fingerprint import unwrapped
 from ..passes import in_extra_pass
 from ..projection import readable_weights
-from ..runtime import Run, skipped_message
+from ..runtime import Run
 from ..sources import SecondStream
 from ..wan_model import WanModel, discover, unwrap
-from .compile import eager
+from .compile import eager, edits_inside
 from .status import observer_for
+from .wrapper_checks import check, check_between_blocks, check_echoshot
 
 log = logging.getLogger("wanvideo_activation_editor")
 
@@ -39,8 +39,6 @@ NAME = "ComfyUI-WanVideoWrapper"
 MAX_PROMPT_TOKENS = MAX_TOKENS
 SAMPLERS = ("WanVideoSampler", "WanVideoDiffusionForcingSampler")
 
-_CHANNELS_5B = 48  # of the latents of Wan 2.2 5B
-_IMAGE_CHANNELS = 36  # inputs of an image-to-video model: noise, image and mask
 _WRAPPED = "_wan_activation_editor_wrapped"
 _running: ContextVar[bool] = ContextVar("wan_activation_editor_running", default=False)
 
@@ -71,137 +69,6 @@ def with_stack(model: Any, stack: EditStack) -> Any:
     return clone
 
 
-def capture(
-    model: Any,
-    text_embeds: Any,
-    count: int,
-    every: bool = False,
-    *,
-    size: Size,
-    seed: int = 0,
-    sigma: float = 1.0,
-    latent: Any = None,
-    image_embeds: Any = None,
-    after_block: Callable[[int], None] | None = None,
-    **known: Any,
-) -> HiddenStates:
-    """Run the first `count` blocks on a prompt, through WanVideoSampler with one step. The model's edits are left out.
-
-    Args:
-        model: WANVIDEOMODEL.
-        text_embeds: WANVIDEOTEXTEMBEDS.
-        count, every, after_block: see `Capture`.
-        size: of the video, where neither `latent` nor `image_embeds` says it.
-        seed: seed of the noise.
-        sigma: noise level, above 0 to 1, in steps of 0.001.
-        latent: LATENT to which the noise is added.
-        image_embeds: WANVIDIMAGE_EMBEDS, as the sampler gets them.
-        known: see `Capture.result`.
-
-    Raises:
-        ValueError: the model needs image_embeds, this version of the wrapper cannot add noise to a latent, or
-            `latent` and `image_embeds` are of a kind or size that does not fit.
-    """
-    transformer = model.model.diffusion_model
-    sampler = sampler_classes(transformer).get(SAMPLERS[0])
-    if sampler is None:
-        raise RuntimeError(f"No {SAMPLERS[0]} was found beside {type(transformer).__name__}. Update {NAME}.")
-    parameters = inspect.signature(sampler.process).parameters
-    samples = None
-    # The sampler takes shapes at an eighth of the video's size and halves them for the 5B model.
-    scale = 2 if getattr(transformer, "out_dim", 16) == _CHANNELS_5B else 1
-    _check_inputs(latent, image_embeds, scale)
-    if latent is not None:
-        samples = {"samples": latent["samples"]}
-        if "add_noise_to_samples" not in parameters:
-            raise ValueError(
-                f"latent: this version of {NAME} cannot add noise to a latent. Update it, or disconnect it."
-            )
-    if image_embeds is None:
-        if getattr(transformer, "in_dim", None) == _IMAGE_CHANNELS:
-            raise ValueError("This is an image-to-video model. Connect the sampler's image_embeds.")
-        frames, height, width = latent["samples"].shape[-3:] if latent is not None else size.latent(8 * scale)
-        shape = (16, frames, height * scale, width * scale)
-        image_embeds = {"target_shape": shape, "num_frames": 4 * (frames - 1) + 1}
-    clone = without_stack(model)
-    arguments = {
-        "model": clone,
-        "image_embeds": {**image_embeds},
-        "text_embeds": {k: v for k, v in text_embeds.items() if k != KEY},
-        "shift": 1.0,
-        "steps": 1,
-        "cfg": 1.0,
-        "seed": seed,
-        "scheduler": "unipc",
-        "riflex_freq_index": 0,
-        "force_offload": True,
-        "rope_function": "comfy",
-        "sigmas": torch.tensor([sigma, 0.0]),
-        "samples": samples,
-    }
-    if samples is not None:
-        arguments["add_noise_to_samples"] = True
-    running = Capture(wan_model(clone), count, every, after_block)
-    try:
-        with _compile_stance(model), running:
-            sampler().process(**arguments)
-    finally:
-        _offload(model, sampler)
-    return running.result(seed=seed, **known)
-
-
-def _check_inputs(latent: Any, image_embeds: Mapping[str, Any] | None, scale: int) -> None:
-    """What the sampler would stumble over, or run on without a word.
-
-    Args:
-        scale: the sampler's shapes over the latents': 2 for Wan 2.2 5B, else 1.
-
-    Raises:
-        ValueError: with what to connect instead.
-    """
-    lynx = (image_embeds or {}).get("lynx_embeds") or {}
-    if lynx.get("ref_latent") is not None:
-        raise ValueError(
-            "image_embeds: the reference of Lynx has a pass of its own before the first step, which would be captured "
-            "instead. Capture without the reference image."
-        )
-    if latent is None:
-        return
-    shape, channels = list(latent["samples"].shape), _CHANNELS_5B if scale == 2 else 16
-    if len(shape) != 5 or shape[:2] != [1, channels]:
-        raise ValueError(
-            f"latent is {shape}, but the model takes [1, {channels}, frames, height, width]: one video, encoded with "
-            "the VAE that belongs to the model. Connect the latent that the sampler gets, or disconnect it."
-        )
-    target = (image_embeds or {}).get("target_shape")
-    size = None if target is None else [target[2] // scale, target[3] // scale]
-    if size is not None and shape[3:] != size:
-        raise ValueError(
-            f"latent is {shape[3]} x {shape[4]} (height x width), but image_embeds is for {size[0]} x {size[1]}. "
-            "Make both at the video's size, or disconnect one."
-        )
-
-
-def _offload(model: Any, sampler: type) -> None:
-    """What the sampler does at its end with force_offload, for versions that do not when it ends early.
-
-    Not for weights on `meta`, which cannot be moved: loading failed, or the sampler has offloaded them itself.
-    """
-    transformer, namespace = model.model.diffusion_model, vars(sys.modules[sampler.__module__])
-    if any(parameter.is_meta for parameter in transformer.parameters()):
-        return
-    try:
-        own_way = model.model["auto_cpu_offload"]
-    except KeyError:
-        own_way = False
-    if own_way:
-        return
-    if "offload_transformer" in namespace:
-        namespace["offload_transformer"](transformer)
-    elif "offload_device" in namespace:
-        transformer.to(namespace["offload_device"])
-
-
 def without_stack(model: Any) -> Any:
     """A clone of the model without edits."""
     clone = model.clone()
@@ -209,7 +76,32 @@ def without_stack(model: Any) -> Any:
     return clone
 
 
-def identity(model: Any) -> str:
+def run(model: Any, stack: EditStack) -> AbstractContextManager[Any]:
+    """The clone that carries the edits; its samplers do the rest."""
+    return contextlib.nullcontext(with_stack(model, stack))
+
+
+def capture(model: Any, text_embeds: Any, count: int, every: bool = False, **more: Any) -> HiddenStates:
+    """See wrapper_capture.py."""
+    from .wrapper_capture import capture
+
+    return capture(without_stack(model), text_embeds, count, every, **more)
+
+
+def check_prompts(main: TextEmbeds, injected: TextEmbeds, edit: str) -> None:
+    """Raise ValueError for EchoShot prompts of other token counts."""
+    check_echoshot(main, injected, edit)
+
+
+def check_embeds(text_embeds: Any) -> None:
+    """Raise EmbedsError for CONDITIONING."""
+    if is_conditioning(text_embeds):
+        raise EmbedsError(
+            "text_embeds is CONDITIONING, but the model is a WANVIDEOMODEL. Convert it with WanVideo TextEmbed Bridge."
+        )
+
+
+def fingerprint(model: Any) -> str:
     """Fingerprint of the model's weights, LoRA and options, without the pack's edits.
 
     Raises:
@@ -231,7 +123,7 @@ def identity(model: Any) -> str:
         "lora": pipeline.get("lora"),  # merged ones, which a sample of the weights may not show
         "attention": str(getattr(transformer, "attention_mode", "")),
     }
-    return fingerprint(values, sampled=True)
+    return digest(values, sampled=True)
 
 
 def projection_weights(model: Any) -> Mapping[str, torch.Tensor] | None:
@@ -310,7 +202,7 @@ def _sample(process: Callable[..., Any], bound: inspect.BoundArguments, stack: E
     model = arguments["model"]
     target = wan_model(model)
     transformer = target.module
-    embeds = _check(target, stack, arguments)
+    embeds = check(target, stack, arguments)
 
     device = getattr(sys.modules.get(process.__module__), "device", None) or getattr(transformer, "main_device", None)
     if device is None:
@@ -333,7 +225,7 @@ def _sample(process: Callable[..., Any], bound: inspect.BoundArguments, stack: E
     def on_call(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call = signature.bind_partial(module, *args, **kwargs).arguments
         if streamed:
-            _check_between_blocks(call)
+            check_between_blocks(call)
         t = call["t"]
         run.begin(
             rows=_rows(call["context"], positive, negative, bool(call.get("is_uncond", False))),
@@ -354,7 +246,7 @@ def _sample(process: Callable[..., Any], bound: inspect.BoundArguments, stack: E
 
     attached: list[Run] = []
     completed = False
-    with contextlib.ExitStack() as stack_of_hooks, _compile_stance(model):
+    with contextlib.ExitStack() as stack_of_hooks, compile_stance(model, stack):
         hook = torch.compiler.disable(attach_and_call)  # type: ignore[no-untyped-call]
         stack_of_hooks.callback(transformer.register_forward_pre_hook(hook, with_kwargs=True).remove)
         try:
@@ -365,109 +257,6 @@ def _sample(process: Callable[..., Any], bound: inspect.BoundArguments, stack: E
     return result
 
 
-def _check(target: WanModel, stack: EditStack, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Everything that can be wrong before sampling starts; returns the sampler's text embeds."""
-    embeds: Any = arguments.get("text_embeds")
-    if not is_wrapper_embeds(embeds):
-        raise EmbedsError(
-            "The model carries WanVideo Activation Editor edits, but the sampler has no text_embeds. "
-            "Connect the editor's text_embeds output to the sampler; with Latent Injector alone, the main prompt."
-        )
-    main = read_text_embeds(embeds, "text_embeds of the sampler")
-    check_stack(stack, target, prompt_count=len(main.prompts), context_tokens=MAX_TOKENS)
-    for edit in stack:
-        if edit.site == "hidden":
-            _check_skipped(edit, target, arguments.get("slg_args"))
-        if edit.captured is not None:
-            _check_windows(edit, arguments.get("context_options"), arguments["image_embeds"].get("num_frames", 0))
-        if edit.text is None:
-            continue
-        check_echoshot(main.echoshot, main.token_counts, edit.text.token_counts, edit.label)
-        edited_controls = [i for _, i in target.control_blocks if edit.strengths.resolve(target.block_count)[i]]
-        if edited_controls and len(main.prompts) > 1:
-            raise ValueError(
-                f"{edit.label or 'Edit'}: a VACE model with several prompts ('|') cannot be edited. Use one prompt."
-            )
-    if arguments.get("cache_args") or arguments.get("teacache_args"):
-        warn_about_cache(stack)
-    if getattr(target.module, "audio_model", None) is not None:
-        log.warning("Ovi: the video blocks are edited; the audio blocks keep the main prompt.")
-    return dict(embeds)
-
-
-def _check_skipped(edit: Edit, target: WanModel, slg_args: Mapping[str, Any] | None) -> None:
-    """Skip-layer guidance leaves blocks out of the negative prompt's calls, so their hidden state cannot be edited.
-
-    Raises:
-        ValueError: an edit of that branch chooses such a block.
-    """
-    skipped = set((slg_args or {}).get("blocks") or ()) & set(edit.strengths.active_blocks(target.block_count))
-    if skipped and edit.branch != "cond":
-        raise ValueError(f"{edit.label or 'Edit'}: {skipped_message(skipped, 'slg_args (skip-layer guidance)')}")
-
-
-def _check_windows(edit: Edit, context_options: Mapping[str, Any] | None, num_frames: int) -> None:
-    """With context windows each model call sees `context_frames` frames of a video that has no fewer.
-
-    Raises:
-        ValueError: the captured difference is of another length.
-    """
-    grid = edit.captured.grid if edit.captured is not None else None
-    if context_options is None or grid is None or context_options["context_frames"] > num_frames:
-        return
-    frames = (context_options["context_frames"] - 1) // 4 + 1
-    if grid[0] != frames:
-        raise ValueError(
-            f"{edit.label or 'Edit'}: context_options samples windows of {frames} latent frames, but the hidden states "
-            f"were captured on {format_grid(grid)} tokens. Capture with num_frames = "
-            f"{context_options['context_frames']}, set reduce to mean, or disconnect context_options."
-        )
-
-
-# Arguments of a model call whose effect comes between blocks, in place, with the wrapper's node that sets each.
-_BETWEEN_BLOCKS = {
-    "uni3c_data": "Uni3C",
-    "controlnet": "WanVideo ControlNet",
-    "dual_control_input": "LongVie control",
-    "flashvsr_LQ_latent": "FlashVSR",
-    "s2v_audio_input": "S2V audio",
-    "wananim_face_pixel_values": "WanAnimate face",
-    "one_to_all_input": "One-to-All",
-    "standin_input": "Stand-In",
-    "x_ovi": "Ovi",
-    "pcd_data": "Uni3C",
-}
-
-
-def _check_between_blocks(call: Mapping[str, Any]) -> None:
-    """A second stream runs the blocks alone, so what the wrapper adds between them would be missing from it.
-
-    Raises:
-        ValueError: with what has to be disconnected.
-    """
-    found = sorted({name for argument, name in _BETWEEN_BLOCKS.items() if call.get(argument) is not None})
-    if found:
-        raise ValueError(
-            f"injection_mode hidden_states and both cannot be combined with {', '.join(found)}, which acts between the "
-            "blocks. Disconnect it, or use injection_mode context."
-        )
-
-
-def check_echoshot(echoshot: bool, main_counts: Sequence[int], counts: Sequence[int], label: str = "") -> None:
-    """EchoShot ties shots to token counts: an injected prompt must have the same counts.
-
-    Raises:
-        ValueError: the counts differ.
-    """
-    wanted = list(main_counts)
-    given = list(counts) * len(wanted) if len(counts) == 1 else list(counts)
-    if echoshot and given != wanted:
-        raise ValueError(
-            f"{label or 'Edit'}: the prompt uses EchoShot, which ties shots to token counts {wanted}, "
-            f"but the injected prompt has {list(counts)}. Use prompts of equal token counts, or one prompt without [1]."
-        )
-
-
 def _hook_control_blocks(run: Run, transformer: Any) -> None:
     """VACE control blocks are called past `__call__`, so their own hooks never fire unless compiled."""
     uncompiled = {id(b) for b in getattr(transformer, "vace_blocks", ()) if unwrap(b) is b}
@@ -476,14 +265,15 @@ def _hook_control_blocks(run: Run, transformer: Any) -> None:
             run.hook_control_attention(unwrap(block), index)
 
 
-def _compile_stance(model: Any) -> AbstractContextManager[Any]:
-    """A transformer compiled as a whole ignores hooks; per-block compilation keeps its speed."""
+def compile_stance(model: Any, stack: EditStack | None = None) -> AbstractContextManager[Any]:
+    """Lets hooks be reached that compiled code would ignore. The sampler compiles by itself, before its first call."""
     try:
         compile_args = model.model["compile_args"]
     except (KeyError, TypeError):
         compile_args = None
     whole = compile_args is not None and not compile_args.get("compile_transformer_blocks_only", True)
-    return eager(whole, "compile_transformer_blocks_only in WanVideo Torch Compile Settings")
+    inside = compile_args is not None and edits_inside(stack or (), wan_model(model))
+    return eager("compile_transformer_blocks_only in WanVideo Torch Compile Settings", whole=whole, inside=inside)
 
 
 def _on_device(embeds: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

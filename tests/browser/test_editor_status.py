@@ -28,6 +28,10 @@ def build(host: Host, **inputs: Any) -> tuple[Workflow, str, str, str]:
     return flow, builder, editor, digest
 
 
+link = """([from, name]) => { const n = app.graph.getNodeById(1);
+    app.graph.getNodeById(from).connect(0, n, n.inputs.findIndex(i => i.name === name)); }"""
+
+
 def queue(page: GraphPage) -> Any:
     """Queue what the page shows, and wait for the result."""
     known = set(page.server.call("/history"))
@@ -70,14 +74,13 @@ def test_a_run_from_the_page_gives_the_latents_of_the_api_and_is_shown(page: Gra
     assert page.line(int(editor)) == "No block selected: the model passes unchanged"
 
 
-def test_off_sends_nothing(page: GraphPage, host: Host):
-    flow, builder, editor, _ = build(host, log_level="off")
+def test_off_sends_nothing_while_sampling(page: GraphPage, host: Host):
+    flow, _, editor, _ = build(host, log_level="off")
     page.load(flow)
     listen(page)
     queue(page)
     assert page.js("() => window.told") == []
-    assert page.line(int(editor)) == "10 of 40 blocks selected"
-    assert page.picture(int(builder)).query_selector_all(".wan-ae-cell.wan-ae-beyond") == []
+    assert page.line(int(editor)) == f"10 of {host.blocks} blocks selected"
 
 
 def test_the_plan_follows_the_widgets(page: GraphPage):
@@ -93,16 +96,17 @@ def test_the_plan_follows_the_widgets(page: GraphPage):
     ):  # fmt: skip
         page.choose("block_activations", text)
         assert page.line() == line
+    page.choose("block_activations", "45")
     page.choose("enable_patching", False)
     assert page.line() == "Patching is off"
 
 
 def test_the_plan_follows_linked_builders(page: GraphPage):
     page.load(
-        workflow(node(EDITOR, None), node(STRENGTHS, ["stepped", 1, 20, 5, 10], 2), node(ACTIVATIONS, ["none"], 3))
+        workflow(
+            node(EDITOR, [0.5, "all"]), node(STRENGTHS, ["stepped", 1, 20, 5, 10], 2), node(ACTIVATIONS, ["none"], 3)
+        )
     )
-    link = """([from, name]) => { const n = app.graph.getNodeById(1);
-        app.graph.getNodeById(from).connect(0, n, n.inputs.findIndex(i => i.name === name)); }"""
     page.js(link, [2, "block_strengths"])
     page.settle()
     assert page.line() == "20 of 40 blocks selected"
@@ -113,7 +117,7 @@ def test_the_plan_follows_linked_builders(page: GraphPage):
     page.settle()
     assert page.line() == "No block selected: the model passes unchanged", "none is a choice"
     page.choose("preset", "first_half", 3)
-    assert page.line() == "10 of 40 blocks selected"
+    assert page.line() == "10 of 40 blocks selected; block_activations leaves out 10 of block_strengths"
 
 
 SEND = """message => comfyAPI.api.api.dispatchEvent(

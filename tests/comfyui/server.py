@@ -185,14 +185,19 @@ class ComfyServer:
             content = response.read()
         return json.loads(content) if content else None
 
-    def submit(self, workflow: Mapping[str, Any]) -> str:
+    def submit(self, workflow: Mapping[str, Any], page: bool = False) -> str:
         """Queue a workflow; returns its id.
+
+        Args:
+            workflow: in the API's format.
+            page: send what the graph editor sends along, which ends up in the metadata of saved files.
 
         Raises:
             RejectedError: validation failed; with the server's answer.
         """
         try:
-            return self.call("/prompt", {"prompt": workflow})["prompt_id"]
+            extra = {"extra_data": {"extra_pnginfo": {"workflow": {"id": "w"}}}} if page else {}
+            return self.call("/prompt", {"prompt": workflow, **extra})["prompt_id"]
         except urllib.error.HTTPError as error:
             raise RejectedError(error.read().decode()) from None
 
@@ -208,9 +213,9 @@ class ComfyServer:
             time.sleep(0.02)
         raise RunFailedError(f"no result within {RUN_SECONDS} s:\n{self.log(log_start)[-4000:]}")
 
-    def run(self, workflow: Mapping[str, Any]) -> Result:
+    def run(self, workflow: Mapping[str, Any], page: bool = False) -> Result:
         start = self.log_size()
-        return self.result(self.submit(workflow), start)
+        return self.result(self.submit(workflow, page), start)
 
     def free(self) -> None:
         """Drop every cached node output, models included, before the next run."""

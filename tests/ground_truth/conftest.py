@@ -3,38 +3,29 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import pytest
-import torch
 from wanvideo_activation_editor import tiny_wan
-from wanvideo_activation_editor.patching.hosts import diffusers as editor
+from wanvideo_activation_editor.tiny_wan import edits
+from wanvideo_activation_editor.tiny_wan.measure import Sampler
+from wanvideo_activation_editor.tiny_wan.wan_pipeline import TRANSFORMER
 
 FIRST, SECOND = "a red circle moving left at night", "a blue square moving right on the sea"
 
 
-class Studio:
-    """Samples and reads clips of the tiny model, on fixed seeds."""
+class Studio(Sampler):
+    """Samples, edits and reads clips of the tiny model, on fixed seeds."""
 
-    inject = staticmethod(editor.inject)
-    inject_hidden = staticmethod(editor.inject_hidden)
-    capture = staticmethod(editor.capture)
-
-    def __init__(self) -> None:
-        self.pipe = tiny_wan.pipeline()
+    def __init__(self, weights: Path = TRANSFORMER) -> None:
+        super().__init__(weights)
         self.plain = functools.cache(self.read)
 
-    def latents(self, prompt, seed: int = 0, negative: str = "") -> torch.Tensor:
-        """Latents of a caption, or of text embeddings."""
-        return self.pipe(
-            prompt_embeds=tiny_wan.encode(prompt) if isinstance(prompt, str) else prompt,
-            negative_prompt_embeds=tiny_wan.encode(negative),
-            generator=torch.Generator().manual_seed(seed),
-            output_type="latent",
-            **tiny_wan.CALL,
-        ).frames
-
-    def read(self, prompt, seed: int = 0, negative: str = ""):
-        return tiny_wan.read(tiny_wan.decode(self.latents(prompt, seed, negative)))
+    def edited(self, prompt=FIRST, injected=SECOND, seed: int = 0, **options):
+        """What the first prompt's clip shows with another injected, a caption or text embeddings."""
+        embeds = tiny_wan.encode(injected) if isinstance(injected, str) else injected
+        with edits.inject(self.pipe, embeds, **options):
+            return self.read(prompt, seed)
 
     def moved(self, clip, seed: int = 0, first: str = FIRST, second: str = SECOND):
         """0 = as the first caption's clip of this seed, 1 = as the second's."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from wanvideo_activation_editor import tiny_wan
+from wanvideo_activation_editor.tiny_wan import edits
 
 from .conftest import FIRST, SECOND
 
@@ -12,15 +13,10 @@ BLUE = "a blue circle moving left at night"
 SEA = "a red circle moving left on the sea"
 
 
-def edited(studio, prompt=FIRST, injected=SECOND, seed=0, **options):
-    with studio.inject(studio.pipe, tiny_wan.encode(injected), **options):
-        return studio.read(prompt, seed)
-
-
 def test_all_blocks_at_full_strength_are_the_second_prompt_and_at_none_the_first(studio):
-    with studio.inject(studio.pipe, tiny_wan.encode(SECOND)):
+    with edits.inject(studio.pipe, tiny_wan.encode(SECOND)):
         full = studio.latents(FIRST)
-    with studio.inject(studio.pipe, tiny_wan.encode(SECOND), strength=0):
+    with edits.inject(studio.pipe, tiny_wan.encode(SECOND), strength=0):
         none = studio.latents(FIRST)
     assert torch.equal(full, studio.latents(SECOND))
     assert torch.equal(none, studio.latents(FIRST))
@@ -30,29 +26,29 @@ def test_all_blocks_at_full_strength_are_the_second_prompt_and_at_none_the_first
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_block_8_carries_the_background_and_not_the_motion(studio, seed):
-    found = edited(studio, injected=SECOND, seed=seed, blocks="8")
+    found = studio.edited(injected=SECOND, seed=seed, blocks="8")
     far = studio.moved(found, seed)
     assert far["background"] > 0.8
     assert abs(far["motion"]) < 0.2
-    alone = edited(studio, injected=SEA, seed=seed, blocks="8")
+    alone = studio.edited(injected=SEA, seed=seed, blocks="8")
     assert [alone[kind].name for kind in ("colour", "motion", "background")] == ["red", "moving left", "on the sea"]
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_blocks_2_and_3_carry_the_motion_and_neither_colour_nor_background(studio, seed):
-    far = studio.moved(edited(studio, seed=seed, blocks="2-3"), seed)
+    far = studio.moved(studio.edited(seed=seed, blocks="2-3"), seed)
     assert far["motion"] > 0.8
     assert abs(far["colour"]) < 0.2 and abs(far["background"]) < 0.2
 
 
 def test_blocks_3_to_6_carry_the_colour_and_not_the_background(studio):
-    far = studio.moved(edited(studio, blocks="3-6"))
+    far = studio.moved(studio.edited(blocks="3-6"))
     assert far["colour"] > 0.7
     assert abs(far["background"]) < 0.2
 
 
 def test_windows_act_in_their_part_of_sampling(studio):
-    early, late = (studio.moved(edited(studio, window=window)) for window in ((0.0, 0.25), (0.25, 1.0)))
+    early, late = (studio.moved(studio.edited(window=window)) for window in ((0.0, 0.25), (0.25, 1.0)))
     for kind in ("colour", "motion", "background"):
         assert abs(early[kind]) < 0.2
         assert late[kind] > 0.8
@@ -72,23 +68,23 @@ def test_an_embedding_difference_steers_the_colour_monotonically(studio):
 
 
 def test_hidden_state_mixing_moves_towards_the_second_prompt(studio):
-    half = studio.moved(edited(studio, site="hidden", strength=0.5))
+    half = studio.moved(studio.edited(site="hidden", strength=0.5))
     assert 0.3 < half["background"] < 0.9
-    last = studio.moved(edited(studio, site="hidden", blocks="7-9"))
+    last = studio.moved(studio.edited(site="hidden", blocks="7-9"))
     assert all(far > 0.9 for far in last.values())  # what leaves the last blocks is the second prompt's hidden state
-    first = studio.moved(edited(studio, site="hidden", blocks="0-1"))
+    first = studio.moved(studio.edited(site="hidden", blocks="0-1"))
     assert all(abs(far) < 0.2 for far in first.values())
 
 
 def test_a_captured_difference_steers_the_colour(studio):
     noise = torch.randn(1, 16, 5, 8, 8, generator=torch.Generator().manual_seed(9))
     red, blue = (
-        studio.capture(studio.pipe, tiny_wan.encode(text), noise, 10, timestep=900.0, every=True)
+        edits.capture(studio.pipe, tiny_wan.encode(text), 10, latents=noise, timestep=900.0, every=True)
         for text in (FIRST, BLUE)
     )
 
     def with_difference(blocks):
-        with studio.inject_hidden(studio.pipe, red, blue, blocks, strength=0.5, reduce="mean"):
+        with edits.inject_hidden(studio.pipe, red, blue, blocks, strength=0.5, reduce="mean"):
             return studio.read(FIRST)
 
     late, early = with_difference("4-9"), with_difference("0-1")
@@ -102,7 +98,7 @@ def test_a_negative_prompt_that_names_the_colour_moves_away_from_it(studio, seed
     open_colour = "a circle moving left at night"
     before = studio.plain(open_colour, seed)["colour"]
     named = f"a {before.name} circle moving left at night"
-    after = edited(studio, prompt=open_colour, injected=named, seed=seed, branch="uncond")
+    after = studio.edited(prompt=open_colour, injected=named, seed=seed, branch="uncond")
     assert before.distances[before.name] < 0.4
     assert after["colour"].distances[before.name] > 0.7
     assert after["motion"].name == "moving left" and after["background"].name == "at night"

@@ -32,7 +32,7 @@ def model():
 
 
 def pair(model, main, other, count, latents=X, **more):
-    return [capture(model, e, latents, count, timestep=T_VALUE, **more) for e in (main, other)]
+    return [capture(model, e, count, latents=latents, timestep=T_VALUE, **more) for e in (main, other)]
 
 
 def rounding(*tensors: torch.Tensor) -> float:
@@ -42,7 +42,7 @@ def rounding(*tensors: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("count", [1, 3, 6])
 def test_capture_is_the_hidden_state_of_an_ordinary_pass(model, main, count):
-    states = capture(model, main, X, count, timestep=T_VALUE)
+    states = capture(model, main, count, latents=X, timestep=T_VALUE)
     wanted = block_outputs(model, main)[count - 1]
     assert torch.equal(states.states[0], wanted.bfloat16())
     assert (states.blocks, states.grid, states.sigma) == ((count - 1,), (2, 2, 2), 0.5)
@@ -50,18 +50,18 @@ def test_capture_is_the_hidden_state_of_an_ordinary_pass(model, main, count):
 
 
 def test_all_blocks_are_captured_in_one_pass(model, main):
-    states = capture(model, main, X, 4, timestep=T_VALUE, every=True)
+    states = capture(model, main, 4, latents=X, timestep=T_VALUE, every=True)
     assert states.blocks == (0, 1, 2, 3)
     for state, wanted in zip(states.states, block_outputs(model, main), strict=False):
         assert torch.equal(state, wanted.bfloat16())
-    single = capture(model, main, X, 4, timestep=T_VALUE)
+    single = capture(model, main, 4, latents=X, timestep=T_VALUE)
     assert len(single.states) == 1
 
 
 def test_a_half_precision_model_is_captured_exactly(main):
     for dtype in (torch.bfloat16, torch.float16):
         model = make_transformer().to(dtype)
-        states = capture(model, main, X, 2, timestep=T_VALUE)
+        states = capture(model, main, 2, latents=X, timestep=T_VALUE)
         seen = []
         hook = model.blocks[1].register_forward_hook(lambda _, args, out, seen=seen: seen.append(out.clone()))
         with torch.no_grad():
@@ -75,7 +75,7 @@ def test_blocks_after_the_captured_one_do_not_run(model, main):
     ran = []
     hooks = [b.register_forward_hook(lambda *_, i=i: ran.append(i)) for i, b in enumerate(model.blocks)]
     hooks.append(model.proj_out.register_forward_hook(lambda *_: ran.append("head")))
-    capture(model, main, X, 3, timestep=T_VALUE)
+    capture(model, main, 3, latents=X, timestep=T_VALUE)
     for hook in hooks:
         hook.remove()
     assert ran == [0, 1, 2]
@@ -84,7 +84,7 @@ def test_blocks_after_the_captured_one_do_not_run(model, main):
 @pytest.mark.parametrize("count", [0, 7])
 def test_a_block_count_out_of_range_says_how_many_there_are(model, main, count):
     with pytest.raises(ValueError, match=rf"capture_after_blocks is {count}, but .* has 6 blocks. Choose 1 to 6"):
-        capture(model, main, X, count)
+        capture(model, main, count, latents=X)
 
 
 @pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
@@ -98,10 +98,10 @@ def test_capture_leaves_nothing_however_it_ends(sampler, main, error):
             raise error("stop")
 
     if error is None:
-        capture(sampler.pipe, main, X, 3)
+        capture(sampler.pipe, main, 3, latents=X)
     else:
         with pytest.raises(error):
-            capture(sampler.pipe, main, X, 3, after_block=after_block)
+            capture(sampler.pipe, main, 3, latents=X, after_block=after_block)
     assert hook_count(transformer) == 0
     assert weights == [p.data_ptr() for p in transformer.parameters()]
     assert torch.equal(sampler(main), plain)
@@ -109,22 +109,22 @@ def test_capture_leaves_nothing_however_it_ends(sampler, main, error):
 
 def test_sequential_offload_takes_every_weight_back(model, main):
     accelerate = pytest.importorskip("accelerate")
-    wanted = capture(model, main, X, 3)
+    wanted = capture(model, main, 3, latents=X)
     accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
-    states = capture(model, main, X, 3)
+    states = capture(model, main, 3, latents=X)
     assert torch.equal(states.states[0], wanted.states[0])
     assert [name for name, p in model.named_parameters() if not p.is_meta] == []
 
 
 def test_edits_around_a_capture_act_in_it(model, main, other):
     with inject(model, other, "all"):
-        states = capture(model, main, X, 3)
-    assert torch.equal(states.states[0], capture(model, other, X, 3).states[0])
+        states = capture(model, main, 3, latents=X)
+    assert torch.equal(states.states[0], capture(model, other, 3, latents=X).states[0])
 
 
 def test_progress_counts_the_blocks(model, main):
     done: list[int] = []
-    capture(model, main, X, 4, after_block=done.append)
+    capture(model, main, 4, latents=X, after_block=done.append)
     assert done == [1, 2, 3, 4]
 
 
@@ -152,7 +152,7 @@ def test_later_model_calls_of_a_host_that_goes_on_are_left_out(model, main, othe
 
 def test_capture_ignores_the_second_stream_around_it(model, main, other):
     with inject(model, other, "5", site="hidden"):
-        states = capture(model, main, X, 3, timestep=T_VALUE)
+        states = capture(model, main, 3, latents=X, timestep=T_VALUE)
     assert torch.equal(states.states[0], block_outputs(model, main)[2].bfloat16())
 
 
@@ -201,7 +201,7 @@ def main_context(model, main):
 
 def test_strength_zero_no_block_and_equal_latents_change_nothing(sampler, main, other):
     latents = torch.randn(1, 4, 2, 4, 4)
-    a, b = (capture(sampler.pipe, e, latents, 3) for e in (main, other))
+    a, b = (capture(sampler.pipe, e, 3, latents=latents) for e in (main, other))
     plain = sampler(main)
     for given, blocks in (((a, b), "all:0"), ((a, b), "none"), ((a, a), "all")):
         for keep in (False, True):
@@ -251,7 +251,7 @@ def test_preserved_norms(model, main, other):
 
 
 def test_another_grid_is_refused_with_both_grids(model, main, other):
-    small, large = capture(model, main, X, 2), capture(model, other, OTHER_X, 2)
+    small, large = capture(model, main, 2, latents=X), capture(model, other, 2, latents=OTHER_X)
     with pytest.raises(ValueError, match=r"2 x 2 x 2 .* 2 x 4 x 2 .* set reduce to mean"):
         captured_difference(small, large, [0])
     a, b = pair(model, main, other, 2, latents=OTHER_X)
@@ -280,7 +280,7 @@ def test_other_token_counts_and_widths_are_refused(model, main):
     with pytest.raises(ValueError, match="main_latent is 32 wide, injection_latent 16"):
         captured_difference(states(1, 8, 32), states(1, 8, 16), [1])
     with (
-        pytest.raises(ValueError, match=r"16 wide, but the hidden state of .* is 32 wide"),
+        pytest.raises(ValueError, match=r"16 wide, but that of WanTransformer3DModel is 32 wide"),
         inject_hidden(model, states(1, 8, 16), states(1, 8, 16), "1"),
     ):
         pass
@@ -295,10 +295,10 @@ def test_what_differs_beside_the_prompt_is_told(model, main, other, caplog):
     a, b = pair(model, main, other, 2)
     captured_difference(a, b, [1])
     assert not caplog.text
-    captured_difference(a, capture(model, other, X, 2, timestep=900.0), [1])
+    captured_difference(a, capture(model, other, 2, latents=X, timestep=900.0), [1])
     assert "different sigmas" in caplog.text
     with pytest.raises(ValueError, match="main_latent was captured after block 1, injection_latent after 2"):
-        captured_difference(a, capture(model, other, X, 3), [1])
+        captured_difference(a, capture(model, other, 3, latents=X), [1])
 
 
 def test_only_the_rows_of_the_branch_are_changed(model, main, other):
@@ -324,7 +324,7 @@ def addition(a, b, blocks, **more):
 
 
 def test_unconditional_calls_and_steps_outside_of_the_window_are_plain(sampler, main, other):
-    a, b = (capture(sampler.pipe, e, torch.randn(1, 4, 2, 4, 4), 3) for e in (main, other))
+    a, b = (capture(sampler.pipe, e, 3, latents=torch.randn(1, 4, 2, 4, 4)) for e in (main, other))
     calls: list = []
     transformer = sampler.pipe.transformer
     hook = transformer.blocks[2].register_forward_hook(lambda _, args, out: calls.append(out.clone()))
@@ -372,7 +372,7 @@ def test_nested_contexts_compose_as_one_stack_does(model, main, other):
 
 
 def test_the_difference_moves_to_the_device_once_per_run(sampler, main, other, monkeypatch):
-    a, b = (capture(sampler.pipe, e, torch.randn(1, 4, 2, 4, 4), 3) for e in (main, other))
+    a, b = (capture(sampler.pipe, e, 3, latents=torch.randn(1, 4, 2, 4, 4)) for e in (main, other))
     moved: list[tuple[int, ...]] = []
     real = torch.Tensor.to
     with inject_hidden(sampler.pipe, a, b, "1-5") as stack:
@@ -406,20 +406,20 @@ def test_compiled_blocks(main, other, fullgraph):
     torch._dynamo.reset()
     sampler = Sampler(make_transformer(3))
     latents = torch.randn(1, 4, 2, 4, 4)
-    a, b = (capture(sampler.pipe, e, latents, 2) for e in (main, other))
+    a, b = (capture(sampler.pipe, e, 2, latents=latents) for e in (main, other))
     with inject_hidden(sampler.pipe, a, b, "1"):
         wanted = sampler(main)
     blocks = sampler.pipe.transformer.blocks
     for i, block in enumerate(blocks):
         blocks[i] = torch.compile(block, backend="eager", fullgraph=fullgraph)
-    assert torch.equal(capture(sampler.pipe, other, latents, 2).states[0], b.states[0])
+    assert torch.equal(capture(sampler.pipe, other, 2, latents=latents).states[0], b.states[0])
     with inject_hidden(sampler.pipe, a, b, "1"):
         assert torch.equal(sampler(main), wanted)
 
 
 def test_verbose_logs_the_change_of_the_hidden_state(sampler, main, other, caplog):
     caplog.set_level("INFO")
-    a, b = (capture(sampler.pipe, e, torch.randn(1, 4, 2, 4, 4), 3) for e in (main, other))
+    a, b = (capture(sampler.pipe, e, 3, latents=torch.randn(1, 4, 2, 4, 4)) for e in (main, other))
     with inject_hidden(sampler.pipe, a, b, "2, 4", log_level="verbose"):
         sampler(main)
     assert "addition of a difference captured after block 2, sigma 1.000" in caplog.text
@@ -429,7 +429,7 @@ def test_verbose_logs_the_change_of_the_hidden_state(sampler, main, other, caplo
 
 
 def test_plain_values_give_the_states_back(model, main):
-    states = capture(model, main, X, 2, every=True)
+    states = capture(model, main, 2, latents=X, every=True)
     again = HiddenStates.from_plain(states.plain())
     assert again.describe() == states.describe()
     assert all(torch.equal(a, b) for a, b in zip(again.states, states.states, strict=True))

@@ -24,7 +24,7 @@ from wanvideo_activation_editor.patching import (
 )
 from wanvideo_activation_editor.patching.hosts.diffusers import inject
 
-from .conftest import hook_count, make_transformer, prompt_embeds
+from .conftest import Sampler, hook_count, make_transformer, prompt_embeds
 
 NEGATIVE, MAIN, EXTRA, OTHER = prompt_embeds(9, 5), prompt_embeds(1), prompt_embeds(4, 7), prompt_embeds(2, 20)
 ROWS = {"uncond": [(0, 0)], "cond": [(1, 0)]}  # row 2 is another pack's
@@ -226,3 +226,17 @@ def test_inject_takes_any_operation_at_any_site(model, main, other):
             block.attn2.fuse_projections()
         with inject(model, other, "1-2", site="keys"):
             pass
+
+
+def test_a_site_inside_of_compiled_blocks_is_reached(main, other):
+    """Compiled code does not see hooks that come later: the model runs eagerly for such an edit, and only for it."""
+    plain, compiled = Sampler(make_transformer(3)), Sampler(make_transformer(3))
+    compiled.pipe.transformer.compile_repeated_blocks(backend="eager")
+    before = compiled(main)
+    with inject(plain.pipe, other, "1:0.5", site="attention"):
+        wanted = plain(main)
+    with inject(compiled.pipe, other, "1:0.5", site="attention"):
+        assert torch.equal(compiled(main), wanted)
+    with inject(compiled.pipe, other, "1:0", site="attention"):
+        assert torch.equal(compiled(main), before)
+    assert torch.equal(compiled(main), before) and not torch.equal(before, wanted)

@@ -205,9 +205,9 @@ def test_caches_of_diffusers_are_refused_by_live_mixing_and_capture(sampler, mai
     with pytest.raises(ValueError, match=message), mixing(sampler.pipe, other, "5"):
         pass
     with pytest.raises(ValueError, match=message):
-        capture(sampler.pipe, main, X, 3)
+        capture(sampler.pipe, main, 3, latents=X)
     transformer.disable_cache()
-    capture(sampler.pipe, main, X, 3)
+    capture(sampler.pipe, main, 3, latents=X)
     with mixing(sampler.pipe, other, "5"):
         assert torch.equal(sampler(main), sampler(other))
     assert torch.equal(sampler(main), plain)

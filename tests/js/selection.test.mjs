@@ -3,7 +3,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { cellsBetween, hundredths, moved, ramp, range, withValue } from "../../web/js/selection.js";
+import {
+  cellsBetween, hundredths, moved, parseSelection, ramp, range, resolveSelection, withValue, writeSelection,
+} from "../../web/js/selection.js";
 
 test("a range includes both ends, in either direction", () => {
   assert.deepEqual(range(3, 6), [3, 4, 5, 6]);
@@ -54,4 +56,15 @@ test("arrow keys stay on the grid", () => {
 
 test("strengths are hundredths from 0 to 1", () => {
   assert.deepEqual([0.304, 0.305001, -1, 7, NaN, null, "0.5"].map(hundredths), [0.3, 0.31, 0, 1, 0, 0, 0.5]);
+});
+
+test("what the grid writes says the strengths that it was given", () => {
+  const written = strengths => resolveSelection(parseSelection(writeSelection(strengths)), strengths.length);
+  for (const count of [30, 40, 48])
+    for (const text of ["mid_blocks", "all", "none", "0, 2-4:0.35, 5:0.36, 29", "alternating", "/4:0.5", "28-29"]) {
+      const strengths = resolveSelection(parseSelection(text), count);
+      assert.deepEqual(written(strengths), strengths, `${text} of ${count}`);
+    }
+  assert.equal(writeSelection(resolveSelection(parseSelection("7-22"), 30)), "mid_blocks");
+  assert.equal(writeSelection([1, 1, 0.5, 0, 1, 0]), "0-1, 2:0.5, 4");
 });

@@ -26,7 +26,7 @@ from wanvideo_activation_editor.patching import (
     fingerprint,
     stack_of,
 )
-from wanvideo_activation_editor.patching.hosts import wan_video_wrapper
+from wanvideo_activation_editor.patching.hosts import wan_video_wrapper, wrapper_capture
 from wanvideo_activation_editor.storage import codec
 
 from .test_nodes import Patcher
@@ -174,7 +174,7 @@ def test_bad_input_of_the_encoder(nodes, model, changes, message):
 
 
 def test_the_wrappers_lynx_reference_is_refused():
-    check = wan_video_wrapper._check_inputs
+    check = wrapper_capture._check_inputs
     check(None, {"lynx_embeds": {"ip_x": torch.zeros(1), "ref_latent": None}}, 1)
     with pytest.raises(ValueError, match=r"reference of Lynx .* Capture without the reference"):
         check(None, {"lynx_embeds": {"ref_latent": torch.zeros(1)}}, 1)
@@ -203,7 +203,7 @@ SETTINGS = {"size": (64, 64, 5), "seed": 1, "sigma": 1.0, "blocks": 3, "all_bloc
 
 
 def cached(value: int = 0, host=None, latent=None, image_embeds=None, **settings):
-    host = host or SimpleNamespace(identity=lambda model: f"identity of {model}")
+    host = host or SimpleNamespace(fingerprint=lambda model: f"identity of {model}")
     embeds = {"prompt_embeds": [torch.full((2, 4), float(value))], "negative_prompt_embeds": [torch.randn(1, 4)]}
     return capture_cache.CachedCapture(host, "model", embeds, PROMPT, {**SETTINGS, **settings}, latent, image_embeds)
 
@@ -220,7 +220,7 @@ def test_captures_are_found_by_content_in_memory():
     assert cached().keep(A) == ""
     assert cached().find() is A
     assert all(other.find() is None for other in (cached(1), cached(seed=2), cached(blocks=4), cached(sigma=0.5)))
-    other_model = SimpleNamespace(identity=lambda model: "another")
+    other_model = SimpleNamespace(fingerprint=lambda model: "another")
     assert cached(host=other_model).find() is None
 
 
@@ -278,7 +278,7 @@ def test_a_model_that_cannot_be_told_from_another_is_not_cached():
     def identity(model):
         return fingerprint({"patches": {"layer": lambda x: x}}, sampled=True)
 
-    unknown = cached(host=SimpleNamespace(identity=identity))
+    unknown = cached(host=SimpleNamespace(fingerprint=identity))
     assert "not cached: patches/layer is a function" in unknown.keep(A)
     assert unknown.find() is None
 
@@ -317,7 +317,7 @@ def test_the_wrappers_identity_knows_the_file_and_the_lora():
 
     def identity(**pipeline):
         inner = SimpleNamespace(diffusion_model=torch.nn.Linear(2, 2, device="meta"), pipeline={"sd": sd, **pipeline})
-        return wan_video_wrapper.identity(SimpleNamespace(model=inner, model_options={}, patches={}))
+        return wan_video_wrapper.fingerprint(SimpleNamespace(model=inner, model_options={}, patches={}))
 
     sd = {"weight": torch.ones(2, 2)}
     weak = [{"path": "a.safetensors", "strength": 0.01, "blocks": {}, "merge_loras": True}]

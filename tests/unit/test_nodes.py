@@ -9,16 +9,19 @@ import asyncio
 import copy
 import json
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 import wanvideo_activation_editor
 from diffusers import WanTransformer3DModel
+from wanvideo_activation_editor.embeddings import read_text_embeds
 from wanvideo_activation_editor.nodes.replacements import REPLACEMENTS
 from wanvideo_activation_editor.patching import KEY, PATTERNS, PRESETS, Explicit, Pattern, stack_of
+from wanvideo_activation_editor.patching.hosts import wan_video_wrapper
 
-ZEROS = "0" * 40
+ZEROS, FRESH = "0" * 40, "mid_blocks"
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,7 @@ def nodes() -> dict:
 # (input, default); sockets have no default. Extra inputs may follow; these never change.
 CONTRACT = {
     "WanVideoActivationEditor": (
-        ["model", "text_embeds", ("injection_strength", 0.5), ("block_activations", ZEROS), ("enable_patching", True),
+        ["model", "text_embeds", ("injection_strength", 0.5), ("block_activations", FRESH), ("enable_patching", True),
          ("log_level", "off"), ("injection_mode", "context"), "injection_embeds", "block_strengths"],
         ["model", "text_embeds"],
     ),
@@ -53,7 +56,7 @@ CONTRACT = {
         ["text_visualization", "graph_image"],
     ),
     "WanVideoAdvancedActivationEditor": (
-        ["model", "text_embeds", ("block_activations", ZEROS), ("enable_patching", True), "injection_embeds",
+        ["model", "text_embeds", ("block_activations", FRESH), ("enable_patching", True), "injection_embeds",
          "block_strengths", ("uniform_strength", 0.5)],
         ["model", "text_embeds"],
     ),
@@ -62,7 +65,7 @@ CONTRACT = {
         ["latent_embeds", "info"],
     ),
     "WanVideoLatentInjector": (
-        ["model", "main_latent", "injection_latent", ("injection_strength", 0.5), ("block_activations", ZEROS)],
+        ["model", "main_latent", "injection_latent", ("injection_strength", 0.5), ("block_activations", FRESH)],
         ["model"],
     ),
     "WanVideoBlockMap": (
@@ -312,13 +315,15 @@ def test_no_wan_model(nodes):
 
 
 def test_echoshot_prompts_of_other_lengths_are_refused():
-    from wanvideo_activation_editor.patching.hosts.wan_video_wrapper import check_echoshot
+    def check(echoshot: bool, main: list[int], injected: list[int]) -> None:
+        embeds = [read_text_embeds([torch.randn(n, 64) for n in counts]) for counts in (main, injected)]
+        wan_video_wrapper.check_prompts(replace(embeds[0], echoshot=echoshot), embeds[1], "Edit")
 
-    check_echoshot(True, [4, 5], [4, 5])
-    check_echoshot(True, [4, 4], [4])
-    check_echoshot(False, [4, 5], [9])
+    check(True, [4, 5], [4, 5])
+    check(True, [4, 4], [4])
+    check(False, [4, 5], [9])
     with pytest.raises(ValueError, match=r"token counts \[4, 5\], but the injected prompt has \[4, 6\]"):
-        check_echoshot(True, [4, 5], [4, 6])
+        check(True, [4, 5], [4, 6])
 
 
 def test_prompts_that_are_alike_are_told(nodes, model, caplog):

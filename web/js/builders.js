@@ -5,11 +5,12 @@
 
 import { makeBars } from "./bars.js";
 import { makeGrid } from "./grid.js";
+import { addPanel } from "./panel.js";
 import { BLOCK_COUNT, patternStrengths, presetBlocks } from "./patterns.js";
 import { builders, editors, knownBlockCount } from "./registry.js";
 import { addRowSocket, completeSockets } from "./rows.js";
 import { hundredths, range } from "./selection.js";
-import { addElement, chain, coalesced, hide, linkedInputs, markChanged, setValue, targetsOf, widgetNamed } from "./widgets.js";
+import { chain, coalesced, hide, linkedInputs, markChanged, setValue, targetsOf, widgetNamed } from "./widgets.js";
 
 const CUSTOM = "custom";
 const BLOCKS = range(0, BLOCK_COUNT - 1);
@@ -143,7 +144,7 @@ function build(app, node, spec) {
 
   for (const row of rows) hide(row);
   node.convertWidgetToInput = widget => addRowSocket(node, widget);
-  addElement(node, "blocks", view.element, ...spec.height);
+  addPanel(app, node, { name: "blocks", element: view.element, height: spec.height });
   builders.set(node, { refresh: redraw, ...spec.output(() => choice.value, count => (isDecidedByLink() ? undefined : values(count))) });
 
   chain(node, "onConfigure", info => {

@@ -3,16 +3,33 @@
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { VIEWER, addBlockMap } from "./block_map.js";
+import { EVENT, addBlocks, editsBlocks } from "./blocks.js";
 import { BUILDERS } from "./builders.js";
+import { watchErrors } from "./errors.js";
+import { countIn, learn } from "./knowledge.js";
 import { showNotice } from "./notices.js";
 import { convertOldFile } from "./old_files.js";
+import { addPanel, panelOf } from "./panel.js";
 import { builders, editors } from "./registry.js";
 import { ROW_WIDGETS, defineRows, dropRowSockets } from "./rows.js";
-import { EDITOR, EVENT, addStatus } from "./status.js";
-import { nodeByExecutionId } from "./widgets.js";
+import { chain, nodeByExecutionId, originOf } from "./widgets.js";
 
 const CATEGORY = "WanVideo/Activation Editor";
 const MIN_WIDTH = 400; // px; Nodes 2.0 cuts our titles below
+
+const TOLD = "wan_activation_editor"; // what our nodes send when they have executed
+
+/** Tell a node what a run resolved; its block count also to the nodes of this pack that its model comes through. */
+function teach(node, { blocks, strengths }) {
+  for (let at = node, own = true; at; at = originOf(at, "model"), own = false) {
+    if (!isOurs(at)) return;
+    learn(app, at, own ? { blocks, strengths } : { blocks });
+    editors.get(at)?.learned();
+  }
+}
+
+const isOurs = node => Boolean(node.constructor.nodeData?.category?.startsWith(CATEGORY));
+const rootGraph = () => app.rootGraph ?? app.graph?.rootGraph ?? app.graph;
 
 function refreshBuilders(editor) {
   for (const node of editor.graph?._nodes ?? []) builders.get(node)?.refresh();
@@ -28,11 +45,15 @@ app.registerExtension({
   },
 
   nodeCreated(node) {
-    const { category, name } = node.constructor.nodeData ?? {};
-    if (!category?.startsWith(CATEGORY)) return;
-    BUILDERS[name]?.(app, node);
-    if (name === EDITOR) addStatus(app, node, refreshBuilders);
-    if (name === VIEWER) addBlockMap(app, node);
+    if (!isOurs(node)) return;
+    BUILDERS[node.constructor.nodeData.name]?.(app, node);
+    if (editsBlocks(node)) addBlocks(app, node, refreshBuilders);
+    if (node.constructor.nodeData.name === VIEWER) addBlockMap(app, node);
+    if (!panelOf(node)) addPanel(app, node);
+    chain(node, "onExecuted", output => {
+      const told = output?.[TOLD]?.[0];
+      if (told) teach(node, told);
+    });
     node.setSize([Math.max(MIN_WIDTH, node.size[0]), node.computeSize()[1]]);
   },
 
@@ -46,8 +67,12 @@ app.registerExtension({
   },
 
   setup() {
+    watchErrors(api, rootGraph, isOurs, (node, text) => {
+      const blocks = countIn(text);
+      if (blocks) teach(node, { blocks });
+    });
     api.addEventListener(EVENT, ({ detail }) => {
-      const graph = app.rootGraph ?? app.graph?.rootGraph ?? app.graph;
+      const graph = rootGraph();
       if (detail.workflow && graph?.id && detail.workflow !== graph.id) return; // another one is open now
       editors.get(nodeByExecutionId(graph, detail.node))?.receive(detail);
     });

@@ -9,14 +9,16 @@ const COLUMNS = 10;
 /**
  * @param app the front end's app
  * @param count number of cells
- * @param read () => ({ values: boolean[], isLinked: i => boolean, blocks: number | null, locked: string })
- *   blocks is the model's block count where it is known; locked says why nothing can be edited, or is empty.
+ * @param menu an element beside the buttons, if any
+ * @param read () => ({ values: (boolean | number)[], isLinked: i => boolean, blocks: number | null, locked: string, drawn?: number })
+ *   A number is a strength. blocks is the model's block count where it is known; locked says why nothing can be edited, or
+ *   is empty; drawn is how many of the cells are shown.
  * @param write called with the new values while they change
  * @param commit called once at the end of an edit
  * @param save, restore () => what the node holds, and back; for a stroke that is taken back
  * @returns {{ element: HTMLElement, refresh: () => void }}
  */
-export function makeGrid({ app, count, read, write, commit, save, restore }) {
+export function makeGrid({ app, count, menu, read, write, commit, save, restore }) {
   const root = makeSurface(app);
   const grid = make("div", "wan-ae-grid", { role: "grid", "aria-label": "Active blocks", "aria-multiselectable": "true" });
   const note = make("span", "wan-ae-note");
@@ -36,6 +38,7 @@ export function makeGrid({ app, count, read, write, commit, save, restore }) {
     button("Invert", "Invert the selection", values => values.map(on => !on)),
     note,
   );
+  if (menu) tools.prepend(menu);
   root.append(tools, grid);
 
   let current = 0; // the cell that Tab leads to
@@ -45,27 +48,33 @@ export function makeGrid({ app, count, read, write, commit, save, restore }) {
   let stroke = null;
 
   const refresh = coalesced(() => {
-    const { values, isLinked, blocks, locked } = read();
+    const { values, isLinked, blocks, locked, drawn = count } = read();
     cells.forEach((cell, i) => {
       const on = String(Boolean(values[i])), linked = isLinked(i), beyond = blocks !== null && i >= blocks;
+      const part = Number(values[i] ?? 0), strength = part > 0 && part < 1 ? String(part) : "";
+      if (cell.hidden !== i >= drawn) cell.hidden = i >= drawn;
+      if (cell.style.getPropertyValue("--strength") !== strength) cell.style.setProperty("--strength", strength);
       if (cell.getAttribute("aria-selected") !== on) cell.setAttribute("aria-selected", on);
       cell.classList.toggle("linked", linked);
       cell.classList.toggle("wan-ae-beyond", beyond);
-      const title = `Block ${i}` + (linked ? ": set by its input" : beyond ? `: the model has ${blocks} blocks` : "");
+      const title = `Block ${i}` + (linked ? ": set by its input" : beyond ? `: the model has ${blocks} blocks` : strength && `: strength ${strength}`);
       if (cell.title !== title) { cell.title = title; cell.setAttribute("aria-label", title); }
       const tab = i === current ? 0 : -1;
       if (cell.tabIndex !== tab) cell.tabIndex = tab;
     });
     grid.setAttribute("aria-disabled", String(Boolean(locked)));
-    const text = locked || (blocks !== null && blocks !== count ? `model has ${blocks} blocks` : "");
-    if (note.textContent !== text) note.textContent = text;
+    const text = locked || (blocks !== null && blocks !== drawn ? `model has ${blocks} blocks` : "");
+    if (note.textContent !== text) note.textContent = note.title = text;
+    for (const control of tools.querySelectorAll("button, select"))
+      if (control.disabled !== Boolean(locked)) control.disabled = Boolean(locked);
   });
 
-  /** Write what differs; linked cells keep their value. */
+  /** Write what differs; linked cells keep their value, and blocks that the model does not have can only be left out. */
   function paint(values) {
-    const { values: now, isLinked, locked } = read();
-    const next = values.map((on, i) => (isLinked(i) ? now[i] : on));
-    if (!locked && next.some((on, i) => on !== now[i])) write(next);
+    const { values: now, isLinked, blocks, locked } = read();
+    const isOpen = i => blocks === null || i < blocks || now[i];
+    const next = values.map((on, i) => (isLinked(i) ? now[i] : isOpen(i) ? on : 0));
+    if (!locked && next.some((on, i) => Number(on) !== Number(now[i]))) write(next);
     written = read().values;
     refresh();
   }
@@ -78,7 +87,7 @@ export function makeGrid({ app, count, read, write, commit, save, restore }) {
 
   function selectRange(to) {
     const { values } = read();
-    if (!before || values.some((on, i) => on !== written?.[i])) before = values; // or something else changed them
+    if (!before || values.some((on, i) => Number(on) !== Number(written?.[i]))) before = values; // or something else changed them
     paint(withValue(before, range(anchor, to), Boolean(before[anchor])));
   }
 

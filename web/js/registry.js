@@ -1,13 +1,15 @@
 // What nodes of this pack ask of each other across a link.
 
+import { known } from "./knowledge.js";
+
 /** node -> { refresh(), selection?() => text, strengths?(count) => number[] }; undefined results: a link decides. */
 export const builders = new WeakMap();
 
-/** node -> { blocks: number | null, refresh(), receive(message) } */
+/** node -> { refresh(), learned(), receive(message) } of nodes that show the blocks that they edit */
 export const editors = new WeakMap();
 
 /** The largest block count that the last runs of these nodes told; null unless every one of them did. */
 export function knownBlockCount(nodes) {
-  const known = nodes.map(node => editors.get(node)?.blocks ?? null);
-  return known.length && !known.includes(null) ? Math.max(...known) : null;
+  const counts = nodes.map(node => known(node)?.blocks ?? null);
+  return counts.length && !counts.includes(null) ? Math.max(...counts) : null;
 }

@@ -63,6 +63,20 @@ export function resolveSelection(terms, count) {
   return out;
 }
 
+/** Text for strengths of blocks 0..n-1: a preset's name where one says the same, else ranges with their strengths. */
+export function writeSelection(strengths) {
+  const count = strengths.length;
+  const preset = PRESETS.find(name => presetBlocks(name, count).every((on, i) => Number(on) === strengths[i]));
+  if (preset) return preset;
+  const terms = [];
+  for (let first = 0, end; first < count; first = end) {
+    for (end = first + 1; end < count && strengths[end] === strengths[first]; ) end++;
+    const blocks = end - 1 > first ? `${first}-${end - 1}` : `${first}`;
+    if (strengths[first] > 0) terms.push(strengths[first] === 1 ? blocks : `${blocks}:${strengths[first]}`);
+  }
+  return terms.join(", ");
+}
+
 /** True for what an untouched widget holds: nothing, or strings of zeros. */
 export function isBlank(terms) {
   return terms.every(t => BITS.test(t.blocks) && !t.blocks.includes("1") && !t.exclude);

@@ -9,7 +9,10 @@ const STYLE = `
 .wan-ae-tools { display: flex; align-items: center; gap: 4px; flex: none; height: 20px; }
 .wan-ae-tools button { font: inherit; color: inherit; background: var(--comfy-input-bg, #222); height: 20px; padding: 0 9px;
   border: 1px solid var(--border-color, #4e4e4e); border-radius: 4px; cursor: pointer; }
-.wan-ae-tools button:hover { border-color: var(--input-text, #ddd); }
+.wan-ae-tools select { font: inherit; color: inherit; background: var(--comfy-input-bg, #222); height: 20px; min-width: 0; max-width: 112px;
+  padding: 0 2px; border: 1px solid var(--border-color, #4e4e4e); border-radius: 4px; }
+.wan-ae-tools :disabled { opacity: 0.5; cursor: not-allowed; }
+.wan-ae-tools button:not(:disabled):hover { border-color: var(--input-text, #ddd); }
 .wan-ae-note { flex: 1; min-width: 0; text-align: right; color: var(--descrip-text, #999); overflow: hidden; white-space: nowrap;
   text-overflow: ellipsis; font-variant-numeric: tabular-nums; }
 .wan-ae :focus-visible { outline: 2px solid var(--input-text, #fff); outline-offset: 1px; }
@@ -24,6 +27,9 @@ const STYLE = `
 .wan-ae-cell { display: flex; align-items: center; justify-content: center; border-radius: 3px; cursor: pointer;
   background: var(--comfy-input-bg, #222); color: var(--descrip-text, #999); border: 1px solid var(--border-color, #4e4e4e); }
 .wan-ae-cell[aria-selected="true"] { background: var(--wan-ae-on); color: var(--wan-ae-on-text); border-color: var(--wan-ae-on); font-weight: 600; }
+.wan-ae-cell[hidden] { display: none; }
+.wan-ae-cell[aria-selected="true"][style*="--strength: 0"] { border-color: var(--wan-ae-on);
+  background: color-mix(in srgb, var(--wan-ae-on) calc(45% + 55% * var(--strength)), var(--comfy-input-bg, #222)); }
 .wan-ae-cell.linked { border-style: dashed; border-color: var(--input-text, #ddd); cursor: not-allowed; }
 .wan-ae-beyond { opacity: 0.35; }
 
@@ -45,7 +51,12 @@ const STYLE = `
 .wan-ae-line { flex: none; height: 14px; line-height: 14px; overflow: hidden; white-space: nowrap; text-overflow: ellipsis;
   color: var(--input-text, #ddd); font-variant-numeric: tabular-nums; }
 .wan-ae-line.warning { font-weight: 600; }
-.wan-ae-picture { flex: 1; min-height: 0; width: 100%; border-radius: 3px; background: var(--comfy-input-bg, #222); }
+.wan-ae-chart { flex: none; height: 50px; display: flex; flex-direction: column; }
+.wan-ae-plot { flex: 1; min-height: 0; position: relative; }
+.wan-ae-axis { position: absolute; right: 3px; top: 1px; font-size: 9px; line-height: 10px; color: var(--descrip-text, #999); pointer-events: none; }
+.wan-ae-chart .wan-ae-scale { position: relative; height: 10px; padding: 0; }
+.wan-ae-chart .wan-ae-scale > span { position: absolute; }
+.wan-ae-picture { display: block; height: 100%; width: 100%; border-radius: 3px; background: var(--comfy-input-bg, #222); }
 .wan-ae-picture path { fill: var(--wan-ae-on); }
 
 /* A blue that follows the theme's text, so that it differs from the theme's inputs in brightness, not in hue alone. */

@@ -51,18 +51,38 @@ export function setValue(app, node, widget, value) {
   widget.callback?.(value, app.canvas, node);
 }
 
+const whileLinked = new WeakMap(); // widget -> text that Nodes 2.0 of 1.35.9 draws in place of its value
+
+/** Have a linked text widget draw what the link brings: 1.35.9's Nodes 2.0 goes on drawing the value that is not used. */
+export function showWhileLinked(widget, text) {
+  if (!globalThis.LiteGraph?.vueNodesMode || (whileLinked.get(widget) ?? widget.value) === text) return;
+  whileLinked.set(widget, text);
+  const saved = widget.value;
+  widget.callback?.(text);
+  widget.value = saved;
+}
+
 /** Put an element into the node, as its last widget: 1.35.9 misplaces saved values behind one that is not saved. */
 export function addElement(node, name, element, minHeight, maxHeight) {
-  Object.assign(element.style, { minHeight: `${minHeight}px`, maxHeight: `${maxHeight}px` });
   const margin = 6;
+  const least = () => minHeight + widget.extra, most = () => maxHeight + widget.extra;
+  const fit = () => Object.assign(element.style, {
+    minHeight: `${least()}px`, maxHeight: `${most()}px`, display: most() ? "" : "none",
+  });
   const widget = node.addDOMWidget(name, "WAN_ACTIVATION_EDITOR", element, {
     serialize: false, // not in the API prompt
     hideInPanel: true,
     margin,
-    getMinHeight: () => minHeight + 2 * margin,
-    getMaxHeight: () => maxHeight + 2 * margin,
+    getMinHeight: () => (widget?.extra === undefined || !most() ? minHeight && minHeight + 2 * margin : least() + 2 * margin),
+    getMaxHeight: () => (widget?.extra === undefined || !most() ? maxHeight && maxHeight + 2 * margin : most() + 2 * margin),
   });
   widget.serialize = false; // not in widgets_values
+  widget.extra = 0; // px for what is shown under the element's own content
+  widget.grow = extra => {
+    widget.extra = extra;
+    fit();
+  };
+  fit();
   return widget;
 }
 

@@ -5,7 +5,7 @@ from .hidden import HIDDEN_NODES
 from .inputs import INPUT_NODES
 from .probes import PROBE_NODES
 from .probing import PROBING_NODES
+from .sites import SITE_NODES
 
-NODE_CLASS_MAPPINGS = {
-    cls.__name__: cls for cls in (*INPUT_NODES, *PROBE_NODES, *CONTEXT_NODES, *HIDDEN_NODES, *PROBING_NODES)
-}
+NODES = (*INPUT_NODES, *PROBE_NODES, *CONTEXT_NODES, *HIDDEN_NODES, *SITE_NODES, *PROBING_NODES)
+NODE_CLASS_MAPPINGS = {cls.__name__: cls for cls in NODES}

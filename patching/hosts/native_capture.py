@@ -1,0 +1,92 @@
+"""Hidden states of ComfyUI's own Wan models, through ComfyUI's sampling with one step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..capture import Capture, HiddenStates
+from ..edit import KEY
+from ..grid import Size
+from ..wan_model import discover
+from .comfy_native import APPLY_MODEL, COMPILE_SETTING
+from .compile import eager, is_compiled
+
+CAPTURE_KEY = KEY + "_capture"
+
+
+def _without_windows(model: Any) -> Any:
+    """The clone `model` without ComfyUI's context windows, so that one call sees the whole video."""
+    model.model_options.pop("context_handler", None)
+    for kind in ("prepare_sampling", "sampler_sample"):
+        model.remove_wrappers_with_key(kind, f"ContextWindows_{kind}")
+    return model
+
+
+def capture(
+    model: Any,
+    text_embeds: Any,
+    count: int,
+    every: bool = False,
+    *,
+    size: Size,
+    seed: int = 0,
+    sigma: float = 1.0,
+    latent: Any = None,
+    image_embeds: Any = None,
+    after_block: Callable[[int], None] | None = None,
+    **known: Any,
+) -> HiddenStates:
+    """Run the first `count` blocks on a prompt, through ComfyUI's sampling with one step.
+
+    The step's model call hands back zeros where it is cut, as do later ones, and the sampler then ends as it always
+    does. Edits and context windows are left out.
+
+    Args:
+        model: a clone of a MODEL, without edits; it is changed.
+        text_embeds: CONDITIONING of one prompt, with the images of image-to-video models in it.
+        count, every, after_block: see `Capture`.
+        size: of the video, without `latent`.
+        seed: seed of the noise.
+        sigma: noise level, above 0 to 1.
+        latent: LATENT to which the noise is added, with its noise_mask; one of zeros stands for no video.
+        image_embeds: None; the wrapper's.
+        known: see `Capture.result`.
+
+    Raises:
+        ValueError: image_embeds, or several prompts.
+    """
+    import comfy.sample
+    import comfy.samplers
+
+    if image_embeds is not None:
+        raise ValueError(
+            "image_embeds goes with a WANVIDEOMODEL. A native MODEL takes its images in the CONDITIONING "
+            "(WanImageToVideo); connect that to text_embeds and its latent to latent."
+        )
+    if len(text_embeds) != 1:
+        raise ValueError(f"text_embeds combines {len(text_embeds)} prompts. Capture one at a time.")
+    given = dict(latent or {})
+    samples = given.get("samples")
+    if samples is None:
+        channels = model.get_model_object("latent_format").latent_channels
+        samples = torch.zeros(1, channels, *size.latent(channels))
+    clone = _without_windows(model)
+    samples = comfy.sample.fix_empty_latent_channels(clone, samples)
+    noise = comfy.sample.prepare_noise(samples, seed, given.get("batch_index"))
+    running = Capture(discover(clone.model.diffusion_model), count, every, after_block)
+
+    def stop_here(executor: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        with eager(COMPILE_SETTING, whole=is_compiled(executor.class_obj.diffusion_model)):
+            return running.stoppable(lambda: executor(x, *args, **kwargs), x)
+
+    clone.add_wrapper_with_key(APPLY_MODEL, CAPTURE_KEY, stop_here)
+    euler = comfy.samplers.sampler_object("euler")
+    sigmas, mask = torch.tensor([sigma, 0.0]), given.get("noise_mask")
+    with running:
+        comfy.sample.sample_custom(
+            clone, noise, 1.0, euler, sigmas, text_embeds, [], samples, noise_mask=mask, disable_pbar=True, seed=seed
+        )
+    return running.result(seed=seed, **known)

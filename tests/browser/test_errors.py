@@ -1,0 +1,74 @@
+"""Errors on the node that they concern: those of a run, and those of a refused prompt."""
+
+from __future__ import annotations
+
+import time
+
+from .editor import GraphPage, node, workflow
+from .test_editor_status import Host, build, host, queue  # noqa: F401  (a fixture)
+
+
+def errors(page: GraphPage) -> list[str]:
+    return page.js(
+        "() => [...document.querySelectorAll('.wan-ae-error')]"
+        ".filter(e => e.getClientRects().length).map(e => e.innerText)"
+    )
+
+
+def fail(page: GraphPage) -> None:
+    """Queue what the page shows, which does not end well."""
+    known = set(page.server.call("/history"))
+    page.js("() => app.queuePrompt(0, 1)")
+    end = time.monotonic() + 30
+    page.settle(10)
+    while not errors(page) and time.monotonic() < end:
+        page.settle()
+    page.until(lambda: set(page.server.call("/history")) != known, seconds=2)
+    page.page.keyboard.press("Escape")  # the front end's own dialog
+    page.settle()
+
+
+def size(page: GraphPage, node_id: int) -> list[float]:
+    return page.of_node("[...n.size]", node_id)
+
+
+def test_an_error_of_a_run_is_on_the_node_until_the_next(page: GraphPage, host: Host):  # noqa: F811
+    flow, _, editor, _ = build(host)
+    flow[editor]["inputs"]["block_activations"] = "12, 47"
+    page.load(flow)
+    before = size(page, int(editor))
+    saved = page.values(int(editor))
+    fail(page)
+    (text,) = errors(page)
+    assert text.startswith("WanVideo Activation Editor")
+    assert f"the model has {host.blocks} blocks" in text
+    assert size(page, int(editor))[1] > before[1]
+    assert page.values(int(editor)) == saved
+    box = page.page.locator(".wan-ae-error").bounding_box()
+    assert box["height"] >= 28 and box["width"] > 250
+    assert page.of_node("n.properties.wan_activation_editor_last_run.blocks", int(editor)) == host.blocks
+    page.choose("block_activations", "12", int(editor))
+    queue(page)
+    page.until(lambda: not errors(page))
+    assert errors(page) == []
+    assert size(page, int(editor)) == before
+    assert page.line(int(editor)) == f"1 of {host.blocks} blocks selected"
+    page.problems.clear()  # the front end logs the refusal
+
+
+def test_a_refused_prompt_is_explained_on_the_node(page: GraphPage, host: Host):  # noqa: F811
+    flow, _, editor, _ = build(host)
+    flow[editor]["inputs"]["block_activations"] = "5-"
+    page.load(flow)
+    fail(page)
+    (text,) = errors(page)
+    assert text.startswith("block_activations, position 1: '5-' is not a block (7), a range (3-9)")
+    page.problems.clear()
+
+
+def test_every_missing_input_is_named(page: GraphPage):
+    page.load(workflow(node("WanVideoInjectionTester")))
+    fail(page)
+    (text,) = errors(page)
+    assert sorted(text.splitlines()) == ["Required input is missing: model", "Required input is missing: text_embeds"]
+    page.problems.clear()

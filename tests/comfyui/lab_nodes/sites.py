@@ -1,0 +1,64 @@
+"""An edit of any site, source and operation, as Python code would add it."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from .probes import ANY, AnyInput
+
+
+def pack(name: str):
+    """A module of the pack, whatever ComfyUI calls it."""
+    return next(m for key, m in list(sys.modules.items()) if key.endswith(f".patching.{name}"))
+
+
+class Noise:
+    """What a careless operation may return."""
+
+    name = "noise"
+
+    def __call__(self, x, value, strength):
+        return 3 * torch.randn(x.shape, dtype=torch.float32).to(x)
+
+
+class TestEdit(AnyInput):
+    """Adds an edit at `site` and passes on the model and its embeds. Without embeds to inject it adds a direction."""
+
+    RETURN_TYPES = (ANY, ANY)
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {
+            "required": {
+                "model": (ANY, {}),
+                "text_embeds": (ANY, {}),
+                "site": ("STRING", {}),
+                "block_activations": ("STRING", {}),
+                "operation": ("STRING", {}),
+            },
+            "optional": {"injection_embeds": (ANY, {}), "branch": ("STRING", {"default": "cond"})},
+        }
+
+    def run(self, model, text_embeds, site, block_activations, operation, injection_embeds=None, branch="cond"):
+        edit, hosts, sources = pack("edit"), pack("hosts"), pack("sources")
+        host = hosts.host_of(model)
+        if injection_embeds is None:
+            width = host.wan_model(model).width
+            source = sources.Direction(torch.randn(width, generator=torch.Generator().manual_seed(5)))
+        else:
+            text = sys.modules[pack("edit").TextEmbeds.__module__]
+            source = sources.prompt_at(site, text.read_text_embeds(injection_embeds, "injection_embeds").detached())
+        added = edit.Edit(
+            source,
+            pack("selection").parse_selection(block_activations),
+            site,
+            Noise() if operation == "noise" else None,
+            branch=branch,
+        )
+        stack = edit.stack_of(model.model_options.get("transformer_options")).append(added)
+        return (host.with_stack(model, stack), text_embeds)
+
+
+SITE_NODES = (TestEdit,)

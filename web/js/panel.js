@@ -1,0 +1,41 @@
+// The part of a node that this pack draws. It is one DOM widget, there from the beginning: 1.35.9's Nodes 2.0 does not draw
+// a widget that is added later. Sections under the node's own picture come and go.
+
+import { addElement, chain } from "./widgets.js";
+import { makeSurface } from "./surface.js";
+
+const GAP = 4; // px, as between the parts of a surface
+const panels = new WeakMap();
+
+/** The panel of a node: its picture's, or an empty one of no height. Called last, when the node's widgets are there. */
+export function addPanel(app, node, picture = null) {
+  const element = picture?.element ?? makeSurface(app);
+  const widget = addElement(node, picture?.name ?? "panel", element, ...(picture?.height ?? [0, 0]));
+  const sections = new Map(); // name -> { element, height }
+  const panel = {
+    widget,
+    /** Put a section of a height in px under the picture, in place of the one of that name; null takes it out. */
+    show(name, section, height = 0) {
+      sections.get(name)?.element.remove();
+      sections.delete(name);
+      if (section) {
+        Object.assign(section.style, { flex: "none", height: `${height}px` });
+        element.append(section);
+        sections.set(name, { element: section, height });
+      }
+      const extra = [...sections.values()].reduce((sum, each) => sum + each.height + GAP, 0), change = extra - widget.extra;
+      if (!change) return;
+      widget.grow(extra);
+      node.setSize([node.size[0], Math.max(node.size[1] + change, node.computeSize()[1])]);
+      node.setDirtyCanvas?.(true, true);
+    },
+  };
+  // A file holds the node as it is without them.
+  chain(node, "onSerialize", saved => {
+    if (widget.extra && saved.size) saved.size = [saved.size[0], saved.size[1] - widget.extra];
+  });
+  panels.set(node, panel);
+  return panel;
+}
+
+export const panelOf = node => panels.get(node);
