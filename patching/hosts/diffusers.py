@@ -56,7 +56,8 @@ def inject(
         target: a diffusers Wan pipeline (both of its transformers, when it has two) or a Wan transformer.
         embeds: the prompt to inject, [tokens, 4096] or [batch, tokens, 4096] as `pipe.encode_prompt` gives it; or a
             Direction.
-        blocks: a selection (see patching/selection.py), or strengths per block.
+        blocks: a selection (see patching/selection.py), a dict of strengths by block number, or a list with one
+            strength for each block of the model.
         strength: multiplies the strengths of `blocks`, 0..1.
         window: part of sampling in which it acts, as fractions (start, end). Needs a pipeline.
         branch: `cond` (the prompt), `uncond` (the negative prompt) or `both`. A pipeline's calls are told apart by the
@@ -77,7 +78,7 @@ def inject(
     """
     edit = Edit(
         source=embeds if isinstance(embeds, Direction) else read_text_embeds(embeds, "embeds").detached(),  # type: ignore[arg-type]
-        strengths=_strengths(blocks) * strength,
+        strengths=_strengths(target, blocks) * strength,
         window=Window(*window),
         branch=branch,
         operation=operation,  # type: ignore[arg-type]  # None: the default of the source
@@ -117,7 +118,7 @@ def inject_hidden(
     Raises:
         ValueError: as `inject` and `captured_difference`.
     """
-    strengths = _strengths(blocks) * strength
+    strengths = _strengths(target, blocks) * strength
     count = discover(_transformers(target)[0]).block_count
     edit = Edit(
         source=captured_difference(main, injection, strengths.active_blocks(count), reduce),
@@ -253,8 +254,24 @@ def _check_no_cache(module: Any, what: str) -> None:
         )
 
 
-def _strengths(blocks: str | BlockStrengths | dict[int, float] | list[float]) -> BlockStrengths:
-    return parse_selection(blocks) if isinstance(blocks, str) else as_block_strengths(blocks)
+def _strengths(target: Any, blocks: str | BlockStrengths | dict[int, float] | list[float]) -> BlockStrengths:
+    """What `inject` takes as blocks.
+
+    Raises:
+        ValueError: a list that is not one strength for each block: [1] would be block 0, not block 1.
+    """
+    if isinstance(blocks, str):
+        return parse_selection(blocks)
+    if isinstance(blocks, list | tuple):
+        model = discover(_transformers(target)[0])
+        if len(blocks) != model.block_count:
+            numbers = ", ".join(map(str, blocks[:4]))
+            raise ValueError(
+                f"blocks is a list of {len(blocks)}, but a list holds one strength for each of the {model.block_count} "
+                f"blocks of {model.name}. To choose blocks by number, pass a selection, blocks='{numbers}', or a dict "
+                "of strengths, blocks={10: 1.0}."
+            )
+    return as_block_strengths(blocks)
 
 
 def _transformers(target: Any) -> list[Any]:
