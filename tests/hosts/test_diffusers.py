@@ -50,6 +50,14 @@ def test_one_call_matches_cross_attention_computed_with_a_replaced_context(main,
         assert equal(model(hidden_states=x, timestep=t, encoder_hidden_states=main).sample, expected)
 
 
+def test_blocks_are_told_in_three_ways(sampler, main, other):
+    with inject(sampler.pipe, other, "1, 4:0.5"):
+        wanted = sampler(main)
+    for blocks in ({1: 1.0, 4: 0.5}, [0, 1, 0, 0, 0.5, 0]):
+        with inject(sampler.pipe, other, blocks):
+            assert equal(sampler(main), wanted)
+
+
 def test_injecting_a_prompt_into_itself_changes_nothing(sampler, main):
     plain = sampler(main)
     for strength in (0.3, 0.5, 1.0):
@@ -328,6 +336,7 @@ def test_half_precision(main, other):
     ("arguments", "message"),
     [
         ({"blocks": "3-"}, r"position 1: '3-'"),
+        ({"blocks": [1.0] * 7}, "does not name blocks by their numbers"),
         ({"blocks": "1, 2, x9"}, r"position 7: 'x9'"),
         ({"blocks": "6"}, r"Block 6 is selected, but the model has 6 blocks \(0 to 5\)"),
         ({"strength": 1.5}, r"from 0 to 1, not 1.5"),
