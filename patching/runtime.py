@@ -24,7 +24,7 @@ from .conflicts import warn_about_replaced_forwards
 from .edit import Edit, EditStack
 from .forked import ForkedEdit
 from .grid import Grid
-from .messages import skipped_message, unreached_message, warn_if_unused, where
+from .messages import skipped_message, unreached_message, where
 from .prompts import Prompts, Rows
 from .sources import CapturedDifference, Prompt, SecondStream
 from .statistics import Observer, StepStatistics
@@ -132,12 +132,18 @@ class Run:
         self._handles.clear()
         self._end_call()
 
-    def close(self, completed: bool, edits: Collection[ActiveEdit] | None = None) -> None:
+    def close(self, completed: bool, edits: Collection[ActiveEdit] | None = None) -> list[ActiveEdit]:
         """End the run, for some edits or all: log what is left to log and release every tensor.
 
         Args:
-            completed: sampling ended normally; only then a missing effect is worth a warning.
+            completed: sampling ended normally; only then a missing effect is an error.
             edits: those that end; None for all, and with them the run.
+
+        Returns:
+            those that ended, for `warn_if_unused`, once all runs of a sampling have.
+
+        Raises:
+            RuntimeError: the model called no module of an edit.
         """
         self._end_statistics()
         ending = self._edits if edits is None else list(edits)
@@ -151,8 +157,7 @@ class Run:
         self.prompts.clear()
         if unreached is not None:
             raise unreached
-        if completed:
-            warn_if_unused(ending)
+        return ending
 
     def hook_control_attention(self, block: nn.Module, index: int) -> None:
         """Edit a control block whose host calls `forward` itself, past module hooks, at its cross-attention."""

@@ -12,6 +12,7 @@ import torch
 
 from ..active import ActiveEdit
 from ..edit import EditStack
+from ..messages import warn_if_unused
 from ..noise import progress_at, shift_of
 from ..runtime import Run
 from ..wan_model import discover
@@ -55,8 +56,12 @@ class Attachment:
         if token in self._contexts:
             edits = self._contexts.pop(token)
             with self._paused():
-                self.run.close(completed and self.run.calls > 0, edits)
-                self.run.remove(edits)
+                try:
+                    self.run.close(completed and self.run.calls > 0, edits)
+                finally:
+                    self.run.remove(edits)
+            if completed and self.run.calls > 0:
+                warn_if_unused(edits)
         if not self._contexts:
             self._exits.close()
         return not self._contexts

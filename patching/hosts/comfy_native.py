@@ -15,10 +15,12 @@ from typing import Any
 import torch
 
 from ...embeddings.text_embeds import EmbedsError, TextEmbeds, is_wrapper_embeds
+from ..active import ActiveEdit
 from ..capture import HiddenStates
 from ..edit import KEY, EditStack, stack_of
 from ..fingerprint import fingerprint as digest
 from ..fingerprint import unwrapped
+from ..messages import warn_if_unused
 from ..projection import readable_weights
 from ..runtime import Run
 from ..wan_model import WanModel, discover, unwrap
@@ -157,10 +159,22 @@ class Sampling:
         return self._runs[key]
 
     def close(self, completed: bool) -> None:
-        """End every run; `completed` is False after an error or an interrupt."""
-        for run in self._runs.values():
-            run.close(completed)
+        """End every run; `completed` is False after an error or an interrupt.
+
+        An edit had an effect if it had one in any run: a device may see one branch alone.
+        """
+        runs = list(self._runs.values())
         self._runs.clear()
+        ended: list[list[ActiveEdit]] = []
+
+        def end(run: Run) -> None:
+            ended.append(run.close(completed))
+
+        with contextlib.ExitStack() as ends:  # all of them, whatever one raises
+            for run in runs:
+                ends.callback(end, run)
+        if completed and ended:
+            warn_if_unused([max(same, key=lambda e: (e.calls, e.edited)) for same in zip(*ended, strict=True)])
 
     @contextlib.contextmanager
     def batch(self, conds: Sequence[Sequence[Mapping[str, Any]] | None]) -> Iterator[None]:

@@ -10,7 +10,7 @@ import torch
 
 from ...embeddings import TextEmbeds, read_text_embeds
 from ..capture import Capture, HiddenStates
-from ..checks import check_stack
+from ..checks import check_stack, warn_about_cache
 from ..difference import Reduce, captured_difference
 from ..edit import Branch, Edit, EditStack, LogLevel, Window
 from ..fingerprint import fingerprint as digest
@@ -74,7 +74,8 @@ def inject(
 
     Raises:
         ValueError: a malformed selection, a block that the model lacks, a strength outside 0..1, embeddings of
-            another width or with more than 512 tokens, no Wan model, a cache of diffusers (`hidden` only).
+            another width or with more than 512 tokens, no Wan model, a cache or
+            group offload of several blocks of diffusers (`hidden` only).
     """
     edit = Edit(
         source=embeds if isinstance(embeds, Direction) else read_text_embeds(embeds, "embeds").detached(),  # type: ignore[arg-type]
@@ -163,12 +164,17 @@ def capture(
         inputs: further inputs of the transformer, such as `encoder_hidden_states_image`.
 
     Raises:
-        ValueError: `count` is out of range, or a cache of diffusers is enabled.
+        ValueError: `count` is out of range, a cache of diffusers is enabled, or context parallelism.
     """
     transformer = _transformers(model)[0]
     parts = discover(transformer)
     module: Any = parts.module
     _check_no_cache(module, "capture")
+    if getattr(getattr(module, "_parallel_config", None), "context_parallel_config", None) is not None:
+        raise ValueError(
+            "capture cannot be combined with context parallelism: each process runs a part of the tokens. Capture "
+            "without enable_parallelism, in one process."
+        )
     if latents is None:
         channels = module.config.in_channels
         shape = (1, channels, *(size or Size()).latent(channels))
@@ -254,6 +260,23 @@ def _check_no_cache(module: Any, what: str) -> None:
         )
 
 
+def _check_offload(module: Any) -> None:
+    """A second stream runs each block twice, but block-level group offload takes a group's weights after its last one.
+
+    Raises:
+        ValueError: groups of several blocks.
+    """
+    for block in module.blocks:
+        registry = getattr(unwrap(block), "_diffusers_hook", None)
+        hook = registry.get_hook("group_offloading") if registry is not None else None
+        count = len(getattr(getattr(hook, "group", None), "modules", ()))
+        if count > 1:
+            raise ValueError(
+                f"site='hidden' cannot be combined with group offloading of {count} blocks a group. Use "
+                "num_blocks_per_group=1, or offload_type='leaf_level'."
+            )
+
+
 def _strengths(target: Any, blocks: str | BlockStrengths | dict[int, float] | list[float]) -> BlockStrengths:
     """What `inject` takes as blocks.
 
@@ -296,5 +319,8 @@ def edited(target: Any, stack: EditStack) -> Iterator[None]:
         check_stack(stack, model)
         if any(isinstance(edit.source, SecondStream) for edit in stack):
             _check_no_cache(model.module, "site='hidden'")
+            _check_offload(model.module)
+        if getattr(model.module, "is_cache_enabled", False):
+            warn_about_cache(stack)
     with attached(target, transformers, stack, scheduler):
         yield

@@ -24,6 +24,7 @@ from ..capture import HiddenStates
 from ..edit import KEY, EditStack, stack_of
 from ..fingerprint import fingerprint as digest
 from ..fingerprint import unwrapped
+from ..messages import warn_if_unused
 from ..noise import progress_at, shift_of
 from ..projection import readable_weights
 from ..runtime import Run
@@ -251,7 +252,9 @@ def _sample(process: Callable[..., Any], bound: inspect.BoundArguments, stack: E
             result = process(*bound.args, **bound.kwargs)
             completed = True
         finally:
-            run.close(completed)
+            edits = run.close(completed)
+            if completed:
+                warn_if_unused(edits)
     return result
 
 

@@ -6,6 +6,8 @@ import pytest
 import torch
 from wanvideo_activation_editor.embeddings import read_text_embeds
 from wanvideo_activation_editor.patching import Edit, EditStack, Run, Window, check_stack, discover, parse_selection
+from wanvideo_activation_editor.patching.hosts.comfy_native import Sampling
+from wanvideo_activation_editor.patching.messages import warn_if_unused
 
 from .conftest import hook_count, make_transformer, prompt_embeds
 
@@ -85,7 +87,7 @@ def test_a_run_without_effect_is_told(model, caplog):
     with run_:
         run_.begin({"uncond": [(0, 0)]}, progress=lambda clock: 0.0)
         call(model, NEGATIVE, MAIN)
-    run_.close(completed=True)
+    warn_if_unused(run_.close(completed=True))
     assert "First editor had no effect: no model call of this run fell in its branch and window" in caplog.text
 
 
@@ -259,3 +261,17 @@ def test_a_model_that_calls_no_block_as_a_module_is_an_error_that_names_it(model
         call(model, NEGATIVE, MAIN)
         run.begin(ROWS, progress=lambda clock: 0.0)
     run.close(completed=False)
+
+
+def test_an_effect_in_one_of_two_runs_of_a_sampling_is_an_effect(model, caplog):
+    """As with two devices, of which one sees the negative prompt alone."""
+    other_device = make_transformer()
+    for both in (True, False):
+        caplog.clear()
+        sampling = Sampling(EditStack((edit(OTHER, label="First editor"),)), None, lambda percent: 1 - percent)
+        for transformer, rows in ((model, {"cond": [(0, 0)]} if both else {}), (other_device, {"uncond": [(0, 0)]})):
+            with sampling.run_for(transformer) as run_:
+                run_.begin(rows, progress=lambda clock: 0.0)
+                in_turn(transformer, MAIN)
+        sampling.close(completed=True)
+        assert ("First editor had no effect" in caplog.text) != both
