@@ -134,9 +134,9 @@ class ActiveEdit:
         self.missed.discard(index)
         if self.run.statistics is not None and (self.logged or self.observation is not None):
             what = "hidden state" if self.edit.site == "hidden" else self.edit.site
-            self.run.statistics.record(
-                index, self, x, out, range(len(x)) if rows is None else rows, what=what, logged=self.logged
-            )
+            real = self.run.prompts.real(self, x) if self.site.reads_text else None
+            touched = range(len(x)) if rows is None else rows
+            self.run.statistics.record(index, self, x, out, touched, what=what, logged=self.logged, real=real)
         return out
 
     def _checked(self, result: Any, x: torch.Tensor) -> torch.Tensor:

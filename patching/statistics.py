@@ -52,6 +52,7 @@ class _Entry:
     edit: object
     measured: torch.Tensor
     what: str
+    of: str
     shape: str
     logged: bool
 
@@ -79,6 +80,7 @@ class StepStatistics:
         *,
         what: str = "context",
         logged: bool = True,
+        real: torch.Tensor | None = None,
     ) -> None:
         """Measure the touched rows of `edited` against `main` [batch, tokens, dim]; no host sync.
 
@@ -86,12 +88,20 @@ class StepStatistics:
             edit: what made the change.
             what: name of the tensors in the log.
             logged: write a line for the block.
+            real: [batch, tokens], true where a text has a token; padding and image tokens are not measured then.
         """
         index = torch.tensor(rows, device=main.device)
         a, b = main.index_select(0, index).float(), edited.index_select(0, index).float()
-        measured = torch.stack([changed_share(a, b), a.norm(), b.norm(), (b - a).norm()])
+        if real is not None:
+            counted = real.index_select(0, index).to(a.dtype).unsqueeze(-1)
+            a, b = a * counted, b * counted
+            share = changed_share(a, b) * (counted.numel() / counted.sum().clamp(min=1))
+        else:
+            share = changed_share(a, b)
+        measured = torch.stack([share, a.norm(), b.norm(), (b - a).norm()])
+        of = " of real tokens" if real is not None else ""
         shape = f", {what} {list(edited.shape)} {edited.dtype} on {edited.device}" if self._trace else ""
-        self._entries.append(_Entry(block, edit, measured, what, shape, logged))
+        self._entries.append(_Entry(block, edit, measured, what, of, shape, logged))
 
     def flush(self) -> list[tuple[int, object, float]]:
         """Read the measurements of the finished call (one host sync) and log a line per block that asks for it.
@@ -108,10 +118,13 @@ class StepStatistics:
             changes.append((entry.block, entry.edit, distance / (before or 1.0)))
             if entry.logged:
                 log.info(
-                    "%s, block %d: %.2f%% of elements changed by more than 0.01, %s norm %.4g before, %.4g after%s",
+                    "%s, block %d: %.2f%% of elements%s changed by more than 0.01, relative L2 %.3g, %s norm %.4g "
+                    "before, %.4g after%s",
                     label,
                     entry.block,
                     100 * share,
+                    entry.of,
+                    distance / (before or 1.0),
                     entry.what,
                     before,
                     after,

@@ -145,7 +145,7 @@ class Sampling:
         if conds is not None:
             names = (("negative", "uncond"), ("positive", "cond"))
             self._branches = {c.get("uuid"): branch for name, branch in names for c in conds.get(name) or ()}
-        self._groups: dict[tuple[int, Any], tuple[str, int]] = {}
+        self._groups: dict[tuple[int, Any], tuple[str, int, int]] = {}  # branch, first prompt, prompts
         self.announced = False  # that the model runs uncompiled
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Sampling:
@@ -193,7 +193,7 @@ class Sampling:
                 if not any(text is known for known in texts):
                     texts.append(text)
                 number = next(n for n, known in enumerate(texts) if known is text)
-                self._groups[i, cond.get("uuid")] = (branch, number)
+                self._groups[i, cond.get("uuid")] = (branch, sum(map(_prompts_in, texts[:number])), _prompts_in(text))
         try:
             yield
         finally:
@@ -206,15 +206,15 @@ class Sampling:
         """
         indices = options.get("cond_or_uncond") or [0]
         if self._branches is None:
-            groups = [("uncond" if index else "cond", 0) for index in indices]
+            groups = [("uncond" if index else "cond", 0, 1) for index in indices]
         else:
             keys = zip(indices, options.get("uuids") or (), strict=False)
-            groups = [self._groups.get(key, ("", 0)) for key in keys]
+            groups = [self._groups.get(key, ("", 0, 1)) for key in keys]
         size = batch // max(len(groups), 1)
         rows: dict[str, list[tuple[int, int]]] = {"cond": [], "uncond": []}
-        for k, (branch, prompt) in enumerate(groups):
-            if branch:
-                rows[branch].extend((row, prompt) for row in range(k * size, (k + 1) * size))
+        for k, (branch, first, count) in enumerate(groups):
+            if branch:  # ComfyUI repeats the prompts of a conditioning over the latents of the batch
+                rows[branch].extend((k * size + i, first + i % count) for i in range(size))
         return rows
 
     def progress(self, sigma: float) -> float:
@@ -227,6 +227,12 @@ class Sampling:
             else:
                 high = middle
         return high
+
+
+def _prompts_in(text: Any) -> int:
+    """Prompts of one conditioning: rows of its text."""
+    tensor = getattr(text, "cond", None)
+    return len(tensor) if torch.is_tensor(tensor) and len(tensor) else 1
 
 
 def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:

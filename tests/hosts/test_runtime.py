@@ -275,3 +275,17 @@ def test_an_effect_in_one_of_two_runs_of_a_sampling_is_an_effect(model, caplog):
                 in_turn(transformer, MAIN)
         sampling.close(completed=True)
         assert ("First editor had no effect" in caplog.text) != both
+
+
+def test_figures_are_of_real_tokens(model, caplog):
+    """As the texts alone are compared, without the padding to 512 rows."""
+    caplog.set_level("INFO")
+    project = model.condition_embedder.text_embedder
+    a, b = project(MAIN)[0, :20], project(OTHER)[0, :20]  # 12 tokens and 20
+    told: list[dict] = []
+    observed(model, told.append, edit(OTHER, "2", log_level="verbose"), labels=("a",))
+    relative = float((b - a).norm() / a.norm())
+    assert told[-1]["change"] == pytest.approx(relative, rel=1e-4)
+    share = 100 * float(((b - a).abs() > 0.01).float().mean())
+    line = next(m for m in caplog.messages if "changed by more than" in m)
+    assert f"{share:.2f}% of elements of real tokens" in line and f"relative L2 {relative:.3g}" in line
