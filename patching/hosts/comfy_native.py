@@ -107,6 +107,11 @@ def fingerprint(model: Any) -> str:
         if key in state:
             state[key] = saved.weight
     options = plain.model_options
+    # ComfyUI may cast these to the model's type when it loads it, which is no other model.
+    for prefix, module in plain.model.diffusion_model.named_modules(prefix="diffusion_model"):
+        for key in (f"{prefix}.{name}" for name in module._parameters if any(True for _ in module.children())):
+            if key in state and state[key].is_floating_point():
+                state[key] = state[key].to(plain.model.get_dtype())
     values = {
         "class": f"{type(plain.model).__module__}.{type(plain.model).__name__}",
         "state": {unwrapped(k): v for k, v in state.items()},
@@ -255,6 +260,8 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
         result = executor(*args, **kwargs)
         completed = True
         return result
+    except StopIteration as error:  # ComfyUI's coroutine would hide where it comes from
+        raise RuntimeError(f"StopIteration was raised while sampling: {error}") from error
     finally:
         options.pop(SAMPLING_KEY, None)
         sampling.close(completed)

@@ -251,6 +251,8 @@ def _sample(process: Callable[..., Any], bound: inspect.BoundArguments, stack: E
         try:
             result = process(*bound.args, **bound.kwargs)
             completed = True
+        except StopIteration as error:  # ComfyUI's coroutine would hide where it comes from
+            raise RuntimeError(f"StopIteration was raised while sampling: {error}") from error
         finally:
             edits = run.close(completed)
             if completed:

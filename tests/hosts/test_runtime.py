@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from wanvideo_activation_editor.embeddings import read_text_embeds
@@ -172,7 +174,7 @@ def test_an_observer_gets_the_change_that_its_edit_made(model):
     silent: list[dict] = []
     half = edit(OTHER, "1-2:0.5, 4", log_level="basic")
     observed(model, lambda e: messages.append if e is half else silent.append, half, edit(THIRD, "0"))
-    main, other = (model.condition_embedder.text_embedder(x) for x in (MAIN, OTHER))
+    main, other = (model.condition_embedder.text_embedder(x)[:, :20] for x in (MAIN, OTHER))  # 12 tokens and 20
     full = ((other - main).norm() / main.norm()).item()
     assert silent == [], "its log level is off"
     assert [m["phase"] for m in messages] == ["step", "step", "end"]
@@ -286,6 +288,7 @@ def test_figures_are_of_real_tokens(model, caplog):
     observed(model, told.append, edit(OTHER, "2", log_level="verbose"), labels=("a",))
     relative = float((b - a).norm() / a.norm())
     assert told[-1]["change"] == pytest.approx(relative, rel=1e-4)
-    share = 100 * float(((b - a).abs() > 0.01).float().mean())
     line = next(m for m in caplog.messages if "changed by more than" in m)
-    assert f"{share:.2f}% of elements of real tokens" in line and f"relative L2 {relative:.3g}" in line
+    share = float(re.search(r"([0-9.]+)% of elements of real tokens", line)[1])
+    assert share == pytest.approx(100 * float(((b - a).abs() > 0.01).float().mean()), abs=0.01)
+    assert f"relative L2 {relative:.3g}" in line
