@@ -73,7 +73,6 @@ class ActiveEdit:
         self.rows = [row for branch in branches for row in rows.get(branch, ())]
         if self.rows and not edit.window.is_full and not edit.window.contains(progress(self.clock)):
             self.rows = []
-        self.announced += 1
         self._of_call = self.rows
         if self.rows:
             self.calls += 1
@@ -137,9 +136,9 @@ class ActiveEdit:
         self.missed.discard(index)
         if self.run.statistics is not None and (self.logged or self.observation is not None):
             what = "hidden state" if self.edit.site == "hidden" else self.edit.site
-            self.run.statistics.record(
-                index, self, x, out, range(len(x)) if rows is None else rows, what=what, logged=self.logged
-            )
+            real = self.run.prompts.real(self, x) if self.site.reads_text else None
+            touched = range(len(x)) if rows is None else rows
+            self.run.statistics.record(index, self, x, out, touched, what=what, logged=self.logged, real=real)
         return out
 
     def _operate(self, x: torch.Tensor, value: torch.Tensor, strength: float) -> torch.Tensor:

@@ -113,6 +113,12 @@ def discover(module: Any) -> WanModel:
         raise NotAWanModelError(
             f"{name} has blocks without cross-attention: this model does not read text, so there is no context to edit."
         )
+    given = inspect.signature(type(module).forward).parameters.get("encoder_hidden_states")
+    if given is not None and str(given.annotation).startswith("list["):
+        raise NotAWanModelError(
+            f"{name} takes a list of texts and runs its blocks on parts of the video at a time, which cannot be "
+            "edited. Use another Wan model."
+        )
     return WanModel(
         module=module,
         blocks=raw,

@@ -12,6 +12,7 @@ import torch
 
 from ..active import ActiveEdit
 from ..edit import EditStack
+from ..messages import warn_if_unused
 from ..noise import progress_at, shift_of
 from ..passes import in_extra_pass
 from ..runtime import Run
@@ -57,8 +58,12 @@ class Attachment:
         if token in self._contexts:
             edits = self._contexts.pop(token)
             with self._paused():
-                self.run.close(completed and any(edit.seen for edit in edits), edits)
-                self.run.remove(edits)
+                try:
+                    self.run.close(completed and any(edit.seen for edit in edits), edits)
+                finally:
+                    self.run.remove(edits)
+            if completed and any(edit.seen for edit in edits):
+                warn_if_unused(edits)
         if not self._contexts:
             self._exits.close()
         return not self._contexts

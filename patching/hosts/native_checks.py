@@ -51,7 +51,8 @@ def _check_conditionings(stack: EditStack, guider: Any, model: WanModel) -> None
             if edit.branch not in (branch, "both") or not conds:
                 continue
             tokens = [c["cross_attn"].shape[1] for c in conds if c.get("cross_attn") is not None]
-            check_stack((edit,), model, prompt_count=len(conds), context_tokens=min(tokens, default=None))
+            prompts = sum(len(c["cross_attn"]) if c.get("cross_attn") is not None else 1 for c in conds)
+            check_stack((edit,), model, prompt_count=prompts, context_tokens=min(tokens, default=None))
             given = set(edit.text.given_lengths) if edit.text is not None else set()
             if tokens and given and given != set(tokens):
                 log.warning(

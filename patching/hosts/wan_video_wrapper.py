@@ -24,6 +24,7 @@ from ..capture import HiddenStates
 from ..edit import KEY, EditStack, stack_of
 from ..fingerprint import fingerprint as digest
 from ..fingerprint import unwrapped
+from ..messages import warn_if_unused
 from ..noise import progress_at, shift_of
 from ..passes import in_extra_pass
 from ..projection import readable_weights
@@ -253,8 +254,12 @@ def _sample(process: Callable[..., Any], bound: inspect.BoundArguments, stack: E
         try:
             result = process(*bound.args, **bound.kwargs)
             completed = True
+        except StopIteration as error:  # ComfyUI's coroutine would hide where it comes from
+            raise RuntimeError(f"StopIteration was raised while sampling: {error}") from error
         finally:
-            run.close(completed)
+            edits = run.close(completed)
+            if completed:
+                warn_if_unused(edits)
     return result
 
 
