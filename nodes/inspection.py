@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..embeddings import MAX_TOKENS, TextEmbeds, mean_difference, pad_tokens, read_text_embeds
-from ..patching import KEY, Edit, host_of, parse_selection, stack_of
+from ..embeddings import MAX_TOKENS, Difference, TextEmbeds, mean_difference, pad_tokens, read_text_embeds
+from ..patching import KEY, Edit, EditStack, host_of, parse_selection, stack_of
 from ..patching.projection import project_text
+from ..patching.transforms import ContextTransform, apply_transforms
 from ..patching.views import NO_EDIT, block_list, cell_grid, model_summary, stack_report, strength_summary
 from .shown import model_told
 from .sockets import (
@@ -22,6 +23,12 @@ from .sockets import (
     model_input,
     transformer_options,
 )
+
+WEAK_STRENGTH = 0.1
+"""Below it a blend can hardly show."""
+
+SHORT_WINDOW = 0.1
+"""A run of fewer than ten steps may have none in it."""
 
 
 class WanVideoBlockActivationViewer(io.ComfyNode):
@@ -110,7 +117,10 @@ class WanVideoInjectionTester(io.ComfyNode):
             for edit in stack:
                 strengths = edit.strengths.resolve(wan_model.block_count)
                 parts += ["", f"{edit.label}: {strength_summary(strengths)}", f"  blocks {block_list(strengths)}"]
-                parts += _measurements(main, edit, weights, show_details) if edit.text else [_without_prompt(edit)]
+                if edit.text is None:
+                    parts.append(_without_prompt(edit))
+                    continue
+                parts += _measurements(stack, edit, main, weights, wan_model.block_count, show_details)
         text = "\n".join(parts)
         return io.NodeOutput(text, ui={"text": (text,), **model_told(model)})
 
@@ -125,8 +135,9 @@ def _without_prompt(edit: Edit) -> str:
     )
 
 
-def _measurements(main: TextEmbeds, edit: Edit, weights: Any, details: bool) -> list[str]:
-    source, prompts = edit.text, compared_prompts(main, edit.branch)
+def _measurements(stack: EditStack, edit: Edit, main: TextEmbeds, weights: Any, count: int, details: bool) -> list[str]:
+    """What one edit of a stack does to what the blocks read."""
+    source, prompts, strengths = edit.text, compared_prompts(main, edit.branch), edit.strengths.resolve(count)
     assert source is not None  # noqa: S101  # by the caller
     if not prompts:
         return ["  It edits the negative prompt, which text_embeds does not hold, so there is nothing to compare."]
@@ -134,7 +145,10 @@ def _measurements(main: TextEmbeds, edit: Edit, weights: Any, details: bool) -> 
         raw = mean_difference(prompts, source.prompts)
     except ValueError as error:
         return [f"  {error} Connect the text_embeds that the editor got."]
-    verdict = "nearly alike: expect a small effect" if raw.alike else "different enough to show"
+    injected = [source.prompts[0]] * len(prompts) if len(source.prompts) == 1 else list(source.prompts)
+    transforms = stack.transforms_of(edit)
+    read = None if weights is None else _read_by_blocks(prompts, injected, weights, transforms, edit, max(strengths))
+    verdict = _verdict(edit, strengths, read or raw, guessed=read is None and bool(transforms))
     if not details:
         return [f"  {verdict} (relative L2 {raw.relative_l2:.3f} before projection)"]
 
@@ -146,7 +160,8 @@ def _measurements(main: TextEmbeds, edit: Edit, weights: Any, details: bool) -> 
     lines = [
         f"  Verdict: {verdict}",
         f"  Before projection, real tokens: {raw}",
-        f"  Before projection, all {rows} rows: {mean_difference(padded(prompts), padded(source.prompts))}",
+        f"  Before projection, all {rows} rows: {mean_difference(padded(prompts), padded(injected))}",
+        f"  Dimensions that differ most before projection: {_dimensions(prompts, injected)}",
     ]
     if weights is None:
         lines.append(
@@ -154,17 +169,63 @@ def _measurements(main: TextEmbeds, edit: Edit, weights: Any, details: bool) -> 
             "Set the editor's log_level to verbose to see the figures per step."
         )
         return lines
-    a, b = ([project_text(p, weights) for p in padded(tensors)] for tensors in (prompts, source.prompts))
+    a, b = ([project_text(p, weights) for p in padded(tensors)] for tensors in (prompts, injected))
     real = raw.tokens
     after, after_all = mean_difference([p[:real] for p in a], [p[:real] for p in b]), mean_difference(a, b)
+    after_what = "".join(f", after {transform.name}" for transform in transforms)
     return [
         *lines,
         f"  After projection, real tokens: {after}",
         f"  After projection, all {rows} rows: {after_all}",
+        f"  Read by the blocks at strength {max(strengths):g}{after_what}, real tokens: {read}",
         "  The share above 0.01 depends on the scale of the values and on padding rows, equal in both prompts: "
         f"{100 * raw.changed_share:.2f}% of the real tokens before projection reads as "
         f"{100 * after_all.changed_share:.2f}% of all rows after it. Relative L2 and cosine do not depend on scale.",
     ]
+
+
+def _verdict(edit: Edit, strengths: Sequence[float], measured: Difference, guessed: bool) -> str:
+    """In words, with what else makes an edit hard to see."""
+    if not any(strengths):
+        return "no effect: every block has strength 0"
+    if measured.alike and guessed:
+        return "nearly alike before the transforms, whose result cannot be measured here"
+    parts = ["nearly alike: expect a small effect" if measured.alike else "different enough to show"]
+    if edit.window.end - edit.window.start < SHORT_WINDOW:
+        parts.append(f"a window of {edit.window.start:g}-{edit.window.end:g} may hold no step of a short run")
+    if max(strengths) < WEAK_STRENGTH:
+        parts.append(f"no block is above strength {max(strengths):g}")
+    return "; ".join(parts)
+
+
+def _read_by_blocks(
+    prompts: Sequence[torch.Tensor],
+    injected: Sequence[torch.Tensor],
+    weights: Any,
+    transforms: Sequence[ContextTransform],
+    edit: Edit,
+    strength: float,
+) -> Difference:
+    """What blocks at `strength` read in place of the main prompt: projected, transformed and blended; real tokens."""
+    before, after = [], []
+    for first, second in zip(prompts, injected, strict=True):
+        real = max(len(first), len(second))
+        a, b = (project_text(pad_tokens(p, real), weights) for p in (first, second))
+        changed = apply_transforms(transforms, a, b, torch.ones(real, 1, dtype=torch.bool))
+        before.append(a)
+        after.append(edit.operation(a[None], changed[None], strength)[0])
+    return mean_difference(before, after)
+
+
+def _dimensions(prompts: Sequence[torch.Tensor], injected: Sequence[torch.Tensor]) -> str:
+    """The five dimensions with the largest mean difference over real tokens."""
+    total = torch.zeros(prompts[0].shape[-1])
+    for first, second in zip(prompts, injected, strict=True):
+        real = max(len(first), len(second))
+        a, b = (pad_tokens(p, real).detach().to("cpu", torch.float32) for p in (first, second))
+        total += (b - a).abs().mean(dim=0) / len(prompts)
+    values, indices = total.topk(min(5, len(total)))
+    return ", ".join(f"{i} ({v:.3g})" for v, i in zip(values.tolist(), indices.tolist(), strict=True))
 
 
 NODES = [WanVideoBlockActivationViewer, WanVideoInjectionTester]
