@@ -57,8 +57,7 @@ class ActiveEdit:
         self.logged = self.level in ("verbose", "trace")
         self.rows: list[tuple[int, int]] = []  # that it touches in the call in progress, with their prompts
         self._of_call: list[tuple[int, int]] = []  # the same, before the model took some of them
-        self.reached = False  # one of its hooks was called
-        self.announced = 0  # model calls
+        self.reached = self.checked = False  # one of its hooks was called; a model call has shown whether
         self.calls = 0  # model calls in which it acted
         self.edited = 0  # blocks that it changed in them
         self.unreported = False  # it acted in a call that the observer has not been told of
@@ -71,7 +70,6 @@ class ActiveEdit:
         self.rows = [row for branch in branches for row in rows.get(branch, ())]
         if self.rows and not edit.window.is_full and not edit.window.contains(progress(self.clock)):
             self.rows = []
-        self.announced += 1
         self._of_call = self.rows
         if self.rows:
             self.calls += 1
