@@ -12,8 +12,9 @@ from ..embeddings import MAX_TOKENS, Difference, TextEmbeds, mean_difference, pa
 from ..patching import KEY, Edit, EditStack, host_of, parse_selection, stack_of
 from ..patching.projection import project_text
 from ..patching.transforms import ContextTransform, apply_transforms
+from ..patching.verdict import verdict
 from ..patching.views import NO_EDIT, block_list, cell_grid, model_summary, stack_report, strength_summary
-from .shown import model_told
+from .shown import bars, difference_table, model_told
 from .sockets import (
     CATEGORY,
     check_activations,
@@ -23,12 +24,6 @@ from .sockets import (
     model_input,
     transformer_options,
 )
-
-WEAK_STRENGTH = 0.1
-"""Below it a blend can hardly show."""
-
-SHORT_WINDOW = 0.1
-"""A run of fewer than ten steps may have none in it."""
 
 
 class WanVideoBlockActivationViewer(io.ComfyNode):
@@ -72,11 +67,13 @@ class WanVideoBlockActivationViewer(io.ComfyNode):
                 strengths = selection.resolve(count)
                 parts += ["", f"Selection: {strength_summary(strengths)}"]
                 parts += [cell_grid(strengths)] if show_visual else []
-            parts += ["", stack_report(stack_of(transformer_options(model)), count, show_visual)]
+            stack = stack_of(transformer_options(model))
+            parts += ["", stack_report(stack, count, show_visual)]
+            shown = [(edit.label, edit.strengths.resolve(count)) for edit in stack] if show_visual else []
             if text_embeds is not None:
                 parts += ["", _embeds_line(text_embeds)]
         text = "\n".join(parts)
-        return io.NodeOutput(text, ui={"text": (text,), **model_told(model)})
+        return io.NodeOutput(text, ui={"text": (text,), **model_told(model, shown=bars(shown))})
 
 
 def _embeds_line(text_embeds: Any) -> str:
@@ -114,15 +111,20 @@ class WanVideoInjectionTester(io.ComfyNode):
             if not len(stack):
                 parts.append(NO_EDIT)
             weights = host.projection_weights(model)
+            tables = []
             for edit in stack:
+                measured: list[tuple[str, Difference]] = []
                 strengths = edit.strengths.resolve(wan_model.block_count)
                 parts += ["", f"{edit.label}: {strength_summary(strengths)}", f"  blocks {block_list(strengths)}"]
-                if edit.text is None:
-                    parts.append(_without_prompt(edit))
-                    continue
-                parts += _measurements(stack, edit, main, weights, wan_model.block_count, show_details)
+                parts += (
+                    _measurements(stack, main, edit, strengths, weights, show_details, measured)
+                    if edit.text
+                    else [_without_prompt(edit)]
+                )
+                if measured:
+                    tables.append(difference_table(f"{edit.label}: {strength_summary(strengths)}", measured))
         text = "\n".join(parts)
-        return io.NodeOutput(text, ui={"text": (text,), **model_told(model)})
+        return io.NodeOutput(text, ui={"text": (text,), **model_told(model, tables=tables)})
 
 
 def _without_prompt(edit: Edit) -> str:
@@ -135,9 +137,17 @@ def _without_prompt(edit: Edit) -> str:
     )
 
 
-def _measurements(stack: EditStack, edit: Edit, main: TextEmbeds, weights: Any, count: int, details: bool) -> list[str]:
-    """What one edit of a stack does to what the blocks read."""
-    source, prompts, strengths = edit.text, compared_prompts(main, edit.branch), edit.strengths.resolve(count)
+def _measurements(
+    stack: EditStack,
+    main: TextEmbeds,
+    edit: Edit,
+    strengths: Sequence[float],
+    weights: Any,
+    details: bool,
+    measured: list[tuple[str, Difference]],
+) -> list[str]:
+    """Lines of the report; what was measured is appended to `measured`."""
+    source, prompts = edit.text, compared_prompts(main, edit.branch)
     assert source is not None  # noqa: S101  # by the caller
     if not prompts:
         return ["  It edits the negative prompt, which text_embeds does not hold, so there is nothing to compare."]
@@ -148,19 +158,22 @@ def _measurements(stack: EditStack, edit: Edit, main: TextEmbeds, weights: Any, 
     injected = [source.prompts[0]] * len(prompts) if len(source.prompts) == 1 else list(source.prompts)
     transforms = stack.transforms_of(edit)
     read = None if weights is None else _read_by_blocks(prompts, injected, weights, transforms, edit, max(strengths))
-    verdict = _verdict(edit, strengths, read or raw, guessed=read is None and bool(transforms))
+    measured.append(("before projection", raw))
+    expected = verdict(strengths, edit.window, raw.relative_l2)
     if not details:
-        return [f"  {verdict} (relative L2 {raw.relative_l2:.3f} before projection)"]
+        return [f"  {expected} (relative L2 {raw.relative_l2:.3f} before projection)"]
 
     rows = max(MAX_TOKENS, *(p.shape[0] for p in prompts))
 
     def padded(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         return [pad_tokens(p, rows) for p in tensors]
 
+    raw_all = mean_difference(padded(prompts), padded(source.prompts))
+    measured.append((f"before, all {rows} rows", raw_all))
     lines = [
-        f"  Verdict: {verdict}",
+        f"  Verdict: {expected}",
         f"  Before projection, real tokens: {raw}",
-        f"  Before projection, all {rows} rows: {mean_difference(padded(prompts), padded(injected))}",
+        f"  Before projection, all {rows} rows: {raw_all}",
         f"  Dimensions that differ most before projection: {_dimensions(prompts, injected)}",
     ]
     if weights is None:
@@ -173,6 +186,7 @@ def _measurements(stack: EditStack, edit: Edit, main: TextEmbeds, weights: Any, 
     real = raw.tokens
     after, after_all = mean_difference([p[:real] for p in a], [p[:real] for p in b]), mean_difference(a, b)
     after_what = "".join(f", after {transform.name}" for transform in transforms)
+    measured += [("after projection", after), (f"after, all {rows} rows", after_all)]
     return [
         *lines,
         f"  After projection, real tokens: {after}",
@@ -182,20 +196,6 @@ def _measurements(stack: EditStack, edit: Edit, main: TextEmbeds, weights: Any, 
         f"{100 * raw.changed_share:.2f}% of the real tokens before projection reads as "
         f"{100 * after_all.changed_share:.2f}% of all rows after it. Relative L2 and cosine do not depend on scale.",
     ]
-
-
-def _verdict(edit: Edit, strengths: Sequence[float], measured: Difference, guessed: bool) -> str:
-    """In words, with what else makes an edit hard to see."""
-    if not any(strengths):
-        return "no effect: every block has strength 0"
-    if measured.alike and guessed:
-        return "nearly alike before the transforms, whose result cannot be measured here"
-    parts = ["nearly alike: expect a small effect" if measured.alike else "different enough to show"]
-    if edit.window.end - edit.window.start < SHORT_WINDOW:
-        parts.append(f"a window of {edit.window.start:g}-{edit.window.end:g} may hold no step of a short run")
-    if max(strengths) < WEAK_STRENGTH:
-        parts.append(f"no block is above strength {max(strengths):g}")
-    return "; ".join(parts)
 
 
 def _read_by_blocks(

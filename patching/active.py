@@ -58,6 +58,7 @@ class ActiveEdit:
         self.rows: list[tuple[int, int]] = []  # that it touches in the call in progress, with their prompts
         self._of_call: list[tuple[int, int]] = []  # the same, before the model took some of them
         self.reached = self.checked = False  # one of its hooks was called; a model call has shown whether
+        self.seen = False  # a model call began since it is there
         self.calls = 0  # model calls in which it acted
         self.edited = 0  # blocks that it changed in them
         self.unreported = False  # it acted in a call that the observer has not been told of
@@ -65,6 +66,7 @@ class ActiveEdit:
 
     def begin(self, rows: Rows, progress: Callable[[Any], float], grid: Grid | None) -> None:
         """A model call begins."""
+        self.seen = True
         edit = self.edit
         branches = ("cond", "uncond") if edit.branch == "both" else (edit.branch,)
         self.rows = [row for branch in branches for row in rows.get(branch, ())]
@@ -87,10 +89,6 @@ class ActiveEdit:
         """The model call has ended."""
         self.rows = []
         self.missed = set()
-
-    def clear(self) -> None:
-        """Release every tensor."""
-        self.end()
 
     @property
     def acts(self) -> bool:
@@ -119,15 +117,20 @@ class ActiveEdit:
             value: [batch or 1, tokens from `first` on or 1, dim].
             first: the first token that is touched.
         """
-        rows, strength, operation = self.touched(x), self.strengths[index], self.edit.operation
+        rows, strength = self.touched(x), self.strengths[index]
+        if value.shape[1] not in (1, x.shape[1] - first):
+            raise ValueError(
+                f"{self.edit.name}: {self.edit.source.title} of {value.shape[1]} tokens, but the sampler has "
+                f"{x.shape[1] - first}. Capture with the sampler's size and image inputs, or set reduce to mean."
+            )
         if rows is None and first == 0:
-            out = self._checked(operation(x, value, strength), x)
+            out = self._operate(x, value, strength)
         else:
             out = x.clone()
             for row in range(len(x)) if rows is None else rows:
                 part = x[row : row + 1, first:]
                 of_row = value if len(value) == 1 else value[row : row + 1]
-                out[row : row + 1, first:] = self._checked(operation(part, of_row, strength), part)
+                out[row : row + 1, first:] = self._operate(part, of_row, strength)
         self.edited += 1
         self.missed.discard(index)
         if self.run.statistics is not None and (self.logged or self.observation is not None):
@@ -137,12 +140,22 @@ class ActiveEdit:
             self.run.statistics.record(index, self, x, out, touched, what=what, logged=self.logged, real=real)
         return out
 
-    def _checked(self, result: Any, x: torch.Tensor) -> torch.Tensor:
-        if not torch.is_tensor(result) or result.shape != x.shape or result.dtype != x.dtype:
+    def _operate(self, x: torch.Tensor, value: torch.Tensor, strength: float) -> torch.Tensor:
+        operation: Any = self.edit.operation
+        if getattr(operation, "pure", False):
+            result = operation(x, value, strength)
+        else:  # it may change its arguments in place
+            result = operation(x.clone(), value.clone(), strength)
+        if (
+            not torch.is_tensor(result)
+            or result.shape != x.shape
+            or result.dtype != x.dtype
+            or result.device != x.device
+        ):
             got = f"{result.dtype} {list(result.shape)}" if torch.is_tensor(result) else type(result).__name__
             raise TypeError(
-                f"{self.edit.name}: the operation {self.edit.operation.name} returned {got}; it has to return a "
-                f"tensor like its first argument, {x.dtype} {list(x.shape)}."
+                f"{self.edit.name}: the operation {operation.name} returned {got}; it has to return a "
+                f"tensor like its first argument, {x.dtype} {list(x.shape)} on {x.device}."
             )
         return result
 
@@ -181,6 +194,7 @@ class StreamEdit(ActiveEdit):
     """
 
     _x: torch.Tensor | None = None
+    passed: torch.Tensor | None = None  # the stream after the last chosen block, until the call ends
 
     @property
     def last(self) -> int:
@@ -188,11 +202,11 @@ class StreamEdit(ActiveEdit):
 
     def end(self) -> None:
         super().end()
-        self._x = None
+        self._x = self.passed = None
 
-    def follows(self, index: int) -> bool:
-        """True when the stream has to run block `index`, after others."""
-        return self._x is not None and index <= self.last
+    def resume(self, stream: torch.Tensor, main: torch.Tensor) -> None:
+        """Go on with a stream that has passed the blocks so far, beside the main hidden state that they left."""
+        self._x, self.run.left = stream, main
 
     def hooks(self, block: nn.Module, index: int) -> Iterator[Hook]:
         if index > self.last:
@@ -222,12 +236,12 @@ class StreamEdit(ActiveEdit):
             self._x = second[0] if isinstance(second, tuple) else second
             if index in self.blocks:
                 mixed = self.apply(index, x, self._x)
-                if mixed is self._x and index != self.last:
-                    mixed = mixed.clone()
+                if mixed is self._x:
+                    mixed = mixed.clone()  # a host may change its own in place
             else:
                 mixed = x
             if index == self.last:
-                self._x = None
+                self.passed, self._x = self._x, None
             self.run.left = mixed
             if mixed is x:
                 return None
@@ -238,7 +252,7 @@ class StreamEdit(ActiveEdit):
 
 
 class ModuleEdit(ActiveEdit):
-    """Changes what goes into or out of a module of the block: by a direction, a captured difference, or a prompt."""
+    """Changes what goes into or out of a module of the block, by a source that is not text."""
 
     def hooks(self, block: nn.Module, index: int) -> Iterator[Hook]:
         if index not in self.blocks:
@@ -267,14 +281,7 @@ class ModuleEdit(ActiveEdit):
             yield module.register_forward_hook(hidden_from_compile(change_output))
 
     def changed(self, index: int, x: torch.Tensor) -> torch.Tensor:
-        source = self.edit.source
-        value = self.run.value(source, index, x)
-        if value.shape[1] not in (1, x.shape[1]):
-            raise ValueError(
-                f"{self.edit.name}: {source.title} of {value.shape[1]} tokens, but the sampler has {x.shape[1]}. "
-                "Capture with the sampler's size and image inputs, or set reduce to mean."
-            )
-        return self.apply(index, x, self._by_row(value, x))
+        return self.apply(index, x, self._by_row(self.run.value(self.edit.source, index, x), x))
 
     def _by_row(self, value: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """A value of several captured rows, laid out over the touched rows of the batch."""

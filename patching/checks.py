@@ -49,6 +49,11 @@ def check_stack(
             raise type(error)(f"{edit.name}: {error}") from None
         for index in edit.strengths.active_blocks(model.block_count):
             SITES[edit.site].module(model.blocks[index])
+        if model.control_blocks and edit.text is not None and edit.site not in ("context", "hidden"):
+            raise ValueError(
+                f"{edit.name}: {model.name} is a VACE model. A prompt reaches its control blocks at site context "
+                "alone; use that."
+            )
         edit.source.check(model, edit.site, edit.name)
         source = edit.text
         if source is None:

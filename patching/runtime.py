@@ -25,6 +25,7 @@ from .edit import Edit, EditStack
 from .forked import ForkedEdit
 from .grid import Grid
 from .messages import skipped_message, unreached_message, where
+from .output_change import OutputChange
 from .prompts import Prompts, Rows
 from .sources import CapturedDifference, Prompt, SecondStream
 from .statistics import Observer, StepStatistics
@@ -68,10 +69,12 @@ class Run:
         self.left: torch.Tensor | None = None  # the hidden state that the last hook of a block gave back to the host
         self.calls = 0  # model calls so far
         self._observer_for = observer_for
+        self._output_change = OutputChange(self)
         self._edits: list[ActiveEdit] = []
         self._announced: set[int] = set()
         self._handles: list[Any] = []
         self._values: dict[tuple[int, int, torch.dtype, torch.device], torch.Tensor] = {}
+        self._moved: dict[tuple[int, torch.dtype, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
         self._label: Callable[[], str] = str
         self._read_sigma: Callable[[], float] | None = None
         self._sigma: float | None = None
@@ -112,6 +115,9 @@ class Run:
                     self._handles.extend(edit.hooks(block, index))
             for block, index in self.model.control_blocks:
                 self._hook_control(unwrap(block), index)
+            if self.statistics is not None:
+                after = hidden_from_compile(self._output_change.after)
+                self._handles.append(self.model.module.register_forward_hook(after, with_kwargs=True))
         except BaseException:
             self.__exit__()
             raise
@@ -148,9 +154,10 @@ class Run:
         for edit in ending:
             if edit.observation is not None:
                 edit.observation.end(completed)
-            edit.clear()
+            edit.end()
         self._end_call()
         self._values.clear()
+        self._moved.clear()
         self.prompts.clear()
         return ending
 
@@ -215,6 +222,16 @@ class Run:
         return any(edit.rows for edit in self._edits)
 
     @property
+    def is_logged(self) -> bool:
+        """True when an edit that acts in the announced call logs every step."""
+        return any(edit.logged for edit in self._edits if edit.rows)
+
+    def output_rows(self, batch: int) -> list[int] | None:
+        """Rows of the model's output that edits may change; None for all of its `batch` rows."""
+        rows = sorted({row for edit in self._edits for row, _ in edit.rows})
+        return rows if batch == self.prompts.batch and len(rows) < batch else None
+
+    @property
     def sigma(self) -> float:
         """Noise level of the call in progress; reads it back from the device once.
 
@@ -229,16 +246,20 @@ class Run:
 
     def value(self, source: Any, index: int, x: torch.Tensor) -> torch.Tensor:
         """What a source that is not text has for block `index`, on the device of x; moved there once per run."""
-        given = source.tensor(index)
-        if given.shape[-1] != x.shape[-1]:
-            raise ValueError(
-                f"{source.title[0].upper()}{source.title[1:]} is {given.shape[-1]} wide, but the tensor that it "
-                f"changes in block {index} of {self.model.name} is {x.shape[-1]} wide. Take it from this model."
-            )
-        key = id(source), given.data_ptr(), x.dtype, x.device
+        key = id(source), index, x.dtype, x.device
         if key not in self._values:
-            # A captured difference is large, so it is rounded here and not in every call.
-            self._values[key] = given.to(x.device, x.dtype if isinstance(source, CapturedDifference) else None)
+            given = source.tensor(index)
+            if given.shape[-1] != x.shape[-1]:
+                raise ValueError(
+                    f"{source.title[0].upper()}{source.title[1:]} is {given.shape[-1]} wide, but the tensor that it "
+                    f"changes in block {index} of {self.model.name} is {x.shape[-1]} wide. Take it from this model."
+                )
+            shared = id(given), x.dtype, x.device  # blocks may share a tensor; it is held, so its id is its own
+            if shared not in self._moved:
+                # A captured difference is large, so it is rounded here and not in every call.
+                dtype = x.dtype if isinstance(source, CapturedDifference) else None
+                self._moved[shared] = given, given.to(x.device, dtype)
+            self._values[key] = self._moved[shared][1]
         moved = self._values[key]
         return source.at(moved, self.sigma) if hasattr(source, "at") else moved
 
@@ -272,12 +293,12 @@ class Run:
         """Log what the last model call measured, and tell the observers."""
         if self.statistics is None:
             return
-        measured = self.statistics.flush()
+        measured, output = self.statistics.flush()
         for edit in self._edits:
             unreported, edit.unreported = edit.unreported, False
             if unreported and edit.observation is not None:
                 changes = {block: change for block, key, change in measured if key is edit}
-                edit.observation.call(self._label(), changes)
+                edit.observation.call(self._label(), changes, output)
 
     def _end_call(self) -> None:
         self.prompts.end()

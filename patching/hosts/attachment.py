@@ -14,6 +14,7 @@ from ..active import ActiveEdit
 from ..edit import EditStack
 from ..messages import warn_if_unused
 from ..noise import progress_at, shift_of
+from ..passes import in_extra_pass
 from ..runtime import Run
 from ..wan_model import discover
 from .branches import Branches, Encoded, branch_named, listening, replace_method
@@ -45,22 +46,23 @@ class Attachment:
 
     def open(self, token: object, stack: EditStack, scheduler: Any, encoded: Encoded) -> None:
         """Let a stack act for context `token`, after those that act already."""
-        self.check_idle("open a context on")
+        self.check_idle("open `inject` on", inside=True)
         self._encoded[token] = encoded
         with self._paused():
             self._contexts[token] = self.run.extend(stack, scheduler)
 
     def close(self, token: object, completed: bool) -> bool:
         """End what `open` began; True when no context is left and the hooks are gone."""
+        self.end_call()  # what an interrupt left
         self._encoded.pop(token, None)
         if token in self._contexts:
             edits = self._contexts.pop(token)
             with self._paused():
                 try:
-                    self.run.close(completed and self.run.calls > 0, edits)
+                    self.run.close(completed and any(edit.seen for edit in edits), edits)
                 finally:
                     self.run.remove(edits)
-            if completed and self.run.calls > 0:
+            if completed and any(edit.seen for edit in edits):
                 warn_if_unused(edits)
         if not self._contexts:
             self._exits.close()
@@ -70,22 +72,27 @@ class Attachment:
     def _paused(self) -> Iterator[None]:
         """Without the hooks of edits; they are installed again in the order of the stack."""
         self.run.__exit__()
-        yield
-        if self._contexts:
-            self.run.__enter__()
+        try:
+            yield
+        finally:
+            if self._contexts:
+                self.run.__enter__()
 
-    def check_idle(self, what: str) -> None:
-        """Raise RuntimeError while another thread calls the transformer."""
-        if self._thread not in (None, threading.get_ident()):
-            raise RuntimeError(
-                f"Another thread is calling this {self.model.name}; you cannot {what} it until the call has ended. "
-                "Give each thread a transformer of its own, or let them take turns."
-            )
+    def check_idle(self, what: str, inside: bool = False) -> None:
+        """Raise RuntimeError while another thread calls the transformer; with `inside`, also while this one does."""
+        if self._thread is None or (self._thread == threading.get_ident() and not inside):
+            return
+        where = "A call of" if self._thread == threading.get_ident() else "Another thread is calling"
+        raise RuntimeError(
+            f"{where} this {self.model.name}: you cannot {what} it until the call has ended. "
+            "Give each thread a transformer of its own, or let them take turns; after an interrupted call, leave the "
+            "`with` block."
+        )
 
     def _hook(self) -> None:
         module: Any = self.model.module
         before = torch.compiler.disable(self._begin)  # type: ignore[no-untyped-call]
-        after = torch.compiler.disable(self._end)  # type: ignore[no-untyped-call]
+        after = torch.compiler.disable(self.end_call)  # type: ignore[no-untyped-call]
         self._exits.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
         self._exits.callback(module.register_forward_hook(after, always_call=True).remove)
         if hasattr(module, "cache_context"):
@@ -111,6 +118,8 @@ class Attachment:
             self._branches.named = before
 
     def _begin(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if in_extra_pass():
+            return
         self.check_idle("call")
         if not _open.get().issuperset(self._contexts):
             raise RuntimeError(
@@ -133,8 +142,16 @@ class Attachment:
             text=text,
         )
 
-    def _end(self, *_: Any) -> None:
-        self._thread = None
+    def end_call(self, *_: Any) -> None:
+        """Torch calls this after an exception as well, also after that of a call which `_begin` refused."""
+        if self._thread == threading.get_ident() and not in_extra_pass():
+            self._thread = None
+
+
+def call_was_cut(module: torch.nn.Module) -> None:
+    """Say that the call in progress has ended by an exception that torch's hooks do not see."""
+    if module in _attachments:
+        _attachments[module].end_call()
 
 
 @contextlib.contextmanager
@@ -151,6 +168,7 @@ def attached(pipeline: Any, transformers: list[Any], stack: EditStack, scheduler
         RuntimeError: a call of one of them is in progress in another thread.
     """
     token = object()
+    transformers = list({id(discover(t).module): t for t in transformers}.values())  # one may be both of a pipeline
     modules = [discover(transformer).module for transformer in transformers]
     completed, exits = False, contextlib.ExitStack()
     try:
@@ -165,7 +183,7 @@ def attached(pipeline: Any, transformers: list[Any], stack: EditStack, scheduler
         _open.set(_open.get() | {token})
         yield
         for module in modules:
-            _attachments[module].check_idle("close the context of")
+            _attachments[module].check_idle("close `inject` on")
         completed = True
     finally:
         exits.close()
@@ -198,6 +216,11 @@ def progress(t: torch.Tensor, scheduler: Any) -> float:
     """
     timesteps = torch.as_tensor(scheduler.timesteps).float()
     now = float(t.max())
+    if getattr(scheduler, "num_inference_steps", len(timesteps)) is None:
+        raise ValueError(
+            "The scheduler of the pipeline that was given to `inject` has no steps: another pipeline samples with this "
+            "transformer. Give `inject` the pipeline that samples, or no window."
+        )
     distances = (timesteps - now).abs()
     if float(distances.min()) > 4.0:  # half floats round 1000 to a multiple of 4
         raise ValueError(
@@ -211,3 +234,15 @@ def progress(t: torch.Tensor, scheduler: Any) -> float:
     sigmas = getattr(scheduler, "sigmas", ())  # the timesteps of some schedulers are rounded to whole numbers
     exact = len(sigmas) == len(timesteps) + 1
     return progress_at(float(sigmas[index] if exact else timesteps[index] / 1000), shift)
+
+
+def _restore(module: torch.nn.Module, outer: Callable[..., Any] | None) -> None:
+    if outer is None:
+        del module.__dict__["cache_context"]
+    else:
+        object.__setattr__(module, "cache_context", outer)
+
+
+def is_attached(transformer: Any) -> bool:
+    """True while a context is open on a transformer."""
+    return discover(transformer).module in _attachments

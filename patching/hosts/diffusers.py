@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from ...embeddings import TextEmbeds, read_text_embeds
+from ...embeddings import TextEmbeds
+from ..arguments import Blocks, chosen_blocks, given_prompt
 from ..capture import Capture, HiddenStates
 from ..checks import check_stack, warn_about_cache
 from ..difference import Reduce, captured_difference
@@ -18,12 +19,10 @@ from ..fingerprint import unwrapped
 from ..grid import Size
 from ..operations import Add, Operation
 from ..projection import readable_weights
-from ..selection import parse_selection
-from ..sources import Direction, SecondStream
-from ..strengths import BlockStrengths, as_block_strengths
+from ..sources import SecondStream
 from ..transforms import ContextTransform
 from ..wan_model import WanModel, discover, unwrap
-from .attachment import COMPILE_SETTING, attached, calls_of_prompt
+from .attachment import COMPILE_SETTING, attached, call_was_cut, calls_of_prompt
 from .compile import eager, is_compiled
 
 NAME = "diffusers"
@@ -34,7 +33,7 @@ MAX_PROMPT_TOKENS = None  # given embeddings are not cut
 def inject(
     target: Any,
     embeds: Any,
-    blocks: str | BlockStrengths | dict[int, float] | list[float] = "all",
+    blocks: Blocks = "all",
     strength: float = 1.0,
     *,
     window: tuple[float, float] = (0.0, 1.0),
@@ -54,10 +53,10 @@ def inject(
 
     Args:
         target: a diffusers Wan pipeline (both of its transformers, when it has two) or a Wan transformer.
-        embeds: the prompt to inject, [tokens, 4096] or [batch, tokens, 4096] as `pipe.encode_prompt` gives it; or a
-            Direction.
-        blocks: a selection (see patching/selection.py), a dict of strengths by block number, or a list with one
-            strength for each block of the model.
+        embeds: the prompt to inject: text, or [tokens, 4096] or [batch, tokens, 4096] as `pipe.encode_prompt` gives it;
+            or a source such as a Direction (see patching/sources.py).
+        blocks: a selection (`"10-29:0.6"`, see patching/selection.py), a block, several ([1, 2], range(10, 30)), or
+            strengths by block ({1: 0.5}).
         strength: multiplies the strengths of `blocks`, 0..1.
         window: part of sampling in which it acts, as fractions (start, end). Needs a pipeline.
         branch: `cond` (the prompt), `uncond` (the negative prompt) or `both`. A pipeline's calls are told apart by the
@@ -74,12 +73,12 @@ def inject(
 
     Raises:
         ValueError: a malformed selection, a block that the model lacks, a strength outside 0..1, embeddings of
-            another width or with more than 512 tokens, no Wan model, a cache or
-            group offload of several blocks of diffusers (`hidden` only).
+            another width or with more than 512 tokens, no Wan model, a cache of diffusers that would replay the edit,
+            group offload of several blocks beside a second stream.
     """
     edit = Edit(
-        source=embeds if isinstance(embeds, Direction) else read_text_embeds(embeds, "embeds").detached(),  # type: ignore[arg-type]
-        strengths=_strengths(target, blocks) * strength,
+        source=embeds if hasattr(embeds, "gives") else given_prompt(target, embeds),  # type: ignore[arg-type]
+        strengths=chosen_blocks(blocks) * strength,
         window=Window(*window),
         branch=branch,
         operation=operation,  # type: ignore[arg-type]  # None: the default of the source
@@ -98,7 +97,7 @@ def inject_hidden(
     target: Any,
     main: HiddenStates,
     injection: HiddenStates,
-    blocks: str | BlockStrengths | dict[int, float] | list[float],
+    blocks: Blocks,
     strength: float = 1.0,
     *,
     reduce: Reduce = "none",
@@ -119,7 +118,7 @@ def inject_hidden(
     Raises:
         ValueError: as `inject` and `captured_difference`.
     """
-    strengths = _strengths(target, blocks) * strength
+    strengths = chosen_blocks(blocks) * strength
     count = discover(_transformers(target)[0]).block_count
     edit = Edit(
         source=captured_difference(main, injection, strengths.active_blocks(count), reduce),
@@ -189,6 +188,7 @@ def capture(
                 encoder_hidden_states=text_embeds.to(device, dtype),
                 **inputs,
             )
+        call_was_cut(module)
         if (offload := getattr(module, "_hf_hook", None)) is not None:  # of accelerate; a call cut short leaves it out
             offload.post_forward(module, None)
     finally:
@@ -247,6 +247,22 @@ def check_prompts(main: TextEmbeds, injected: TextEmbeds, edit: str) -> None:
     """Any prompts go together."""
 
 
+def _check_cache(stack: EditStack, module: Any) -> None:
+    """What a step or attention cache of diffusers would replay, with the edit in it or without it.
+
+    Raises:
+        ValueError: the edit and the cache cannot be combined.
+    """
+    if not getattr(module, "is_cache_enabled", False):
+        return
+    for edit in stack:
+        if edit.site == "hidden":
+            _check_no_cache(module, "site='hidden'")
+        elif edit.text is not None and edit.site != "context":
+            _check_no_cache(module, f"A prompt at site={edit.site!r}")
+    warn_about_cache(stack)
+
+
 def _check_no_cache(module: Any, what: str) -> None:
     """The caches of diffusers keep a state per block, which an extra pass through the block would read and overwrite.
 
@@ -277,26 +293,6 @@ def _check_offload(module: Any) -> None:
             )
 
 
-def _strengths(target: Any, blocks: str | BlockStrengths | dict[int, float] | list[float]) -> BlockStrengths:
-    """What `inject` takes as blocks.
-
-    Raises:
-        ValueError: a list that is not one strength for each block: [1] would be block 0, not block 1.
-    """
-    if isinstance(blocks, str):
-        return parse_selection(blocks)
-    if isinstance(blocks, list | tuple):
-        model = discover(_transformers(target)[0])
-        if len(blocks) != model.block_count:
-            numbers = ", ".join(map(str, blocks[:4]))
-            raise ValueError(
-                f"blocks is a list of {len(blocks)}, but a list holds one strength for each of the {model.block_count} "
-                f"blocks of {model.name}. To choose blocks by number, pass a selection, blocks='{numbers}', or a dict "
-                "of strengths, blocks={10: 1.0}."
-            )
-    return as_block_strengths(blocks)
-
-
 def _transformers(target: Any) -> list[Any]:
     """Of a pipeline both transformers, if it has two; else the target itself."""
     found = [t for t in (getattr(target, name, None) for name in ("transformer", "transformer_2")) if t is not None]
@@ -317,10 +313,8 @@ def edited(target: Any, stack: EditStack) -> Iterator[None]:
     for transformer in transformers:
         model = discover(transformer)
         check_stack(stack, model)
+        _check_cache(stack, model.module)
         if any(isinstance(edit.source, SecondStream) for edit in stack):
-            _check_no_cache(model.module, "site='hidden'")
             _check_offload(model.module)
-        if getattr(model.module, "is_cache_enabled", False):
-            warn_about_cache(stack)
     with attached(target, transformers, stack, scheduler):
         yield

@@ -169,19 +169,27 @@ def observed(model, observe, *edits: Edit, labels=("a", "b"), completed: bool = 
     run_.close(completed)
 
 
-def test_an_observer_gets_the_change_that_its_edit_made(model):
+def output_change(model, *edits: Edit) -> float:
+    """Relative L2 change of the prompt's row of the output."""
+    plain, edited = call(model, NEGATIVE, MAIN)[1], run(model, *edits)[1]
+    return ((edited - plain).norm() / plain.norm()).item()
+
+
+def test_an_observer_gets_the_change_of_the_output_and_per_block_that_of_its_edit(model):
     messages: list[dict] = []
     silent: list[dict] = []
     half = edit(OTHER, "1-2:0.5, 4", log_level="basic")
     observed(model, lambda e: messages.append if e is half else silent.append, half, edit(THIRD, "0"))
     main, other = (model.condition_embedder.text_embedder(x)[:, :20] for x in (MAIN, OTHER))  # 12 tokens and 20
     full = ((other - main).norm() / main.norm()).item()
+    expected = output_change(model, edit(OTHER, "1-2:0.5, 4"), edit(THIRD, "0"))
+    assert expected > 0.01
     assert silent == [], "its log level is off"
     assert [m["phase"] for m in messages] == ["step", "step", "end"]
     assert [m["step"] for m in messages] == [1, 2, 2]
     for message in messages:
         assert (message["active"], message["blocks"]) == (3, 6)
-        assert message["change"] == pytest.approx(full * 2 / 3, rel=1e-5)
+        assert message["change"] == pytest.approx(expected, rel=1e-4)
     changes = messages[-1]["changes"]
     assert [c is None for c in changes] == [True, False, False, True, False, True]
     assert [c for c in changes if c is not None] == pytest.approx([full / 2, full / 2, full], rel=1e-5)
@@ -203,7 +211,9 @@ def test_an_observer_of_a_second_stream_gets_the_change_of_the_hidden_state(mode
     observed(model, messages.append, edit(OTHER, "3", site="hidden", log_level="basic"), labels="a")
     expected = ((other - plain).norm() / plain.norm()).item()
     assert [(m["phase"], m["active"]) for m in messages] == [("step", 1), ("end", 1)]
-    assert [m["change"] for m in messages] == pytest.approx([expected, expected], rel=1e-4)
+    assert messages[-1]["changes"][3] == pytest.approx(expected, rel=1e-4)
+    output = output_change(model, edit(OTHER, "3", site="hidden"))
+    assert [m["change"] for m in messages] == pytest.approx([output, output], rel=1e-4)
 
 
 def test_an_observer_changes_nothing_and_off_measures_nothing(model):
@@ -295,8 +305,6 @@ def test_figures_are_of_real_tokens(model, caplog):
     told: list[dict] = []
     observed(model, told.append, edit(OTHER, "2", log_level="verbose"), labels=("a",))
     relative = float((b - a).norm() / a.norm())
-    assert told[-1]["change"] == pytest.approx(relative, rel=1e-4)
-    line = next(m for m in caplog.messages if "changed by more than" in m)
-    share = float(re.search(r"([0-9.]+)% of elements of real tokens", line)[1])
-    assert share == pytest.approx(100 * float(((b - a).abs() > 0.01).float().mean()), abs=0.01)
-    assert f"relative L2 {relative:.3g}" in line
+    assert told[-1]["changes"][2] == pytest.approx(relative, rel=1e-4)
+    line = next(m for m in caplog.messages if "block 2: context of real tokens changed by" in m)
+    assert float(re.search(r"changed by ([0-9.]+)", line)[1]) == pytest.approx(relative, abs=1e-4)
