@@ -7,7 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..embeddings import mean_difference, read_text_embeds
+from ..embeddings import MAX_TOKENS, mean_difference, read_text_embeds
 from ..patching import (
     BlockStrengths,
     ContextTransform,
@@ -85,7 +85,7 @@ def add_edit(
         raise ValueError(
             "injection_embeds is not connected. Connect the second prompt's embeddings, or turn enable_patching off."
         )
-    source = read_text_embeds(injection_embeds, "injection_embeds", host.MAX_PROMPT_TOKENS).detached()
+    source = read_text_embeds(injection_embeds, "injection_embeds", max((MAX_TOKENS, *main.given_lengths))).detached()
     edits = [
         Edit(
             source=prompt_at(site, source),

@@ -9,8 +9,9 @@ import torch
 from comfy_api.latest import io
 
 from ..embeddings import MAX_TOKENS, Difference, TextEmbeds, mean_difference, pad_tokens, read_text_embeds
-from ..patching import KEY, Edit, host_of, parse_selection, stack_of
+from ..patching import KEY, Edit, EditStack, host_of, parse_selection, stack_of
 from ..patching.projection import project_text
+from ..patching.transforms import ContextTransform, apply_transforms
 from ..patching.verdict import verdict
 from ..patching.views import NO_EDIT, block_list, cell_grid, model_summary, stack_report, strength_summary
 from .shown import bars, difference_table, model_told
@@ -116,7 +117,7 @@ class WanVideoInjectionTester(io.ComfyNode):
                 strengths = edit.strengths.resolve(wan_model.block_count)
                 parts += ["", f"{edit.label}: {strength_summary(strengths)}", f"  blocks {block_list(strengths)}"]
                 parts += (
-                    _measurements(main, edit, strengths, weights, show_details, measured)
+                    _measurements(stack, main, edit, strengths, weights, show_details, measured)
                     if edit.text
                     else [_without_prompt(edit)]
                 )
@@ -137,6 +138,7 @@ def _without_prompt(edit: Edit) -> str:
 
 
 def _measurements(
+    stack: EditStack,
     main: TextEmbeds,
     edit: Edit,
     strengths: Sequence[float],
@@ -153,6 +155,9 @@ def _measurements(
         raw = mean_difference(prompts, source.prompts)
     except ValueError as error:
         return [f"  {error} Connect the text_embeds that the editor got."]
+    injected = [source.prompts[0]] * len(prompts) if len(source.prompts) == 1 else list(source.prompts)
+    transforms = stack.transforms_of(edit)
+    read = None if weights is None else _read_by_blocks(prompts, injected, weights, transforms, edit, max(strengths))
     measured.append(("before projection", raw))
     expected = verdict(strengths, edit.window, raw.relative_l2)
     if not details:
@@ -169,6 +174,7 @@ def _measurements(
         f"  Verdict: {expected}",
         f"  Before projection, real tokens: {raw}",
         f"  Before projection, all {rows} rows: {raw_all}",
+        f"  Dimensions that differ most before projection: {_dimensions(prompts, injected)}",
     ]
     if weights is None:
         lines.append(
@@ -176,18 +182,50 @@ def _measurements(
             "Set the editor's log_level to verbose to see the figures per step."
         )
         return lines
-    a, b = ([project_text(p, weights) for p in padded(tensors)] for tensors in (prompts, source.prompts))
+    a, b = ([project_text(p, weights) for p in padded(tensors)] for tensors in (prompts, injected))
     real = raw.tokens
     after, after_all = mean_difference([p[:real] for p in a], [p[:real] for p in b]), mean_difference(a, b)
+    after_what = "".join(f", after {transform.name}" for transform in transforms)
     measured += [("after projection", after), (f"after, all {rows} rows", after_all)]
     return [
         *lines,
         f"  After projection, real tokens: {after}",
         f"  After projection, all {rows} rows: {after_all}",
+        f"  Read by the blocks at strength {max(strengths):g}{after_what}, real tokens: {read}",
         "  The share above 0.01 depends on the scale of the values and on padding rows, equal in both prompts: "
         f"{100 * raw.changed_share:.2f}% of the real tokens before projection reads as "
         f"{100 * after_all.changed_share:.2f}% of all rows after it. Relative L2 and cosine do not depend on scale.",
     ]
+
+
+def _read_by_blocks(
+    prompts: Sequence[torch.Tensor],
+    injected: Sequence[torch.Tensor],
+    weights: Any,
+    transforms: Sequence[ContextTransform],
+    edit: Edit,
+    strength: float,
+) -> Difference:
+    """What blocks at `strength` read in place of the main prompt: projected, transformed and blended; real tokens."""
+    before, after = [], []
+    for first, second in zip(prompts, injected, strict=True):
+        real = max(len(first), len(second))
+        a, b = (project_text(pad_tokens(p, real), weights) for p in (first, second))
+        changed = apply_transforms(transforms, a, b, torch.ones(real, 1, dtype=torch.bool))
+        before.append(a)
+        after.append(edit.operation(a[None], changed[None], strength)[0])
+    return mean_difference(before, after)
+
+
+def _dimensions(prompts: Sequence[torch.Tensor], injected: Sequence[torch.Tensor]) -> str:
+    """The five dimensions with the largest mean difference over real tokens."""
+    total = torch.zeros(prompts[0].shape[-1])
+    for first, second in zip(prompts, injected, strict=True):
+        real = max(len(first), len(second))
+        a, b = (pad_tokens(p, real).detach().to("cpu", torch.float32) for p in (first, second))
+        total += (b - a).abs().mean(dim=0) / len(prompts)
+    values, indices = total.topk(min(5, len(total)))
+    return ", ".join(f"{i} ({v:.3g})" for v, i in zip(values.tolist(), indices.tolist(), strict=True))
 
 
 NODES = [WanVideoBlockActivationViewer, WanVideoInjectionTester]

@@ -57,9 +57,8 @@ class ActiveEdit:
         self.logged = self.level in ("verbose", "trace")
         self.rows: list[tuple[int, int]] = []  # that it touches in the call in progress, with their prompts
         self._of_call: list[tuple[int, int]] = []  # the same, before the model took some of them
-        self.reached = False  # one of its hooks was called
+        self.reached = self.checked = False  # one of its hooks was called; a model call has shown whether
         self.seen = False  # a model call began since it is there
-        self.announced = 0  # model calls in which it was to act
         self.calls = 0  # model calls in which it acted
         self.edited = 0  # blocks that it changed in them
         self.unreported = False  # it acted in a call that the observer has not been told of

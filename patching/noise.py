@@ -27,7 +27,8 @@ def shift_of(scheduler: Any) -> float | None:
     config = getattr(scheduler, "config", None) or {}
     if config.get("use_dynamic_shifting"):
         return None
-    given = config.get("flow_shift") if config.get("use_flow_sigmas") else None
+    # As an attribute, which is what schedulers read; ViBT's sets it there alone.
+    given = getattr(config, "flow_shift", None) if config.get("use_flow_sigmas") else None
     for value in (given, getattr(scheduler, "shift", None), config.get("shift")):
         if isinstance(value, int | float) and value > 0:
             return float(value)

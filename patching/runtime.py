@@ -12,7 +12,7 @@ They are ordinary torch hooks, hidden from torch.compile; `block.forward` is nev
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -109,6 +109,7 @@ class Run:
         try:
             project = hidden_from_compile(self._project)
             self._handles.append(self.model.projection.register_forward_hook(project))
+            self._handles.append(self.model.module.register_forward_hook(hidden_from_compile(self._check_reached)))
             for index, block in enumerate(self.model.blocks):
                 for edit in self._edits:
                     self._handles.extend(edit.hooks(block, index))
@@ -147,13 +148,9 @@ class Run:
 
         Returns:
             those that ended, for `warn_if_unused`, once all runs of a sampling have.
-
-        Raises:
-            RuntimeError: the model called no module of an edit.
         """
         self._end_statistics()
         ending = self._edits if edits is None else list(edits)
-        unreached = self._unreached(ending) if completed else None
         for edit in ending:
             if edit.observation is not None:
                 edit.observation.end(completed)
@@ -162,8 +159,6 @@ class Run:
         self._values.clear()
         self._moved.clear()
         self.prompts.clear()
-        if unreached is not None:
-            raise unreached
         return ending
 
     def hook_control_attention(self, block: nn.Module, index: int) -> None:
@@ -202,10 +197,7 @@ class Run:
 
         Raises:
             ValueError: a captured difference does not fit the grid.
-            RuntimeError: the call before was the first one of an edit, and called no module that it hooks.
         """
-        if (error := self._unreached(self._edits)) is not None:
-            raise error
         self._end_statistics()
         self._end_call()
         self.calls += 1
@@ -221,8 +213,6 @@ class Run:
 
         for edit in self._edits:
             edit.begin(rows, progress_of, grid)
-        for edit in self._edits:  # not before all of them accept the call
-            edit.announced += 1
         wanted = [edit for edit in self._edits if edit.rows and edit.blocks and edit.edit.text is not None]
         self.prompts.begin(rows, wanted, prompt_count, text)
 
@@ -287,12 +277,17 @@ class Run:
         if missed and (missed != chosen or (self.prompts.ran and missed.issubset(replaced))):
             raise RuntimeError(skipped_message(missed, "Skip-layer guidance, or a cache of single blocks,"))
 
-    def _unreached(self, edits: Iterable[ActiveEdit]) -> RuntimeError | None:
-        """The error of edits that met none of their modules in their first model call, in which no cache skips any."""
-        if getattr(self.model.module, "is_cache_enabled", False):  # diffusers, whose caches outlive a run
-            return None
-        missed = [edit for edit in edits if edit.blocks and edit.announced == 1 and not edit.reached]
-        return RuntimeError(unreached_message(missed[0], self.model.name)) if missed else None
+    def _check_reached(self, *_: Any) -> None:
+        """After a call of the model: raise RuntimeError for an edit that met none of its modules in its first one.
+
+        No cache skips blocks in a first call, but those of diffusers may outlive a run.
+        """
+        for edit in self._edits:
+            if edit.blocks and not (
+                edit.reached or edit.checked or getattr(self.model.module, "is_cache_enabled", False)
+            ):
+                raise RuntimeError(unreached_message(edit, self.model.name))
+            edit.checked = True
 
     def _end_statistics(self) -> None:
         """Log what the last model call measured, and tell the observers."""

@@ -72,7 +72,7 @@ def test_rows_that_no_branch_claims_are_untouched(model):
 def test_hooks_act_only_after_a_call_was_announced(model):
     plain = call(model, NEGATIVE, MAIN)
     with Run(EditStack((edit(OTHER),)), discover(model)) as active:
-        assert hook_count(model) == model.config.num_layers + 1
+        assert hook_count(model) == model.config.num_layers + 2  # the projection, the model
         assert torch.equal(call(model, NEGATIVE, MAIN), plain)
         active.begin(ROWS, progress=lambda clock: 0.0)
         assert not torch.equal(call(model, NEGATIVE, MAIN), plain)
@@ -262,17 +262,25 @@ def test_a_model_that_calls_no_block_as_a_module_is_an_error_that_names_it(model
     """As Wan-Animate-2, which calls `forward_gen` of its blocks."""
     for block in model.blocks:
         block.__class__ = type("Bare", (type(block),), {"__call__": type(block).forward})
-    run = Run(EditStack((edit(OTHER, label="First editor", site=site),)), discover(model))
-    with run:
-        run.begin(ROWS, progress=lambda clock: 0.0)
-        call(model, NEGATIVE, MAIN)
-    with pytest.raises(RuntimeError, match="First editor: WanTransformer3DModel ran without calling the chosen blocks"):
-        run.close(completed=True)
-    with run, pytest.raises(RuntimeError, match="ran without calling"):
-        run.begin(ROWS, progress=lambda clock: 0.0)
-        call(model, NEGATIVE, MAIN)
-        run.begin(ROWS, progress=lambda clock: 0.0)
-    run.close(completed=False)
+    message = "First editor: WanTransformer3DModel ran without calling the chosen blocks"
+    with Run(EditStack((edit(OTHER, label="First editor", site=site),)), discover(model)) as active:
+        active.begin(ROWS, progress=lambda clock: 0.0)
+        with pytest.raises(RuntimeError, match=message):
+            call(model, NEGATIVE, MAIN)
+    assert hook_count(model) == 0
+
+
+def test_a_call_that_ended_early_does_not_show_that_a_model_calls_no_block(model):
+    def stop(*_):
+        raise OSError("before the blocks")
+
+    wanted = call(model, NEGATIVE, OTHER)
+    with Run(EditStack((edit(OTHER),)), discover(model)) as active:
+        active.begin(ROWS, progress=lambda clock: 0.0)
+        with model.condition_embedder.register_forward_hook(stop), pytest.raises(OSError, match="before the blocks"):
+            call(model, NEGATIVE, MAIN)
+        active.begin(ROWS, progress=lambda clock: 0.0)
+        assert torch.equal(call(model, NEGATIVE, MAIN), wanted)
 
 
 def test_an_effect_in_one_of_two_runs_of_a_sampling_is_an_effect(model, caplog):

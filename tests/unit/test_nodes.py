@@ -20,6 +20,7 @@ from wanvideo_activation_editor.embeddings import read_text_embeds
 from wanvideo_activation_editor.nodes.replacements import REPLACEMENTS
 from wanvideo_activation_editor.patching import KEY, PATTERNS, PRESETS, Explicit, Pattern, stack_of
 from wanvideo_activation_editor.patching.hosts import wan_video_wrapper
+from wanvideo_activation_editor.patching.transforms import Boost
 
 ZEROS, FRESH = "0" * 40, "mid_blocks"
 
@@ -390,6 +391,32 @@ def test_injection_tester_measures_before_and_after_the_model_s_own_projection(n
     (short,) = nodes["WanVideoInjectionTester"].execute(SamplingPatcher(edited), MAIN, False).args
     assert "different enough" in short
     assert "After" not in short
+
+
+def test_injection_tester_tells_what_the_blocks_read(nodes, model):
+    """After transforms and strength, and with the dimensions that differ most; the answer is computed by hand."""
+    from wanvideo_activation_editor.embeddings import difference
+
+    project = model.model.diffusion_model.condition_embedder.text_embedder
+    main, other = MAIN[0][0][0, :6], OTHER[0][0][0, :6]
+    a, b = project(main).detach(), project(other).detach()
+    edited, _ = edit(nodes, model, injection_strength=0.5)
+    (text,) = nodes["WanVideoInjectionTester"].execute(SamplingPatcher(edited), MAIN, True).args
+    (line,) = [x for x in text.splitlines() if "Read by the blocks at strength 0.5, real" in x]
+    wanted = difference(a, torch.lerp(a, b, 0.5)).relative_l2
+    assert float(re.search(r"relative L2 ([\d.]+)", line)[1]) == pytest.approx(wanted, abs=2e-4)
+    (line,) = [x for x in text.splitlines() if "Dimensions that differ most" in x]
+    most = int((other - main).abs().mean(dim=0).argmax())
+    assert re.search(r": (\d+) ", line)[1] == str(most)
+
+
+def test_the_injection_tester_measures_a_boost(nodes, model):
+    edited, _ = edit(nodes, model)
+    stack = edited.model_options["transformer_options"][KEY]
+    edited.model_options["transformer_options"][KEY] = replace(stack, transforms=(Boost(10.0, False),))
+    (text,) = nodes["WanVideoInjectionTester"].execute(SamplingPatcher(edited), MAIN, True).args
+    found = [float(re.search(r"relative L2 ([\d.]+)", x)[1]) for x in text.splitlines() if "real tokens: " in x]
+    assert found[-1] == pytest.approx(0.5 * 10 * found[-2], rel=1e-3)
 
 
 def test_replacements_name_inputs_and_outputs_that_exist(nodes):
