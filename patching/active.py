@@ -55,6 +55,7 @@ class ActiveEdit:
         observed = observer is not None and self.level != "off"
         self.observation = Observation(observer, self.strengths) if observed and observer is not None else None
         self.logged = self.level in ("verbose", "trace")
+        self.factor = 1.0  # of the strengths, by the schedule, in the call in progress
         self.rows: list[tuple[int, int]] = []  # that it touches in the call in progress, with their prompts
         self.calls = 0  # model calls in which it acted
         self.edited = 0  # blocks that it changed in them
@@ -66,7 +67,8 @@ class ActiveEdit:
         edit = self.edit
         branches = ("cond", "uncond") if edit.branch == "both" else (edit.branch,)
         self.rows = [row for branch in branches for row in rows.get(branch, ())]
-        if self.rows and not edit.window.is_full and not edit.window.contains(progress(self.clock)):
+        self.factor = edit.factor(progress(self.clock)) if self.rows and edit.is_timed else 1.0
+        if self.factor == 0.0:
             self.rows = []
         if self.rows:
             self.calls += 1
@@ -109,7 +111,7 @@ class ActiveEdit:
             value: [batch or 1, tokens from `first` on or 1, dim].
             first: the first token that is touched.
         """
-        rows, strength, operation = self.touched(x), self.strengths[index], self.edit.operation
+        rows, strength, operation = self.touched(x), self.factor * self.strengths[index], self.edit.operation
         if rows is None and first == 0:
             out = self._checked(operation(x, value, strength), x)
         else:

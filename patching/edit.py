@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ..embeddings.text_embeds import TextEmbeds
 from .operations import Add, Blend, Operation
+from .schedule import ROUNDING, Schedule
 from .sites import SITES
 from .sources import CapturedDifference, Prompt, SecondStream, Source, prompt_at
 from .strengths import BlockStrengths
@@ -20,8 +21,6 @@ Branch = Literal["cond", "uncond", "both"]
 LogLevel = Literal["off", "basic", "verbose", "trace"]
 BRANCHES: tuple[Branch, ...] = ("cond", "uncond", "both")
 LOG_LEVELS: tuple[LogLevel, ...] = ("off", "basic", "verbose", "trace")
-
-_ROUNDING = 4e-3  # schedulers round their noise levels; a step of a 100-step run is 0.01
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Window:
 
     def contains(self, progress: float) -> bool:
         """True when an edit with this window acts at `progress` (0..1)."""
-        return progress >= self.start - _ROUNDING and (self.end == 1.0 or progress < self.end - _ROUNDING)
+        return progress >= self.start - ROUNDING and (self.end == 1.0 or progress < self.end - ROUNDING)
 
 
 def check_combination(site: str, source: Source, operation: Operation) -> None:
@@ -88,6 +87,7 @@ class Edit:
         label: a name for people, shown in logs and reports.
         log_level: how much this edit reports while sampling.
         transforms: changes to the injected prompt after the model's projection, in order.
+        schedule: multiplies the strengths over sampling.
         reports_to: id of the node and of the workflow that show its progress, in ComfyUI.
 
     Raises:
@@ -103,6 +103,7 @@ class Edit:
     label: str = ""
     log_level: LogLevel = "off"
     transforms: tuple[ContextTransform, ...] = ()
+    schedule: Schedule = field(default_factory=Schedule)
     reports_to: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
@@ -124,6 +125,15 @@ class Edit:
         return self.label or "Edit"
 
     @property
+    def is_timed(self) -> bool:
+        """True when what it does depends on how much of sampling is done."""
+        return not (self.window.is_full and self.schedule.is_constant)
+
+    def factor(self, progress: float) -> float:
+        """What the strengths are multiplied by at `progress` (0..1); 0 where it does not act."""
+        return self.schedule.at(progress) if self.window.contains(progress) else 0.0
+
+    @property
     def text(self) -> TextEmbeds | None:
         """The injected prompt, of an edit that has one."""
         return self.source.embeds if isinstance(self.source, Prompt | SecondStream) else None
@@ -142,6 +152,7 @@ class Edit:
             "strengths": str(self.strengths),
             "branch": self.branch,
             "window": [self.window.start, self.window.end],
+            "schedule": str(self.schedule),
             "source": self.source.describe(),
             "label": self.label,
             "log_level": self.log_level,

@@ -21,6 +21,7 @@ import torch
 from ..embeddings.text_embeds import EmbedsError, TextEmbeds
 from .edit import Edit, EditStack, Window
 from .operations import OPERATIONS, Operation
+from .schedule import Schedule
 from .selection import Selection, Term
 from .sources import SOURCES, Source
 from .strengths import Explicit, Pattern, Product, Uniform
@@ -33,7 +34,7 @@ MAX_JSON = 1 << 22
 VALUES: dict[str, type[Any]] = {
     cls.__name__: cls
     for cls in (
-        EditStack, Edit, Window, TextEmbeds, Uniform, Explicit, Pattern, Product, Selection, Term, Boost,
+        EditStack, Edit, Window, Schedule, TextEmbeds, Uniform, Explicit, Pattern, Product, Selection, Term, Boost,
         ForceDifference,
     )
 }  # fmt: skip

@@ -167,7 +167,7 @@ class Run:
 
         Args:
             rows: which rows of the text batch belong to which branch and prompt.
-            progress: fraction of sampling done, 0..1, by the clock of an edit; called only for edits with a window.
+            progress: fraction of sampling done, 0..1, by the clock of an edit; called only for edits with a window or schedule.
             label: names the step in logs; called only when statistics are logged.
             prompt_count: prompts of the call, when edits may have fewer: then each goes to as many in a row.
             grid: frames, height and width of its tokens, when known.
@@ -295,7 +295,7 @@ def _warn_if_unused(edits: Iterable[ActiveEdit]) -> None:
         if active.blocks and active.calls == 0:
             # One of two samplers in a row may rightly see no step of a window.
             log.log(
-                logging.WARNING if active.edit.window.is_full else logging.INFO,
+                logging.INFO if active.edit.is_timed else logging.WARNING,
                 "%s had no effect: no model call of this run fell in its branch and window (%s).",
                 active.edit.label or "An edit",
                 _where(active.edit),
@@ -318,4 +318,6 @@ def skipped_message(blocks: set[int], setting: str) -> str:
 
 def _where(edit: Edit) -> str:
     captured = f" of a difference captured {edit.captured.origin}" if edit.captured else ""
-    return f"{edit.operation.name}{captured}, branch {edit.branch}, window {edit.window.start:g}-{edit.window.end:g}"
+    window = f"window {edit.window.start:g}-{edit.window.end:g}"
+    schedule = "" if edit.schedule.is_constant else f", schedule {edit.schedule}"
+    return f"{edit.operation.name}{captured}, branch {edit.branch}, {window}{schedule}"

@@ -18,6 +18,7 @@ from ..fingerprint import unwrapped
 from ..grid import Size
 from ..operations import Add, Operation
 from ..projection import readable_weights
+from ..schedule import parse_schedule
 from ..selection import parse_selection
 from ..sources import Direction, SecondStream
 from ..strengths import BlockStrengths, as_block_strengths
@@ -43,6 +44,7 @@ def inject(
     site: str = "context",
     transforms: Sequence[ContextTransform] = (),
     log_level: LogLevel = "off",
+    schedule: str = "",
 ) -> Iterator[EditStack]:
     """Have chosen blocks attend to another prompt for as long as the `with` block lasts.
 
@@ -68,6 +70,8 @@ def inject(
             `attention` and others change a tensor inside.
         transforms: changes to the injected prompt after projection, such as Boost(10) or ForceDifference("blend", 0.5).
         log_level: off, basic, verbose or trace.
+        schedule: multiplies the strengths over sampling, as in "0:0.2, 0.5:0.8, 1:1" (see patching/schedule.py). Needs
+            a pipeline.
 
     Raises:
         ValueError: a malformed selection, a block that the model lacks, a strength outside 0..1, embeddings of
@@ -83,6 +87,7 @@ def inject(
         label="inject",
         log_level=log_level,
         transforms=tuple(transforms),
+        schedule=parse_schedule(schedule),
     )
     stack = EditStack((edit,))
     with edited(target, stack):
@@ -102,13 +107,14 @@ def inject_hidden(
     window: tuple[float, float] = (0.0, 1.0),
     branch: Branch = "cond",
     log_level: LogLevel = "off",
+    schedule: str = "",
 ) -> Iterator[EditStack]:
     """Add strength * (injection - main) to the hidden state after chosen blocks for as long as the `with` block lasts.
 
     Args:
         target: a diffusers Wan pipeline or transformer.
         main, injection: captured hidden states; see `capture`.
-        blocks, strength, window, branch, log_level: as for `inject`.
+        blocks, strength, window, branch, log_level, schedule: as for `inject`.
         reduce: `none` adds token by token, `mean` the mean over tokens.
         preserve_norm: scale each token back to its norm.
 
@@ -126,6 +132,7 @@ def inject_hidden(
         branch=branch,
         label="inject_hidden",
         log_level=log_level,
+        schedule=parse_schedule(schedule),
     )
     stack = EditStack((edit,))
     with edited(target, stack):
@@ -270,8 +277,8 @@ def edited(target: Any, stack: EditStack) -> Iterator[None]:
     """
     transformers = _transformers(target)
     scheduler = getattr(target, "scheduler", None) if transformers[0] is not target else None
-    if scheduler is None and any(not edit.window.is_full for edit in stack):
-        raise ValueError("A window needs the pipeline's scheduler: pass the pipeline, not its transformer.")
+    if scheduler is None and any(edit.is_timed for edit in stack):
+        raise ValueError("A window or schedule needs the pipeline's scheduler: pass the pipeline, not its transformer.")
     for transformer in transformers:
         model = discover(transformer)
         check_stack(stack, model)

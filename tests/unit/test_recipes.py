@@ -26,6 +26,7 @@ from wanvideo_activation_editor.patching import (
     ForceDifference,
     Prompt,
     Replace,
+    Schedule,
     Window,
     parse_selection,
 )
@@ -47,6 +48,7 @@ def full_stack() -> EditStack:
         (
             Edit(prompt, parse_selection("1-3:0.4, late_blocks"), transforms=(Boost(2.0),), label="first"),
             Edit(prompt, parse_selection("even") * 0.5, "hidden", window=Window(0.1, 0.6), log_level="verbose"),
+            Edit(prompt, parse_selection("4"), schedule=Schedule(((0.0, 0.5), (1.0, 1.0)))),
             Edit(Prompt(prompt), parse_selection("all"), "attention", Replace(), branch="both"),
             Edit(difference, parse_selection("1-2"), "hidden", Add(True, -2.0), branch="uncond"),
             Edit(Direction(torch.arange(8.0)), parse_selection("0"), "queries", reports_to=("7", "w")),
