@@ -24,6 +24,7 @@ from ..patching import (
     check_width,
     format_grid,
     host_of,
+    parse_schedule,
     parse_selection,
     stack_of,
 )
@@ -33,12 +34,13 @@ from .sockets import (
     CATEGORY,
     WanVideoModel,
     activations_input,
-    check_activations,
+    check_texts,
     embeds_input,
     errors_named,
     log_level_input,
     model_input,
     node_label,
+    schedule_input,
     strength_input,
     transformer_options,
     window_and_branch_inputs,
@@ -244,14 +246,15 @@ class WanVideoLatentInjector(io.ComfyNode):
                 ),
                 *window_and_branch_inputs(),
                 log_level_input(optional=True),
+                schedule_input(),
             ],
             outputs=[io.MatchType.Output(template=template, id="model", display_name="model")],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def validate_inputs(cls, block_activations: Any = None) -> bool | str:
-        return check_activations(block_activations)
+    def validate_inputs(cls, block_activations: Any = None, schedule: Any = None) -> bool | str:
+        return check_texts(block_activations, schedule)
 
     @classmethod
     def execute(
@@ -267,6 +270,7 @@ class WanVideoLatentInjector(io.ComfyNode):
         end_percent: float = 1.0,
         branch: str = "cond",
         log_level: str = "off",
+        schedule: str = "",
     ) -> io.NodeOutput:
         with errors_named("WanVideo Latent Injector"):
             host = host_of(model)
@@ -290,6 +294,7 @@ class WanVideoLatentInjector(io.ComfyNode):
                 branch=branch,  # type: ignore[arg-type]
                 label=label,
                 log_level=log_level,  # type: ignore[arg-type]
+                schedule=parse_schedule(schedule),
             )
             check_stack([edit], wan_model)
             if delta.identity and known_identity(host, model) not in ("", delta.identity):

@@ -24,6 +24,7 @@ from .conflicts import warn_about_replaced_forwards
 from .edit import Edit, EditStack
 from .forked import ForkedEdit
 from .grid import Grid
+from .masked import MaskedContextEdit
 from .prompts import Prompts, Rows
 from .sources import CapturedDifference, Prompt, SecondStream
 from .statistics import Observer, StepStatistics
@@ -66,6 +67,7 @@ class Run:
         self.statistics: StepStatistics | None = None
         self.left: torch.Tensor | None = None  # the hidden state that the last hook of a block gave back to the host
         self.calls = 0  # model calls so far
+        self.asks_again = False  # a masked edit runs cross-attention with another text
         self._observer_for = observer_for
         self._edits: list[ActiveEdit] = []
         self._announced: set[int] = set()
@@ -283,7 +285,7 @@ class Run:
 def kind_of(edit: Edit) -> type[ActiveEdit]:
     """The class that gets at an edit's value."""
     if edit.site == "context":
-        return ContextEdit
+        return ContextEdit if edit.mask is None else MaskedContextEdit
     if isinstance(edit.source, SecondStream):
         return StreamEdit
     return ForkedEdit if isinstance(edit.source, Prompt) else ModuleEdit

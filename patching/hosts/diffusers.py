@@ -16,14 +16,17 @@ from ..edit import Branch, Edit, EditStack, LogLevel, Window
 from ..fingerprint import fingerprint as digest
 from ..fingerprint import unwrapped
 from ..grid import Size
+from ..mask import Box, Mask, as_mask
 from ..operations import Add, Operation
 from ..projection import readable_weights
 from ..schedule import parse_schedule
 from ..selection import parse_selection
 from ..sources import Direction, SecondStream
 from ..strengths import BlockStrengths, as_block_strengths
+from ..tokens import Tokens, parse_tokens
 from ..transforms import ContextTransform
 from ..wan_model import WanModel, discover, unwrap
+from ..words import words_of
 from .attachment import COMPILE_SETTING, attached
 from .compile import eager, is_compiled
 
@@ -45,6 +48,9 @@ def inject(
     transforms: Sequence[ContextTransform] = (),
     log_level: LogLevel = "off",
     schedule: str = "",
+    tokens: str = "",
+    prompt: str = "",
+    mask: Mask | Box | torch.Tensor | None = None,
 ) -> Iterator[EditStack]:
     """Have chosen blocks attend to another prompt for as long as the `with` block lasts.
 
@@ -72,6 +78,11 @@ def inject(
         log_level: off, basic, verbose or trace.
         schedule: multiplies the strengths over sampling, as in "0:0.2, 0.5:0.8, 1:1" (see patching/schedule.py). Needs
             a pipeline.
+        tokens: those of the main prompt that are touched, at a site of the text: `"a phrase"`, `word 3`, `12-15`, `real`,
+            `padding`, each with `:weight` (see patching/tokens.py). All of them by default.
+        prompt: text of the main prompt, for `tokens` that name words; the pipeline's tokenizer cuts it.
+        mask: the part of the video that is touched: weights [frames, height, width] or [height, width], or a Box. At
+            site `context`, the part that reads the changed text.
 
     Raises:
         ValueError: a malformed selection, a block that the model lacks, a strength outside 0..1, embeddings of
@@ -88,6 +99,8 @@ def inject(
         log_level=log_level,
         transforms=tuple(transforms),
         schedule=parse_schedule(schedule),
+        tokens=_located(target, tokens, prompt),
+        mask=as_mask(mask),
     )
     stack = EditStack((edit,))
     with edited(target, stack):
@@ -260,6 +273,19 @@ def _check_no_cache(module: Any, what: str) -> None:
 
 def _strengths(blocks: str | BlockStrengths | dict[int, float] | list[float]) -> BlockStrengths:
     return parse_selection(blocks) if isinstance(blocks, str) else as_block_strengths(blocks)
+
+
+def _located(target: Any, tokens: str, prompt: str) -> Tokens | None:
+    """What `tokens` says, in token numbers."""
+    if not tokens.strip():
+        return None
+    parsed = parse_tokens(tokens)
+    if parsed.is_located:
+        return parsed
+    tokenizer = getattr(target, "tokenizer", None)
+    if not prompt or tokenizer is None:
+        raise ValueError(f"tokens: {parsed} names words. Pass the pipeline with its tokenizer, and the text as `prompt`.")
+    return parsed.located(words_of(tokenizer, prompt))
 
 
 def _transformers(target: Any) -> list[Any]:

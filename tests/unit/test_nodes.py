@@ -225,6 +225,16 @@ def test_the_editor_writes_the_stack_into_a_clone(nodes, model):
     }
 
 
+def test_the_schedule_of_the_editor_and_what_is_wrong_with_it(nodes, model):
+    (only,) = stack(edit(nodes, model, schedule="0:0.2, 1:1")[0])
+    assert only.schedule.points == ((0, 0.2), (1, 1))
+    assert stack(edit(nodes, model)[0]).edits[0].schedule.is_constant
+    for node in ("WanVideoActivationEditor", "WanVideoLatentInjector"):
+        validate = nodes[node].validate_inputs
+        assert validate(block_activations="all", schedule="0:1") is True and validate(schedule=None) is True
+        assert "position 6: '2:1'" in validate(block_activations="all", schedule="0:1, 2:1")
+
+
 @pytest.mark.parametrize(
     ("mode", "sites"), [("context", ["context"]), ("hidden_states", ["hidden"]), ("both", ["context", "hidden"])]
 )

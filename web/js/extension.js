@@ -4,6 +4,7 @@ import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { EVENT, addBlocks, editsBlocks } from "./blocks.js";
 import { BUILDERS } from "./builders.js";
+import { addCurve } from "./curve.js";
 import { watchErrors } from "./errors.js";
 import { countIn, learn } from "./knowledge.js";
 import { showNotice } from "./notices.js";
@@ -48,6 +49,7 @@ app.registerExtension({
     BUILDERS[node.constructor.nodeData.name]?.(app, node);
     if (editsBlocks(node)) addBlocks(app, node, refreshBuilders);
     if (!panelOf(node)) addPanel(app, node);
+    addCurve(node);
     chain(node, "onExecuted", output => {
       const told = output?.[TOLD]?.[0];
       if (told) teach(node, told);
