@@ -22,6 +22,7 @@ from ..patching import (
     prompt_at,
     stack_of,
 )
+from .parts import mask_input, read_mask, read_tokens, tokens_input, words_inputs
 from .shown import model_told
 from .sockets import (
     CATEGORY,
@@ -64,6 +65,10 @@ def add_edit(
     transforms: tuple[ContextTransform, ...] = (),
     reports_to: tuple[str, str] | None = None,
     schedule: str = "",
+    tokens: str = "",
+    mask: Any = None,
+    prompt: str = "",
+    text_encoder: Any = None,
 ) -> tuple[Any, Any]:
     """Append an edit per site to a clone of the model; inputs that change nothing are handed back as they are.
 
@@ -73,6 +78,8 @@ def add_edit(
         transforms: changes to the injected prompt after projection.
         reports_to: node and workflow that show what the first of the edits does while sampling.
         schedule: multiplies the strengths over sampling.
+        tokens, mask: the part that is edited.
+        prompt, text_encoder: of the main prompt, where `tokens` names words.
 
     Returns:
         The model with the edit and the text embeds with its description.
@@ -90,6 +97,7 @@ def add_edit(
             "injection_embeds is not connected. Connect the second prompt's embeddings, or turn enable_patching off."
         )
     source = read_text_embeds(injection_embeds, "injection_embeds").detached()
+    chosen = read_tokens(tokens, main, branch, prompt, text_encoder)
     edits = [
         Edit(
             source=prompt_at(site, source),
@@ -102,6 +110,8 @@ def add_edit(
             transforms=transforms,
             reports_to=reports_to if site == sites[0] else None,
             schedule=parse_schedule(schedule),
+            tokens=chosen,
+            mask=read_mask(mask),
         )
         for site in sites
     ]
@@ -154,6 +164,9 @@ class WanVideoActivationEditor(io.ComfyNode):
                 block_strengths_input(),
                 *window_and_branch_inputs(),
                 schedule_input(),
+                tokens_input(),
+                mask_input(),
+                *words_inputs(),
             ],
             outputs=[
                 *passed_on.outputs,
@@ -162,8 +175,8 @@ class WanVideoActivationEditor(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, block_activations: Any = None, schedule: Any = None) -> bool | str:
-        return check_texts(block_activations, schedule)
+    def validate_inputs(cls, block_activations: Any = None, schedule: Any = None, tokens: Any = None) -> bool | str:
+        return check_texts(block_activations, schedule, tokens)
 
     @classmethod
     def execute(
@@ -181,6 +194,10 @@ class WanVideoActivationEditor(io.ComfyNode):
         end_percent: float = 1.0,
         branch: str = "cond",
         schedule: str = "",
+        tokens: str = "real",
+        mask: Any = None,
+        prompt: str = "",
+        text_encoder: Any = None,
     ) -> io.NodeOutput:
         if not enable_patching:
             return io.NodeOutput(model, text_embeds)
@@ -201,6 +218,10 @@ class WanVideoActivationEditor(io.ComfyNode):
                     MODES[injection_mode],
                     reports_to=address(cls.hidden) if log_level != "off" else None,
                     schedule=schedule,
+                    tokens=tokens,
+                    mask=mask,
+                    prompt=prompt,
+                    text_encoder=text_encoder,
                 ),
                 ui=model_told(model, strengths),
             )

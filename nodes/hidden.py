@@ -29,6 +29,7 @@ from ..patching import (
     stack_of,
 )
 from .capture_cache import CachedCapture, known_identity
+from .parts import mask_input, read_mask
 from .shown import model_told
 from .sockets import (
     CATEGORY,
@@ -247,6 +248,7 @@ class WanVideoLatentInjector(io.ComfyNode):
                 *window_and_branch_inputs(),
                 log_level_input(optional=True),
                 schedule_input(),
+                mask_input(),
             ],
             outputs=[io.MatchType.Output(template=template, id="model", display_name="model")],
             hidden=[io.Hidden.unique_id],
@@ -271,6 +273,7 @@ class WanVideoLatentInjector(io.ComfyNode):
         branch: str = "cond",
         log_level: str = "off",
         schedule: str = "",
+        mask: Any = None,
     ) -> io.NodeOutput:
         with errors_named("WanVideo Latent Injector"):
             host = host_of(model)
@@ -295,6 +298,7 @@ class WanVideoLatentInjector(io.ComfyNode):
                 label=label,
                 log_level=log_level,  # type: ignore[arg-type]
                 schedule=parse_schedule(schedule),
+                mask=read_mask(mask),
             )
             check_stack([edit], wan_model)
             if delta.identity and known_identity(host, model) not in ("", delta.identity):

@@ -11,6 +11,7 @@ from comfy_api.latest import io
 
 from ..embeddings import TextEmbeds, is_wrapper_embeds
 from ..patching import BRANCHES, KEY, LOG_LEVELS, EditStack, parse_schedule, parse_selection
+from ..patching.tokens import parse_tokens
 
 CATEGORY = "WanVideo/Activation Editor"
 
@@ -125,12 +126,13 @@ def store_in_db_input() -> Any:
     )
 
 
-def check_texts(block_activations: Any = None, schedule: Any = None) -> bool | str:
+def check_texts(block_activations: Any = None, schedule: Any = None, tokens: Any = None) -> bool | str:
     """For `validate_inputs`: True, or what is wrong. A linked input is not known yet and passes."""
-    for text, parse in ((block_activations, parse_selection), (schedule, parse_schedule)):
+    given = ((block_activations, parse_selection), (schedule, parse_schedule), (tokens, parse_tokens))
+    for text, parse in given:
         if isinstance(text, str):
             try:
-                parse(text)
+                parse(text)  # type: ignore[operator]
             except ValueError as error:
                 return str(error)
     return True
