@@ -15,12 +15,12 @@ from torch import nn
 
 from .edit import Edit
 from .grid import Grid, format_grid
-from .passes import extra_pass, in_extra_pass
+from .passes import in_extra_pass
 from .prompts import Rows
-from .sites import SITES
+from .sites import site_of
 from .statistics import Observation, Observer, effective_log_level
 from .transforms import ContextTransform
-from .wan_model import ContextArgument
+from .wan_model import ContextArgument, cross_attention
 
 if TYPE_CHECKING:
     from .runtime import Run
@@ -60,7 +60,7 @@ class ActiveEdit:
         self, run: Run, edit: Edit, transforms: tuple[ContextTransform, ...], clock: Any, observer: Observer | None
     ) -> None:
         self.run, self.edit, self.transforms, self.clock = run, edit, transforms, clock
-        self.site = SITES[edit.site]
+        self.site = site_of(edit.site)
         self.strengths = edit.strengths.resolve(run.model.block_count)
         self.blocks = [i for i, s in enumerate(self.strengths) if s != 0.0]
         self.level = effective_log_level(edit)
@@ -73,6 +73,7 @@ class ActiveEdit:
         self.tokens = None if whole else chosen  # padding of two prompts is equal
         self.grid: Grid | None = None  # of the call in progress
         self._parts: dict[Any, Part] = {}
+        self._first_in_call = False
         self.rows: list[tuple[int, int]] = []  # that it touches in the call in progress, with their prompts
         self.calls = 0  # model calls in which it acted
         self.edited = 0  # blocks that it changed in them
@@ -113,6 +114,21 @@ class ActiveEdit:
         """Install what this edit needs at a block."""
         raise NotImplementedError
 
+    def attention_calls(self, block: nn.Module) -> Hook:
+        """Notes each call of the block's cross-attention: a host may run a leaf of it more than once in a call, for NAG's
+        negative prompt after its own text, which alone is edited."""
+
+        def note(module: nn.Module, args: tuple[Any, ...]) -> None:
+            self._first_in_call = True
+
+        return cross_attention(block).register_forward_pre_hook(hidden_from_compile(note))
+
+    @property
+    def first_in_call(self) -> bool:
+        """True the first time that it is asked for in a call of cross-attention."""
+        first, self._first_in_call = self._first_in_call, False
+        return first
+
     def touched(self, x: torch.Tensor, of_text: bool | None = None) -> list[int] | None:
         """Rows of the tensor at the site that are changed; None for all of them.
 
@@ -121,6 +137,13 @@ class ActiveEdit:
         """
         rows = sorted(row for row, _ in self.rows)
         batch = len(x) if self.run.prompts.batch is None else self.run.prompts.batch
+        if self.site.reads_images and len(x) < batch:
+            if len(rows) != batch:
+                raise ValueError(
+                    f"{self.edit.name}: both guidance branches of {self.run.model.name} read the same image tokens in one "
+                    "call. Set branch to both, or switch off batched_cfg."
+                )
+            return None
         if not (self.site.reads_text if of_text is None else of_text) and (len(rows) == batch or len(x) == 1):
             return None
         return None if rows == list(range(len(x))) else rows
@@ -224,70 +247,6 @@ class ContextEdit(ActiveEdit):
         return self.run.prompts.value(self.edit, main)
 
 
-class StreamEdit(ActiveEdit):
-    """Runs a second hidden state through the blocks, with the injected prompt as its text, and mixes the two.
-
-    It starts as a copy of the main hidden state before the first block and ends after the last chosen block. Nothing is
-    captured beforehand, so size and noise level are always right; it costs one more run of those blocks.
-    """
-
-    _x: torch.Tensor | None = None
-
-    @property
-    def last(self) -> int:
-        return self.blocks[-1] if self.blocks else -1
-
-    def end(self) -> None:
-        super().end()
-        self._x = None
-
-    def follows(self, index: int) -> bool:
-        """True when the stream has to run block `index`, after others."""
-        return self._x is not None and index <= self.last
-
-    def hooks(self, block: nn.Module, index: int) -> Iterator[Hook]:
-        if index > self.last:
-            return
-        model = self.run.model
-
-        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if not self.acts:
-                return
-            if self._x is None:
-                self._x = args[0].clone()  # a host may change its own in place
-            elif args[0] is not self.run.left:
-                raise RuntimeError(
-                    f"{model.name} changes the hidden state between its blocks, which a second stream cannot "
-                    "follow. Use injection_mode context, or switch off what acts there (controlnets, audio, faces)."
-                )
-
-        def leave(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-            if not self.acts or self._x is None:
-                return None
-            x = output[0] if isinstance(output, tuple) else output
-            text = self.run.prompts.context(self, model.context.read(args, kwargs))
-            own_args, own_kwargs = model.context.replace(args, kwargs, text)
-            called = model.module.blocks[index]  # type: ignore[index, operator]  # as the host calls it, compiled or not
-            with extra_pass():
-                second = called(self._x, *own_args[1:], **own_kwargs)  # type: ignore[operator]
-            self._x = second[0] if isinstance(second, tuple) else second
-            if index in self.blocks:
-                mixed = self.apply(index, x, self._x)
-                if mixed is self._x and index != self.last:
-                    mixed = mixed.clone()
-            else:
-                mixed = x
-            if index == self.last:
-                self._x = None
-            self.run.left = mixed
-            if mixed is x:
-                return None
-            return (mixed, *output[1:]) if isinstance(output, tuple) else mixed
-
-        yield block.register_forward_pre_hook(hidden_from_compile(enter), with_kwargs=True)
-        yield block.register_forward_hook(hidden_from_compile(leave), with_kwargs=True)
-
-
 class ModuleEdit(ActiveEdit):
     """Changes what goes into or out of a module of the block: by a direction, a captured difference, or a prompt."""
 
@@ -300,7 +259,7 @@ class ModuleEdit(ActiveEdit):
             return (self.changed(index, args[0]), *args[1:]) if self.acts else None
 
         def change_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            if not self.acts:
+            if not self.acts or (self.site.reads_text and not self.first_in_call):
                 return None
             result: Any
             if isinstance(output, tuple):
@@ -314,8 +273,10 @@ class ModuleEdit(ActiveEdit):
 
         if self.site.end == "input":
             yield module.register_forward_pre_hook(hidden_from_compile(change_input))
-        else:
-            yield module.register_forward_hook(hidden_from_compile(change_output))
+            return
+        if self.site.reads_text:
+            yield self.attention_calls(block)
+        yield module.register_forward_hook(hidden_from_compile(change_output))
 
     def changed(self, index: int, x: torch.Tensor) -> torch.Tensor:
         source = self.edit.source

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from .edit import Edit, EditStack
 from .grid import format_grid
-from .sites import SITES
+from .sites import Site, site_of
 from .wan_model import WanModel
 
 log = logging.getLogger("wanvideo_activation_editor")
@@ -48,7 +48,7 @@ def check_stack(
         except ValueError as error:
             raise type(error)(f"{edit.name}: {error}") from None
         for index in edit.strengths.active_blocks(model.block_count):
-            SITES[edit.site].module(model.blocks[index])
+            _check_site(site_of(edit.site), model, index, edit.name)
         edit.source.check(model, edit.site, edit.name)
         source = edit.text
         if source is None:
@@ -61,6 +61,15 @@ def check_stack(
                 f"{edit.name}: the injected prompt has {max(source.token_counts)} tokens, but the main prompt's "
                 f"context holds {context_tokens}. Shorten the injected prompt."
             )
+
+
+def _check_site(site: Site, model: WanModel, index: int, edit: str) -> None:
+    """Raise ValueError unless block `index` has the site."""
+    if site.end == "keyword" or site.of_control:
+        if not site.is_in(model.blocks, [block for block, _ in model.control_blocks]):
+            raise ValueError(f"{edit}: {model.name} has no {site.name} ({site.meaning}).")
+    else:
+        site.module(model.blocks[index])
 
 
 def check_frames(edit: Edit, frames: int, setting: str, remedy: str) -> None:

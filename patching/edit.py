@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from ..embeddings.text_embeds import TextEmbeds
 from .mask import Box, Mask
-from .operations import Add, Blend, Operation
+from .operations import Add, Blend, Operation, Scale
 from .schedule import ROUNDING, Schedule
-from .sites import SITES
+from .sites import SITES, site_of
 from .sources import CapturedDifference, Prompt, SecondStream, Source, prompt_at
 from .strengths import BlockStrengths
 from .tokens import Tokens
@@ -60,13 +60,14 @@ def check_combination(site: str, source: Source, operation: Operation) -> None:
     Raises:
         ValueError: the combination has no meaning; the message names what has.
     """
-    if site not in SITES:
-        raise ValueError(f"site must be one of {', '.join(SITES)}, not {site!r}.")
+    where = site_of(site)
     if site not in source.sites:
         raise ValueError(
             f"{source.title[0].upper()}{source.title[1:]} has no value at site {site}. It has one at "
             f"{', '.join(source.sites)}."
         )
+    if where.end == "keyword" and not isinstance(operation, Scale):
+        raise ValueError(f"site {site} is a factor, which only Scale changes, not {operation.name}.")
     if getattr(operation, "takes", None) not in (None, source.gives):
         fitting = "Blend or Replace" if source.gives == "state" else "Add"
         raise ValueError(
@@ -82,7 +83,7 @@ class Edit:
     Args:
         source: what it works with; a bare TextEmbeds is a Prompt, or a SecondStream at site `hidden`.
         strengths: strength per block.
-        site: where in the block it acts; see `sites.SITES`.
+        site: where in the block it acts; see `sites.SITES` and `sites.MORE_SITES`.
         operation: how the source changes what is there; Blend() for a prompt, Add() for a difference.
         window: part of the run in which it acts.
         branch: the guidance branch it touches: the prompt (`cond`), the negative prompt, or both.
@@ -128,14 +129,15 @@ class Edit:
 
     def _check_part(self) -> None:
         """Raise ValueError unless tokens and mask have a meaning at the site."""
-        site = SITES[self.site]
+        site = site_of(self.site)
         if self.tokens is not None and not self.tokens.is_located:
             raise ValueError(f"tokens: {self.tokens} names words; give token numbers, or locate them (Tokens.located).")
-        if self.tokens is not None and not site.reads_text and not (self.tokens.takes_all or self.tokens.takes_real):
+        if self.tokens is not None and (not site.reads_text or site.reads_images) and not (
+            self.tokens.takes_all or self.tokens.takes_real):
             of_text = ", ".join(s.name for s in SITES.values() if s.reads_text)
             raise ValueError(f"tokens are of the text, but site {self.site} is of the video. Use site {of_text}.")
-        if self.mask is not None and site.reads_text and self.site != "context":
-            raise ValueError(f"A mask is of the video, but site {self.site} is of the text. Use site context.")
+        if self.mask is not None and (site.reads_text or site.end == "keyword") and self.site != "context":
+            raise ValueError(f"A mask is of the video, but site {self.site} is not. Use site context or attention.")
 
     @property
     def name(self) -> str:

@@ -30,7 +30,7 @@ class ForkedEdit(ActiveEdit):
         reads = ContextArgument(self.run.model.context.name, 1)
 
         def text_leaf(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> Any:
-            if not self.acts:
+            if not self.acts or not self.first_in_call:
                 return None
             with extra_pass():
                 value = module(self.run.prompts.context(self, args[0]))
@@ -61,6 +61,7 @@ class ForkedEdit(ActiveEdit):
             return None
 
         if self.site.reads_text:
+            yield self.attention_calls(block)
             yield leaf.register_forward_hook(hidden_from_compile(text_leaf))
             return
         attention = cross_attention(block)

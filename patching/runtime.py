@@ -19,15 +19,18 @@ import torch
 from torch import nn
 
 from ..embeddings.text_embeds import TextEmbeds
-from .active import ActiveEdit, ContextEdit, ModuleEdit, StreamEdit, hidden_from_compile
+from .active import ActiveEdit, ContextEdit, ModuleEdit, hidden_from_compile
 from .conflicts import warn_about_replaced_forwards
 from .edit import Edit, EditStack
 from .forked import ForkedEdit
+from .gains import ControlEdit, KeywordEdit
 from .grid import Grid
 from .masked import MaskedContextEdit
 from .prompts import Prompts, Rows
-from .sources import CapturedDifference, Prompt, SecondStream
+from .sites import site_of
+from .sources import CapturedDifference, Prompt, SecondStream, Zero
 from .statistics import Observer, StepStatistics
+from .streams import StreamEdit
 from .views import block_pattern
 from .wan_model import ContextArgument, WanModel, unwrap
 
@@ -216,6 +219,8 @@ class Run:
 
     def value(self, source: Any, index: int, x: torch.Tensor) -> torch.Tensor:
         """What a source that is not text has for block `index`, on the device of x; moved there once per run."""
+        if isinstance(source, Zero):
+            return x.new_zeros(1, 1, x.shape[-1])
         given = source.tensor(index)
         if given.shape[-1] != x.shape[-1]:
             raise ValueError(
@@ -286,6 +291,9 @@ def kind_of(edit: Edit) -> type[ActiveEdit]:
     """The class that gets at an edit's value."""
     if edit.site == "context":
         return ContextEdit if edit.mask is None else MaskedContextEdit
+    site = site_of(edit.site)
+    if site.end == "keyword" or site.of_control:
+        return KeywordEdit if site.end == "keyword" else ControlEdit
     if isinstance(edit.source, SecondStream):
         return StreamEdit
     return ForkedEdit if isinstance(edit.source, Prompt) else ModuleEdit

@@ -14,7 +14,7 @@ import torch
 
 from ..embeddings.text_embeds import TextEmbeds
 from .grid import Grid, format_grid
-from .sites import SITES
+from .sites import MORE_SITES, SITES
 from .wan_model import WanModel
 
 Gives = Literal["state", "difference"]
@@ -196,6 +196,21 @@ class Direction:
         return {"direction": list(self.vector.shape), "norm": float(self.vector.norm(dim=-1).mean())}
 
 
+@dataclass(frozen=True)
+class Zero:
+    """Nothing: a tensor of zeros. Scale with it is a gain, Blend fades out."""
+
+    gives: ClassVar[Gives] = "state"
+    sites: ClassVar[tuple[str, ...]] = (*SITES, *MORE_SITES)
+    title: ClassVar[str] = "zero"
+
+    def describe(self) -> dict[str, Any]:
+        return {"zero": True}
+
+    def check(self, model: WanModel, site: str, edit: str) -> None:
+        """It fits any model."""
+
+
 def prompt_at(site: str, embeds: TextEmbeds) -> Prompt | SecondStream:
     """The source that a second prompt is at a site."""
     return SecondStream(embeds) if site == "hidden" else Prompt(embeds)
@@ -214,5 +229,5 @@ def check_width(embeds: TextEmbeds, model: WanModel, subject: str) -> None:
         )
 
 
-SOURCES: dict[str, type[Any]] = {cls.__name__: cls for cls in (Prompt, SecondStream, CapturedDifference, Direction)}
+SOURCES: dict[str, type[Any]] = {cls.__name__: cls for cls in (Prompt, SecondStream, CapturedDifference, Direction, Zero)}
 """Sources that a file may name."""

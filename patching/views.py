@@ -113,6 +113,8 @@ def stack_report(stack: EditStack, block_count: int, visual: bool = True) -> str
                 else f"  injects {source['prompts']} prompt(s), {source['tokens']} tokens, {source['dtype']}"
                 if edit.text
                 else f"  along a direction {source['direction']}"
+                if "direction" in source
+                else f"  {edit.source.title}"
             )
         )
         transforms = [t.name for t in stack.transforms_of(edit)]
