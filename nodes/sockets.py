@@ -63,8 +63,8 @@ def embeds_input(name: str, tooltip: str, optional: bool = False) -> Any:
     return io.MultiType.Input(name, [WanVideoTextEmbeds, io.Conditioning], optional=optional, tooltip=tooltip)
 
 
-def activations_input() -> Any:
-    return io.String.Input("block_activations", default=FRESH_BLOCKS, tooltip=ACTIVATIONS_TOOLTIP)
+def activations_input(default: str = FRESH_BLOCKS) -> Any:
+    return io.String.Input("block_activations", default=default, tooltip=ACTIVATIONS_TOOLTIP)
 
 
 def strength_input(tooltip: str) -> Any:

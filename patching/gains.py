@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
 from .active import ActiveEdit, Hook, hidden_from_compile
@@ -18,6 +19,7 @@ from .operations import Scale
 from .sites import KEYWORDS, STREAMS
 from .sources import Zero
 from .strengths import BlockStrengths
+from .tokens import Tokens, TokenTerm
 from .wan_model import WanModel, unwrap
 
 
@@ -34,6 +36,29 @@ def gain_edit(stream: str, gain: float, strengths: BlockStrengths, **more: Any) 
     if stream not in STREAMS:
         raise ValueError(f"stream must be one of {', '.join(STREAMS)}, not {stream!r}.")
     return Edit(Zero(), strengths, STREAMS[stream].name, Scale(gain), **more)
+
+
+def word_gains(tokens: Tokens, count: int, strengths: BlockStrengths, **more: Any) -> list[Edit]:
+    """Edits that give tokens of a prompt the gain that is their weight; tokens that no term names keep theirs.
+
+    Values of attention are scaled and its softmax is not: a token of weight 0 takes its part of the attention and says
+    nothing, which is not what the video is without it.
+
+    Args:
+        tokens: located terms; where they overlap the later one wins.
+        count: tokens of the prompt.
+        more: further arguments of Edit.
+
+    Raises:
+        TokensError: a token beyond the prompt's last.
+    """
+    gains = tokens.weights(torch.ones(count, dtype=torch.bool), rest=1.0).tolist()
+    edits = []
+    for gain in sorted(set(gains) - {1.0}):
+        places = [i for i, found in enumerate(gains) if found == gain]
+        chosen = Tokens(tuple(TokenTerm("range", place, place) for place in places))
+        edits.append(gain_edit("text", gain, strengths, tokens=chosen, **more))
+    return edits
 
 
 def streams_of(model: WanModel) -> list[str]:
