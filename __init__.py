@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
     from .patching.edit import Edit, EditStack, Window
     from .patching.hosts.diffusers import capture, edited, inject, inject_hidden
-    from .patching.operations import Add, Blend, Replace
+    from .patching.mask import Box, Mask
+    from .patching.operations import Add, Blend, Replace, Scale
     from .patching.plain import RecipeError, load_recipe, save_recipe
     from .patching.sites import SITES
-    from .patching.sources import CapturedDifference, Direction, Prompt, SecondStream
+    from .patching.sources import CapturedDifference, Direction, Prompt, SecondStream, Zero
     from .patching.transforms import Boost, ForceDifference
 
 WEB_DIRECTORY = "./web"
@@ -29,10 +30,11 @@ WEB_DIRECTORY = "./web"
 _API = {
     "patching.edit": ("Edit", "EditStack", "Window"),
     "patching.hosts.diffusers": ("capture", "edited", "inject", "inject_hidden"),
-    "patching.operations": ("Add", "Blend", "Replace"),
+    "patching.operations": ("Add", "Blend", "Replace", "Scale"),
+    "patching.mask": ("Box", "Mask"),
     "patching.plain": ("RecipeError", "load_recipe", "save_recipe"),
     "patching.sites": ("SITES",),
-    "patching.sources": ("CapturedDifference", "Direction", "Prompt", "SecondStream"),
+    "patching.sources": ("CapturedDifference", "Direction", "Prompt", "SecondStream", "Zero"),
     "patching.transforms": ("Boost", "ForceDifference"),
 }
 _MODULES = {name: module for module, names in _API.items() for name in names}
@@ -43,16 +45,20 @@ __all__ = [
     "Add",
     "Blend",
     "Boost",
+    "Box",
     "CapturedDifference",
     "Direction",
     "Edit",
     "EditStack",
     "ForceDifference",
+    "Mask",
     "Prompt",
     "RecipeError",
     "Replace",
+    "Scale",
     "SecondStream",
     "Window",
+    "Zero",
     "capture",
     "comfy_entrypoint",
     "edited",

@@ -7,7 +7,7 @@ import pytest
 from .server import RejectedError
 from .test_variants import control_condition, control_video, i2v, vace
 from .test_wrapper_samplers import with_nag
-from .workflows import FOX, Host, NativeHost, WrapperHost, edit, output
+from .workflows import FOX, Host, NativeHost, Workflow, WrapperHost, edit, output
 
 
 def gain(stream: str = "text", value: float = 0.5, blocks: str = "all", **more):
@@ -109,6 +109,16 @@ def test_native_blocks_have_no_factor_of_sound(native: NativeHost):
 
 
 def test_nags_negative_prompt_keeps_its_voice(wrapper: WrapperHost):
-    """Were it scaled too, both would be silent, and no guidance left."""
-    guided = wrapper.digest(FOX, gain(value=0.0), encode=with_nag(wrapper), cfg=1.0)
-    assert guided != wrapper.digest(FOX, gain(value=0.0), cfg=1.0)
+    """What it adds in the first block of the first call is bit for bit the same, whatever the gain of the prompt."""
+    flow, found = Workflow(), []
+    encode = with_nag(wrapper)
+    model, embeds, after = wrapper.load(flow), encode(flow, FOX), None
+    for name, given in (("plain", None), ("gain", gain(value=0.5, branch="both")), ("weight", weight("1-3:2"))):
+        own, text = (model, embeds) if given is None else wrapper.edit(flow, model, embeds, given, lambda _: None)
+        probe = flow.add("TestNegativeProbe", model=own, name=name, after=after or embeds)
+        latents = wrapper.sample(flow, probe, text, "", 1.0, 1)
+        after = flow.add("TestNegativeEnd", model=probe, samples=latents, name=name)
+        found.append((after[0], flow.add("TestDigest", samples=after)[0]))
+    result = wrapper.server.run(flow).checked()
+    assert len({result.output(end, "negative")[0] for end, _ in found}) == 1
+    assert len({result.output(digest, "sha256")[0] for _, digest in found}) == 3
