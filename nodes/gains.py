@@ -97,7 +97,7 @@ class WanVideoPromptWeight(io.ComfyNode):
                 io.String.Input(
                     "weights",
                     default="",
-                    tooltip='Words with a weight of 0 to 4: red:1.4, "slow pan":0.6, word 3:0, 12-15:2. 1 changes nothing.',
+                    tooltip='Words with a weight of 0 to 4: red:1.4, "slow pan":0.6, word 3:0, 12-15:2. 1 is no change.',
                 ),
                 activations_input("all"),
                 *timing_inputs(),
@@ -180,15 +180,15 @@ class WanVideoConditioningGain(io.ComfyNode):
             node_id="WanVideoConditioningGain",
             display_name="WanVideo Conditioning Gain",
             category=FAMILY,
-            description="Scales what chosen transformer blocks add of the text, of images, audio, a face, a reference or "
-            "a control video.",
+            description="Scales what chosen transformer blocks add of the text, of images, audio, a face, a "
+            "reference or a control video.",
             inputs=[
                 *passed_on.inputs,
                 io.Combo.Input(
                     "stream",
                     options=list(STREAMS),
                     default="text",
-                    tooltip="What is scaled. A stream that the model does not have is an error that lists those it has.",
+                    tooltip="What is scaled. A stream that the model does not have is an error: it lists those it has.",
                 ),
                 io.Float.Input(
                     "gain",

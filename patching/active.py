@@ -115,8 +115,11 @@ class ActiveEdit:
         raise NotImplementedError
 
     def attention_calls(self, block: nn.Module) -> Hook:
-        """Notes each call of the block's cross-attention: a host may run a leaf of it more than once in a call, for NAG's
-        negative prompt after its own text, which alone is edited."""
+        """Notes each call of the block's cross-attention.
+
+        A host may run a leaf of it more than once in a call: for NAG's negative prompt after its own text, which alone
+        is edited.
+        """
 
         def note(module: nn.Module, args: tuple[Any, ...]) -> None:
             self._first_in_call = True
@@ -140,8 +143,8 @@ class ActiveEdit:
         if self.site.reads_images and len(x) < batch:
             if len(rows) != batch:
                 raise ValueError(
-                    f"{self.edit.name}: both guidance branches of {self.run.model.name} read the same image tokens in one "
-                    "call. Set branch to both, or switch off batched_cfg."
+                    f"{self.edit.name}: both guidance branches of {self.run.model.name} read the same image tokens in "
+                    "one call. Set branch to both, or switch off batched_cfg."
                 )
             return None
         if not (self.site.reads_text if of_text is None else of_text) and (len(rows) == batch or len(x) == 1):
@@ -205,8 +208,8 @@ class ActiveEdit:
             if math.prod(grid) != x.shape[1]:
                 raise ValueError(
                     f"{self.edit.name}: a mask describes the {math.prod(grid)} tokens of a video of "
-                    f"{format_grid(grid)}, but {self.run.model.name} has {x.shape[1]}, with references or padding among "
-                    "them. Disconnect the mask."
+                    f"{format_grid(grid)}, but {self.run.model.name} has {x.shape[1]}, with references or padding "
+                    "among them. Disconnect the mask."
                 )
             self._parts[key] = part_of(self.edit.mask.weights(grid), x)
         return self._parts[key]

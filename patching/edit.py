@@ -132,8 +132,11 @@ class Edit:
         site = site_of(self.site)
         if self.tokens is not None and not self.tokens.is_located:
             raise ValueError(f"tokens: {self.tokens} names words; give token numbers, or locate them (Tokens.located).")
-        if self.tokens is not None and (not site.reads_text or site.reads_images) and not (
-            self.tokens.takes_all or self.tokens.takes_real):
+        if (
+            self.tokens is not None
+            and (not site.reads_text or site.reads_images)
+            and not (self.tokens.takes_all or self.tokens.takes_real)
+        ):
             of_text = ", ".join(s.name for s in SITES.values() if s.reads_text)
             raise ValueError(f"tokens are of the text, but site {self.site} is of the video. Use site {of_text}.")
         if self.mask is not None and (site.reads_text or site.end == "keyword") and self.site != "context":

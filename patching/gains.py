@@ -99,8 +99,8 @@ class KeywordEdit(ActiveEdit):
         batch = self.run.prompts.batch
         if batch is not None and len(self.rows) != batch:
             raise ValueError(
-                f"{self.edit.name}: both guidance branches are in one call of {self.run.model.name}, which has one factor "
-                f"for its {self.edit.site}. Set branch to both, or switch off batched_cfg."
+                f"{self.edit.name}: both guidance branches are in one call of {self.run.model.name}, which has one "
+                f"factor for its {self.edit.site}. Set branch to both, or switch off batched_cfg."
             )
 
 
@@ -132,5 +132,3 @@ def _coming(kwargs: dict[str, Any]) -> list[str]:
 
 def _times(value: Any, weight: float) -> Any:
     return [v * weight for v in value] if isinstance(value, list | tuple) else value * weight
-
-

@@ -46,22 +46,13 @@ class Site:
     def is_in(self, blocks: Sequence[nn.Module], controls: Sequence[nn.Module]) -> bool:
         """True when a model with these blocks and control blocks may have it."""
         if self.end == "keyword":
-            parameters = [inspect.signature(type(block).forward).parameters for block in blocks[:1]]
-            known = {name for found in parameters for name in found}
-            return any(tensor in known and factor in known for tensor, factor in self.keywords) or (
-                "kwargs" in known and any(map(self._in_parent, blocks[:1]))
-            )
+            return bool(blocks) and any({*pair} <= _keywords(type(blocks[0])) for pair in self.keywords)
         try:
             for block in (controls if self.of_control else blocks)[:1]:
                 self.module(block)
         except ValueError:
             return False
         return bool(controls) if self.of_control else True
-
-    def _in_parent(self, block: nn.Module) -> bool:
-        """The same for a class whose forward hands its keywords on."""
-        known = {n for c in type(block).__mro__ if "forward" in vars(c) for n in inspect.signature(c.forward).parameters}
-        return any(tensor in known and factor in known for tensor, factor in self.keywords)
 
     def module(self, block: nn.Module) -> nn.Module:
         """The module of `block` that has the site.
@@ -84,6 +75,12 @@ class Site:
                 )
             return found
         raise ValueError(f"site {self.name}: {type(block).__name__} has no {' or '.join(self.paths)}.")
+
+
+def _keywords(block: type[nn.Module]) -> set[str]:
+    """Arguments of a block's forward, and of those that it may hand its keywords on to."""
+    classes = [cls for cls in block.__mro__ if "forward" in vars(cls)]
+    return {name for cls in classes for name in inspect.signature(vars(cls)["forward"]).parameters}
 
 
 SITES: dict[str, Site] = {

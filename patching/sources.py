@@ -229,5 +229,7 @@ def check_width(embeds: TextEmbeds, model: WanModel, subject: str) -> None:
         )
 
 
-SOURCES: dict[str, type[Any]] = {cls.__name__: cls for cls in (Prompt, SecondStream, CapturedDifference, Direction, Zero)}
+SOURCES: dict[str, type[Any]] = {
+    cls.__name__: cls for cls in (Prompt, SecondStream, CapturedDifference, Direction, Zero)
+}
 """Sources that a file may name."""

@@ -6,9 +6,9 @@ Terms, separated by commas or spaces:
     padding    what fills the text up           word 3       the third word
     all        both                             12-15, 7     tokens by number, from 0
 
-Each may end in `:weight`. Where terms overlap the later one wins; what no term names is not touched. Tokens are those of
-the main prompt. A phrase stands for all places where the prompt has it; a word that is one token long or more is meant
-whole. Phrases and words become numbers by `Tokens.located`, which needs the text and its tokenizer (words.py).
+Each may end in `:weight`. Where terms overlap the later one wins; what no term names is not touched. Tokens are those
+of the main prompt. A phrase stands for all places where the prompt has it, and a word for all its tokens. Phrases and
+words become numbers by `Tokens.located`, which needs the text and its tokenizer (words.py).
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def parse_tokens(text: str, name: str = "tokens", most: float = 1.0, bare_words:
                 raise TokensError(f"{where}: words are counted from 1.")
             terms.append(TokenTerm("word", int(groups["word"]), weight=weight))
         elif groups["name"]:
-            terms.append(TokenTerm(groups["name"].lower(), weight=weight))
+            terms.append(TokenTerm(groups["name"].lower(), weight=weight))  # type: ignore[arg-type]  # of three
         else:
             first = int(groups["first"])
             last = int(groups["last"] or first)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -38,7 +38,9 @@ class Words:
     def words(self) -> tuple[tuple[str, int, int], ...]:
         """Each word with its first and last token."""
         text, owners = self._places
-        return tuple((m[0], owners[m.start()], owners[m.end() - 1]) for m in re.finditer(r"\w+(?:['\u2019-]\w+)*", text))
+        return tuple(
+            (m[0], owners[m.start()], owners[m.end() - 1]) for m in re.finditer(r"\w+(?:['\u2019-]\w+)*", text)
+        )
 
     @property
     def listed(self) -> str:
@@ -98,7 +100,7 @@ def words_of(encoder: Any, prompt: str) -> Words:
     return Words(tuple(found))
 
 
-def _pieces(tokenizer: Any, text: str) -> Sequence[str]:
+def _pieces(tokenizer: Any, text: str) -> list[str]:
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     return list(tokenizer.convert_ids_to_tokens(ids))
 
@@ -121,6 +123,6 @@ def check_count(words: Words, tokens: int) -> None:
     """Raise TokensError unless a prompt of `tokens` tokens, end token included, can be the one with these words."""
     if len(words.pieces) + 1 != tokens:
         raise TokensError(
-            f"prompt: the text has {len(words.pieces) + 1} tokens with the end token, but text_embeds {tokens}. Give the "
-            "text that text_embeds was encoded from, with the same text encoder."
+            f"prompt: the text has {len(words.pieces) + 1} tokens with the end token, but text_embeds {tokens}. Give "
+            "the text that text_embeds was encoded from, with the same text encoder."
         )

@@ -171,7 +171,7 @@ def test_one_factor_for_both_branches_is_refused(talking):
 def test_a_factor_takes_nothing_but_a_scale(operation):
     from wanvideo_activation_editor.patching import Blend, Direction, Edit
 
-    with pytest.raises(ValueError, match="only Scale changes|has no value at site audio"):
+    with pytest.raises(ValueError, match=r"only Scale changes|has no value at site audio"):
         if operation == "blend":
             Edit(Zero(), ALL, "audio", Blend())
         else:
@@ -186,7 +186,9 @@ def test_weights_of_words_scale_their_part_of_the_attention(model):
     whole = attention_out(model)
     nothing = attention_out(model, gain_edit("text", 0.0, parse_selection("1")))
     groups = ["0-3", "4-11", "12-511"]
-    parts = [whole - attention_out(model, *word_gains(parse_tokens(f"{g}:0"), 512, parse_selection("1"))) for g in groups]
+    parts = [
+        whole - attention_out(model, *word_gains(parse_tokens(f"{g}:0"), 512, parse_selection("1"))) for g in groups
+    ]
     assert (sum(parts) - (whole - nothing)).norm() / (whole - nothing).norm() < 1e-5
     louder = attention_out(model, *word_gains(parse_tokens("4-11:3", most=4), 512, parse_selection("1")))
     assert (louder - whole - 2 * parts[1]).norm() / parts[1].norm() < 1e-4
