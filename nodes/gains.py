@@ -97,7 +97,7 @@ class WanVideoPromptWeight(io.ComfyNode):
                 io.String.Input(
                     "weights",
                     default="",
-                    tooltip='Words with a weight of 0 to 4: red:1.4, "slow pan":0.6, word 3:0, 12-15:2. 1 is no change.',
+                    tooltip='Words with a weight of 0 to 4: red:1.4, "slow pan":0.6, word 3:0, 12-15:2.',
                 ),
                 activations_input("all"),
                 *timing_inputs(),

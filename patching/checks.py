@@ -90,7 +90,7 @@ def check_frames(edit: Edit, frames: int, setting: str, remedy: str) -> None:
 
 
 def warn_about_cache(stack: EditStack) -> None:
-    """Say that a step cache (TeaCache, MagCache, EasyCache, LazyCache) blurs windows and schedules, if there are any."""
+    """Say that a step cache (TeaCache, MagCache, EasyCache, LazyCache) blurs windows and schedules."""
     for edit in stack:
         if edit.is_timed:
             log.warning(
