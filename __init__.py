@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .patching.operations import Add, Blend, Replace, Scale
     from .patching.plain import RecipeError, load_recipe, save_recipe
     from .patching.sites import SITES
-    from .patching.sources import CapturedDifference, Direction, Prompt, SecondStream, Zero
+    from .patching.sources import CapturedDifference, Direction, Image, Prompt, SecondStream, Zero
     from .patching.transforms import Boost, ForceDifference
 
 WEB_DIRECTORY = "./web"
@@ -34,7 +34,7 @@ _API = {
     "patching.mask": ("Box", "Mask"),
     "patching.plain": ("RecipeError", "load_recipe", "save_recipe"),
     "patching.sites": ("SITES",),
-    "patching.sources": ("CapturedDifference", "Direction", "Prompt", "SecondStream", "Zero"),
+    "patching.sources": ("CapturedDifference", "Direction", "Image", "Prompt", "SecondStream", "Zero"),
     "patching.transforms": ("Boost", "ForceDifference"),
 }
 _MODULES = {name: module for module, names in _API.items() for name in names}
@@ -51,6 +51,7 @@ __all__ = [
     "Edit",
     "EditStack",
     "ForceDifference",
+    "Image",
     "Mask",
     "Prompt",
     "RecipeError",

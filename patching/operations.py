@@ -27,6 +27,11 @@ class Operation(Protocol):
     def __call__(self, x: torch.Tensor, value: torch.Tensor, strength: float) -> torch.Tensor: ...
 
 
+def _as_large(value: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """The value itself, or copies of it where it broadcasts: a host may write into what it gets."""
+    return value if value.shape == x.shape else value.expand_as(x).clone()
+
+
 @dataclass(frozen=True)
 class Blend:
     """(1 - strength) x + strength value; at strength 1 the value itself, bit for bit."""
@@ -35,7 +40,7 @@ class Blend:
     name: ClassVar[str] = "blend"
 
     def __call__(self, x: torch.Tensor, value: torch.Tensor, strength: float) -> torch.Tensor:
-        return value if strength == 1.0 else torch.lerp(x, value, strength)
+        return _as_large(value, x) if strength == 1.0 else torch.lerp(x, value, strength)
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Replace:
     name: ClassVar[str] = "replace"
 
     def __call__(self, x: torch.Tensor, value: torch.Tensor, strength: float) -> torch.Tensor:
-        return value
+        return _as_large(value, x)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from .edit import Edit, EditStack
 from .forked import ForkedEdit
 from .gains import ControlEdit, KeywordEdit
 from .grid import Grid
+from .images import ImageEdit
 from .masked import MaskedContextEdit
 from .prompts import Prompts, Rows
 from .sites import site_of
@@ -292,6 +293,8 @@ def kind_of(edit: Edit) -> type[ActiveEdit]:
     """The class that gets at an edit's value."""
     if edit.site == "context":
         return ContextEdit if edit.mask is None else MaskedContextEdit
+    if edit.site == "image_tokens":
+        return ImageEdit
     site = site_of(edit.site)
     if site.end == "keyword" or site.of_control:
         return KeywordEdit if site.end == "keyword" else ControlEdit

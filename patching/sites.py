@@ -148,6 +148,14 @@ MORE_SITES: dict[str, Site] = {
             reads_images=True,
         ),
         Site(
+            "image_tokens",
+            "the CLIP image tokens that cross-attention reads",
+            ("cross_attn.k_img", "attn2.add_k_proj"),
+            end="input",
+            reads_text=True,
+            reads_images=True,
+        ),
+        Site(
             "control", "what a VACE control block hands to its main block", ("after_proj", "proj_out"), of_control=True
         ),
         *KEYWORDS.values(),

@@ -21,7 +21,7 @@ from ..operations import Add, Operation
 from ..projection import readable_weights
 from ..schedule import parse_schedule
 from ..selection import parse_selection
-from ..sources import Direction, SecondStream, Zero
+from ..sources import Direction, Image, SecondStream, Zero
 from ..strengths import BlockStrengths, as_block_strengths
 from ..tokens import Tokens, parse_tokens
 from ..transforms import ContextTransform
@@ -63,7 +63,7 @@ def inject(
     Args:
         target: a diffusers Wan pipeline (both of its transformers, when it has two) or a Wan transformer.
         embeds: the prompt to inject, [tokens, 4096] or [batch, tokens, 4096] as `pipe.encode_prompt` gives it; or a
-            Direction, or Zero() for an operation such as Scale(0.5).
+            Direction, an Image (site `image_tokens`), or Zero() for an operation like Scale(0.5).
         blocks: a selection (see patching/selection.py), or strengths per block.
         strength: multiplies the strengths of `blocks`, 0..1.
         window: part of sampling in which it acts, as fractions (start, end). Needs a pipeline.
@@ -89,7 +89,9 @@ def inject(
             another width or with more than 512 tokens, no Wan model, a cache of diffusers (`hidden` only).
     """
     edit = Edit(
-        source=embeds if isinstance(embeds, Direction | Zero) else read_text_embeds(embeds, "embeds").detached(),  # type: ignore[arg-type]
+        source=embeds
+        if isinstance(embeds, Direction | Image | Zero)
+        else read_text_embeds(embeds, "embeds").detached(),  # type: ignore[arg-type]
         strengths=_strengths(blocks) * strength,
         window=Window(*window),
         branch=branch,
