@@ -47,9 +47,9 @@ def check_stack(
             edit.strengths.resolve(model.block_count)
         except ValueError as error:
             raise type(error)(f"{edit.name}: {error}") from None
+        edit.source.check(model, edit.site, edit.name)
         for index in edit.strengths.active_blocks(model.block_count):
             _check_site(site_of(edit.site), model, index, edit.name)
-        edit.source.check(model, edit.site, edit.name)
         source = edit.text
         if source is None:
             continue

@@ -83,7 +83,7 @@ def test_what_is_no_image_is_an_error(tokens, message):
 
 def test_models_and_calls_without_images_are_errors(model):
     with (
-        pytest.raises(ValueError, match="reads no CLIP image|has no"),
+        pytest.raises(ValueError, match="reads no CLIP image"),
         edited(Sampler(make_transformer(4)).pipe, EditStack((injected(),))),
     ):
         pass

@@ -30,6 +30,8 @@ def nodes() -> dict:
     return {cls.define_schema().node_id: cls for cls in asyncio.run(extension.get_node_list())}
 
 
+WINDOW = [("start_percent", 0.0), ("end_percent", 1.0), ("branch", "cond"), ("log_level", "off")]
+
 # (input, default); sockets have no default. Extra inputs may follow; these never change.
 CONTRACT = {
     "WanVideoActivationEditor": (
@@ -67,6 +69,21 @@ CONTRACT = {
     "WanVideoLatentInjector": (
         ["model", "main_latent", "injection_latent", ("injection_strength", 0.5), ("block_activations", FRESH)],
         ["model"],
+    ),
+    "WanVideoPromptWeight": (
+        ["model", "text_embeds", ("weights", ""), ("block_activations", "all"), "block_strengths", ("schedule", ""),
+         *WINDOW],
+        ["model", "text_embeds", "info"],
+    ),
+    "WanVideoConditioningGain": (
+        ["model", "text_embeds", ("stream", "text"), ("gain", 1.0), ("block_activations", "all"), "block_strengths",
+         ("schedule", ""), *WINDOW],
+        ["model", "text_embeds"],
+    ),
+    "WanVideoImageInjection": (
+        ["model", "text_embeds", "clip_vision_output", ("injection_strength", 0.5), ("block_activations", "all"),
+         "block_strengths", ("schedule", ""), *WINDOW],
+        ["model", "text_embeds"],
     ),
 }  # fmt: skip
 
