@@ -15,10 +15,14 @@ from . import (
     hidden,
     images,
     inspection,
+    probing,
     recipes,
     replacements,
     store,
     store_exchange,
+    store_remembered,
+    store_search,
+    token_reading,
     vectors,
 )
 
@@ -30,12 +34,16 @@ NODES: list[type[io.ComfyNode]] = [
     *amplification.NODES,
     *forcing.NODES,
     *hidden.NODES,
+    *probing.NODES,
+    *token_reading.NODES,
     *analysis.NODES,
     *gains.NODES,
     *images.NODES,
     *recipes.NODES,
     *store.NODES,
     *store_exchange.NODES,
+    *store_remembered.NODES,
+    *store_search.NODES,
 ]
 
 

@@ -14,9 +14,12 @@ from .recording import recall, remember
 from .store_access import STORE, store_path
 
 if TYPE_CHECKING:
-    from ..storage import EmbeddingKey
+    from ..storage.records import EmbeddingKey
 
 log = logging.getLogger("wanvideo_activation_editor")
+
+EMPTY_LATENT_SCALES = ("downscale_ratio_spacial", "downscale_ratio_temporal")
+"""What newer empty latents say of their size; samplers bring them to the model's."""
 
 CACHE_BYTES = 2**31
 """Most that captured states take in memory beside ComfyUI's own cache of node outputs."""
@@ -81,7 +84,11 @@ class CachedCapture:
         self.identity, self._content, self._unknown = "", "", ""
         try:
             self.identity = host.fingerprint(model)
-            given = {k: latent.get(k) for k in ("samples", "noise_mask", "batch_index")} if latent else None
+            given = (
+                {k: latent.get(k) for k in ("samples", "noise_mask", "batch_index", *EMPTY_LATENT_SCALES)}
+                if latent
+                else None
+            )
             content = (_without_negative(text_embeds), given, image_embeds)
             self._content = fingerprint(content)
         except UnidentifiedError as error:
@@ -117,7 +124,7 @@ class CachedCapture:
         if self._settings["all_blocks"] or path is None or (STORE.opened is None and not path.exists()):
             return None
         try:
-            from ..storage import EmbeddingKey
+            from ..storage.records import EmbeddingKey
         except ImportError as error:
             log.info("WanVideo Latent Encoder: captures are cached in memory only: %s", error)
             return None

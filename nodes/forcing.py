@@ -36,7 +36,7 @@ from .sockets import (
     window_and_branch_inputs,
     with_description,
 )
-from .store_values import stored_under
+from .store_values import fingerprint_of, stored_under
 
 FAMILY = f"{CATEGORY}/Injection"
 
@@ -100,7 +100,7 @@ def _read_pair(model: Any, text_embeds: Any, injection_embeds: Any) -> tuple[Tex
     wan_model = host.wan_model(model)
     host.check_embeds(text_embeds)
     main = read_text_embeds(text_embeds, "text_embeds", host.MAX_PROMPT_TOKENS).detached()
-    injection = read_text_embeds(injection_embeds, "injection_embeds").detached()
+    injection = read_text_embeds(injection_embeds, "injection_embeds", host.MAX_PROMPT_TOKENS).detached()
     check_width(main, wan_model, "text_embeds is")
     check_width(injection, wan_model, "injection_embeds is")
     injected, prompts = len(injection.prompts), len(main.prompts)
@@ -196,6 +196,11 @@ class WanVideoDirectInjector(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, block_activations: Any = None) -> bool | str:
         return check_texts(block_activations)
+
+    @classmethod
+    def fingerprint_inputs(cls, injection_prompt: str = "", injection_embeds: Any = None, **kwargs: Any) -> Any:
+        """Changes when another embedding is stored under the text."""
+        return fingerprint_of(str(injection_prompt or ""))
 
     @classmethod
     def execute(

@@ -72,9 +72,12 @@ class ActiveEdit:
         whole = chosen is None or chosen.takes_all or (chosen.takes_real and edit.text is not None)
         self.tokens = None if whole else chosen  # padding of two prompts is equal
         self.grid: Grid | None = None  # of the call in progress
-        self._parts: dict[Any, Part] = {}
         self._first_in_call = False
         self.rows: list[tuple[int, int]] = []  # that it touches in the call in progress, with their prompts
+        self._of_call: list[tuple[int, int]] = []  # the same, before the model took some of them
+        self.reached = False  # one of its hooks was called
+        self.seen = False  # a model call began since it is there
+        self.announced = 0  # model calls in which it was to act
         self.calls = 0  # model calls in which it acted
         self.edited = 0  # blocks that it changed in them
         self.unreported = False  # it acted in a call that the observer has not been told of
@@ -82,12 +85,14 @@ class ActiveEdit:
 
     def begin(self, rows: Rows, progress: Callable[[Any], float], grid: Grid | None) -> None:
         """A model call begins."""
+        self.seen = True
         edit = self.edit
         branches = ("cond", "uncond") if edit.branch == "both" else (edit.branch,)
         self.rows = [row for branch in branches for row in rows.get(branch, ())]
         self.factor = edit.factor(progress(self.clock)) if self.rows and edit.is_timed else 1.0
         if self.factor == 0.0:
             self.rows = []
+        self._of_call = self.rows
         if self.rows:
             self.calls += 1
             self.unreported = True
@@ -96,18 +101,20 @@ class ActiveEdit:
             if edit.captured is not None and grid is not None:
                 edit.captured.check_grid(grid, edit.name)
 
+    def take(self, given: list[int]) -> None:
+        """The model runs some of the announced rows now, `given` in this order."""
+        number = dict(self._of_call)
+        self.rows = [(row, number[announced]) for row, announced in enumerate(given) if announced in number]
+
     def end(self) -> None:
         """The model call has ended."""
         self.rows = []
         self.missed = set()
 
-    def clear(self) -> None:
-        """Release every tensor."""
-        self.end()
-        self._parts.clear()
-
     @property
     def acts(self) -> bool:
+        """True when the edit touches the call in progress; asked by every hook, and so a sign that one is called."""
+        self.reached = True
         return bool(self.rows) and not in_extra_pass()
 
     def hooks(self, block: nn.Module, index: int) -> Iterator[Hook]:
@@ -161,6 +168,11 @@ class ActiveEdit:
             first: the first token that is touched.
         """
         rows, strength = self.touched(x), self.factor * self.strengths[index]
+        if value.shape[1] not in (1, x.shape[1] - first):
+            raise ValueError(
+                f"{self.edit.name}: {self.edit.source.title} of {value.shape[1]} tokens, but the sampler has "
+                f"{x.shape[1] - first}. Capture with the sampler's size and image inputs, or set reduce to mean."
+            )
         if rows is None and first == 0 and self.tokens is None:
             out = self._operated(x, value, strength, 0)
         else:
@@ -173,20 +185,19 @@ class ActiveEdit:
         self.missed.discard(index)
         if self.run.statistics is not None and (self.logged or self.observation is not None):
             what = "hidden state" if self.edit.site == "hidden" else self.edit.site
-            self.run.statistics.record(
-                index, self, x, out, range(len(x)) if rows is None else rows, what=what, logged=self.logged
-            )
+            real = self.run.prompts.real(self, x) if self.site.reads_text else None
+            touched = range(len(x)) if rows is None else rows
+            self.run.statistics.record(index, self, x, out, touched, what=what, logged=self.logged, real=real)
         return out
 
     def _operated(self, x: torch.Tensor, value: torch.Tensor, strength: float, row: int) -> torch.Tensor:
         """What the operation makes of the tokens that are touched, among the others."""
         part = self.selected(x, row)
         if part is None:
-            return self._checked(self.edit.operation(x, value, strength), x)
+            return self._operate(x, value, strength)
         places, weights = part
         before = x[:, places]
-        result = self.edit.operation(before, value if value.shape[1] == 1 else value[:, places], strength)
-        after = self._checked(result, before)
+        after = self._operate(before, value if value.shape[1] == 1 else value[:, places], strength)
         out = x.clone()
         out[:, places] = after if weights is None else torch.lerp(before, after, weights)
         return out
@@ -194,7 +205,7 @@ class ActiveEdit:
     def selected(self, x: torch.Tensor, row: int) -> Part | None:
         """The tokens of a row that are touched; None for all of them."""
         if self.tokens is not None:
-            return part_of(self.tokens.weights(self.run.prompts.real(row, x.shape[1], self.edit.text)), x)
+            return part_of(self.tokens.weights(self.run.prompts.is_real(row, x.shape[1], self.edit.text)), x)
         return self.masked(x) if self.edit.mask is not None and not self.site.reads_text else None
 
     def masked(self, x: torch.Tensor) -> Part:
@@ -202,8 +213,8 @@ class ActiveEdit:
         grid = self.grid
         if grid is None:
             raise RuntimeError(f"{self.edit.name}: {self.run.model.name} does not tell its size, which a mask needs.")
-        key = grid, x.device, x.dtype
-        if key not in self._parts:
+        key = id(self.edit.mask), grid, x.device, x.dtype
+        if key not in self.run.parts:
             assert self.edit.mask is not None  # noqa: S101  # asked only then
             if math.prod(grid) != x.shape[1]:
                 raise ValueError(
@@ -211,15 +222,25 @@ class ActiveEdit:
                     f"{format_grid(grid)}, but {self.run.model.name} has {x.shape[1]}, with references or padding "
                     "among them. Disconnect the mask."
                 )
-            self._parts[key] = part_of(self.edit.mask.weights(grid), x)
-        return self._parts[key]
+            self.run.parts[key] = part_of(self.edit.mask.weights(grid), x)
+        return self.run.parts[key]
 
-    def _checked(self, result: Any, x: torch.Tensor) -> torch.Tensor:
-        if not torch.is_tensor(result) or result.shape != x.shape or result.dtype != x.dtype:
+    def _operate(self, x: torch.Tensor, value: torch.Tensor, strength: float) -> torch.Tensor:
+        operation: Any = self.edit.operation
+        if getattr(operation, "pure", False):
+            result = operation(x, value, strength)
+        else:  # it may change its arguments in place
+            result = operation(x.clone(), value.clone(), strength)
+        if (
+            not torch.is_tensor(result)
+            or result.shape != x.shape
+            or result.dtype != x.dtype
+            or result.device != x.device
+        ):
             got = f"{result.dtype} {list(result.shape)}" if torch.is_tensor(result) else type(result).__name__
             raise TypeError(
-                f"{self.edit.name}: the operation {self.edit.operation.name} returned {got}; it has to return a "
-                f"tensor like its first argument, {x.dtype} {list(x.shape)}."
+                f"{self.edit.name}: the operation {operation.name} returned {got}; it has to return a "
+                f"tensor like its first argument, {x.dtype} {list(x.shape)} on {x.device}."
             )
         return result
 
@@ -251,7 +272,7 @@ class ContextEdit(ActiveEdit):
 
 
 class ModuleEdit(ActiveEdit):
-    """Changes what goes into or out of a module of the block: by a direction, a captured difference, or a prompt."""
+    """Changes what goes into or out of a module of the block, by a source that is not text."""
 
     def hooks(self, block: nn.Module, index: int) -> Iterator[Hook]:
         if index not in self.blocks:
@@ -282,14 +303,7 @@ class ModuleEdit(ActiveEdit):
         yield module.register_forward_hook(hidden_from_compile(change_output))
 
     def changed(self, index: int, x: torch.Tensor) -> torch.Tensor:
-        source = self.edit.source
-        value = self.run.value(source, index, x)
-        if value.shape[1] not in (1, x.shape[1]):
-            raise ValueError(
-                f"{self.edit.name}: {source.title} of {value.shape[1]} tokens, but the sampler has {x.shape[1]}. "
-                "Capture with the sampler's size and image inputs, or set reduce to mean."
-            )
-        return self.apply(index, x, self._by_row(value, x))
+        return self.apply(index, x, self._by_row(self.run.value(self.edit.source, index, x), x))
 
     def _by_row(self, value: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """A value of several captured rows, laid out over the touched rows of the batch."""

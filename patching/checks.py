@@ -47,6 +47,11 @@ def check_stack(
             edit.strengths.resolve(model.block_count)
         except ValueError as error:
             raise type(error)(f"{edit.name}: {error}") from None
+        if model.control_blocks and edit.text is not None and edit.site not in ("context", "hidden"):
+            raise ValueError(
+                f"{edit.name}: {model.name} is a VACE model. A prompt reaches its control blocks at site context "
+                "alone; use that."
+            )
         edit.source.check(model, edit.site, edit.name)
         for index in edit.strengths.active_blocks(model.block_count):
             _check_site(site_of(edit.site), model, index, edit.name)

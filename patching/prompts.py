@@ -55,17 +55,49 @@ class Prompts:
         self._branches: dict[int, str] = {}
         self.batch: int | None = None  # rows of the text batch, once the projection ran in this call
         self._tokens = 0
-        self._raw: torch.Tensor | None = None  # the host's embeddings of this call
+        self._raw: torch.Tensor | None = None  # what the projection was given
+        self._announced: torch.Tensor | None = None
+        self._turn = 0  # the announced row that is expected next where the model takes rows in turn
 
-    def begin(self, rows: Rows, wanted: Sequence[Injection], count: int | None) -> None:
-        """A model call begins, in which the edits `wanted` inject prompts; `count` as in `Run.begin`."""
+    def begin(
+        self, rows: Rows, wanted: Sequence[Injection], count: int | None, announced: torch.Tensor | None = None
+    ) -> None:
+        """A model call begins, in which the edits `wanted` inject prompts; `count` and `text` as in `Run.begin`."""
         self._branches = {row: branch for branch, numbered in rows.items() for row, _ in numbered}
         self._wanted, self._count = list(wanted), count
+        self._announced, self._turn = announced, 0
+
+    def rows_in_turn(self, args: tuple[Any, ...]) -> list[int] | None:
+        """Which announced rows the projection is given, where a model takes the rows of a batch in turn; else None.
+
+        Raises:
+            RuntimeError: a row that was not announced.
+        """
+        raw, announced = args[0], self._announced
+        if in_extra_pass() or announced is None or raw.dim() != 3 or len(raw) >= len(announced):
+            return None
+        found = []
+        for given in raw:
+            order = [(self._turn + k) % len(announced) for k in range(len(announced))]
+            same = next((row for row in order if _same_text(given, announced[row])), None)
+            if same is None:
+                raise RuntimeError(
+                    f"{self._model.name} was called with {len(announced)} text rows and projects {len(raw)} that are "
+                    "none of them. Another pack changes the batch; disable it."
+                )
+            found.append(same)
+            self._turn = (same + 1) % len(announced)
+        return found
+
+    def restart(self) -> None:
+        """The model projects other rows of the same call."""
+        self._projected.clear()
+        self.batch = None
 
     def end(self) -> None:
         """The call has ended."""
         self._projected.clear()
-        self._wanted, self.batch, self._raw = [], None, None
+        self._wanted, self.batch, self._announced, self._raw = [], None, None, None
 
     def clear(self) -> None:
         """Release every tensor."""
@@ -86,7 +118,7 @@ class Prompts:
         shared: dict[tuple[int, tuple[tuple[int, int], ...]], torch.Tensor] = {}
         for injection in self._wanted:
             edit, embeds, rows = injection.edit, injection.edit.text, injection.rows
-            if embeds is None:
+            if embeds is None or not rows:
                 continue
             key = id(embeds.prompts), tuple(rows)
             if key not in shared:
@@ -116,7 +148,7 @@ class Prompts:
         self.text_start(context)
         return self._projected[id(edit)][:, -self._tokens :]
 
-    def real(self, row: int, tokens: int, injected: TextEmbeds | None = None) -> torch.Tensor:
+    def is_real(self, row: int, tokens: int, injected: TextEmbeds | None = None) -> torch.Tensor:
         """Where the text of a row has a token, its own or one of an injected prompt: bool [tokens].
 
         Raises:
@@ -131,6 +163,20 @@ class Prompts:
         if injected is not None:
             real[: max(injected.token_counts)] = True
         return real
+
+    def real(self, injection: Injection, x: torch.Tensor) -> torch.Tensor:
+        """Where the main or the injected prompt has a token, in a tensor [batch, image + text tokens, dim]: [batch,
+        tokens], for figures that padding does not dilute."""
+        found = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+        if self._raw is None:
+            return ~found
+        text = (self._raw[:, self._raw.shape[1] - self._tokens :] != 0).any(dim=-1)
+        found[: len(text), x.shape[1] - self._tokens :] = text.to(x.device)
+        if (embeds := injection.edit.text) is not None:
+            for row, number in injection.rows:
+                first = x.shape[1] - self._tokens
+                found[row, first : first + len(self._prompt(injection.edit, embeds, number, self._raw))] = True
+        return found
 
     def context(self, injection: Injection, context: torch.Tensor) -> torch.Tensor:
         """A copy of a context with the injected text in the touched rows."""
@@ -187,6 +233,13 @@ class Prompts:
                 self._checked.add(key)
                 _log_transforms(f"{injection.edit.name} ({branch}, prompt {number + 1})", injection, a, b, result, real)
         return out
+
+
+def _same_text(given: torch.Tensor, announced: torch.Tensor) -> bool:
+    """True for the same prompt, whatever type and padding the host gave it."""
+    count = min(len(given), len(announced))
+    rest = given[count:] if len(given) > count else announced[count:]
+    return torch.equal(given[:count], announced[:count].to(given.device, given.dtype)) and not bool(rest.any())
 
 
 def _log_transforms(what: str, injection: Injection, main: Any, injected: Any, result: Any, real: Any) -> None:

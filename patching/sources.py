@@ -110,6 +110,8 @@ class CapturedDifference:
     title: ClassVar[str] = "a captured difference"
 
     def __post_init__(self) -> None:
+        if not all(torch.isfinite(d).all() for d in self.deltas):
+            raise ValueError("A captured difference holds NaN or infinite values.")
         shapes = {tuple(d.shape[1:]) for d in self.deltas}
         if not self.deltas or any(d.dim() != 3 or not d.is_floating_point() or not d.numel() for d in self.deltas):
             raise ValueError("A captured difference is made of floating point tensors [batch, tokens, dim].")
@@ -171,7 +173,7 @@ class Direction:
             raise ValueError(f"A direction is a floating point tensor [dim] or [blocks, dim], not {got}.")
         if not torch.isfinite(v).all():
             raise ValueError("A direction holds NaN or infinite values.")
-        object.__setattr__(self, "vector", v.detach().to("cpu", torch.float32).contiguous())
+        object.__setattr__(self, "vector", v.detach().to("cpu", torch.float32, copy=True).contiguous())
 
     @property
     def width(self) -> int:
@@ -258,7 +260,7 @@ def check_width(embeds: TextEmbeds, model: WanModel, subject: str) -> None:
     Args:
         subject: beginning of the message: what the embeddings are, with its verb.
     """
-    if embeds.width != model.text_width:
+    if model.text_width not in (None, embeds.width):
         raise ValueError(
             f"{subject} {embeds.width} wide, but {model.name} projects text of width {model.text_width}. "
             "Encode the prompt with the text encoder that belongs to this model (UMT5-XXL)."

@@ -20,6 +20,7 @@ class StreamEdit(ActiveEdit):
     """
 
     _x: torch.Tensor | None = None
+    passed: torch.Tensor | None = None  # the stream after the last chosen block, until the call ends
 
     @property
     def last(self) -> int:
@@ -27,11 +28,11 @@ class StreamEdit(ActiveEdit):
 
     def end(self) -> None:
         super().end()
-        self._x = None
+        self._x = self.passed = None
 
-    def follows(self, index: int) -> bool:
-        """True when the stream has to run block `index`, after others."""
-        return self._x is not None and index <= self.last
+    def resume(self, stream: torch.Tensor, main: torch.Tensor) -> None:
+        """Go on with a stream that has passed the blocks so far, beside the main hidden state that they left."""
+        self._x, self.run.left = stream, main
 
     def hooks(self, block: nn.Module, index: int) -> Iterator[Hook]:
         if index > self.last:
@@ -61,12 +62,12 @@ class StreamEdit(ActiveEdit):
             self._x = second[0] if isinstance(second, tuple) else second
             if index in self.blocks:
                 mixed = self.apply(index, x, self._x)
-                if mixed is self._x and index != self.last:
-                    mixed = mixed.clone()
+                if mixed is self._x:
+                    mixed = mixed.clone()  # a host may change its own in place
             else:
                 mixed = x
             if index == self.last:
-                self._x = None
+                self.passed, self._x = self._x, None
             self.run.left = mixed
             if mixed is x:
                 return None

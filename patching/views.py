@@ -87,7 +87,7 @@ def bar_chart(strengths: Sequence[float], height: int = 10, numbers: bool = True
 
 def model_summary(model: WanModel, host: str) -> str:
     """Class, host and size of a model in one line."""
-    width = f"text width {model.text_width}"
+    width = f"text width {model.text_width or 'not known'}"
     control = f", {len(model.control_blocks)} VACE control blocks" if model.control_blocks else ""
     return f"{model.name} ({host}): {model.block_count} blocks, {width}{control}"
 
@@ -112,9 +112,7 @@ def stack_report(stack: EditStack, block_count: int, visual: bool = True) -> str
                 if edit.captured
                 else f"  injects {source['prompts']} prompt(s), {source['tokens']} tokens, {source['dtype']}"
                 if edit.text
-                else f"  along a direction {source['direction']}"
-                if "direction" in source
-                else f"  {edit.source.title}"
+                else f"  with {edit.source.title}: {', '.join(f'{k} {v}' for k, v in source.items())}"
             )
         )
         transforms = [t.name for t in stack.transforms_of(edit)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from .tokens import TokensError
+from .tokens import Tokens, TokensError, parse_tokens
 
 _SPACE = "\u2581"  # SentencePiece writes it before a piece that begins a word
 _WRAPPER_WEIGHT = re.compile(r"\((.*?):([\d\.]+)\)")
@@ -98,6 +98,21 @@ def words_of(encoder: Any, prompt: str) -> Words:
             "WANTEXTENCODER that encodes the prompt, or give token numbers."
         )
     return Words(tuple(found))
+
+
+def tokens_of(pipeline: Any, tokens: str, prompt: str) -> Tokens | None:
+    """What `tokens` says, in token numbers, by the tokenizer of a pipeline; None for all tokens."""
+    if not tokens.strip():
+        return None
+    parsed = parse_tokens(tokens)
+    if parsed.is_located:
+        return parsed
+    tokenizer = getattr(pipeline, "tokenizer", None)
+    if not prompt or tokenizer is None:
+        raise ValueError(
+            f"tokens: {parsed} names words. Pass the pipeline with its tokenizer, and the text as `prompt`."
+        )
+    return parsed.located(words_of(tokenizer, prompt))
 
 
 def _pieces(tokenizer: Any, text: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from .compile import eager, is_compiled
 CAPTURE_KEY = KEY + "_capture"
 
 
-def _without_windows(model: Any) -> Any:
+def without_windows(model: Any) -> Any:
     """The clone `model` without ComfyUI's context windows, so that one call sees the whole video."""
     model.model_options.pop("context_handler", None)
     for kind in ("prepare_sampling", "sampler_sample"):
@@ -73,8 +74,11 @@ def capture(
     if samples is None:
         channels = model.get_model_object("latent_format").latent_channels
         samples = torch.zeros(1, channels, *size.latent(channels))
-    clone = _without_windows(model)
-    samples = comfy.sample.fix_empty_latent_channels(clone, samples)
+    clone = without_windows(model)
+    fix = comfy.sample.fix_empty_latent_channels
+    accepted = inspect.signature(fix).parameters  # since 0.12 samplers bring an empty latent to the model's size
+    scales = {k: given.get(k) for k in ("downscale_ratio_spacial", "downscale_ratio_temporal") if k in accepted}
+    samples = fix(clone, samples, **scales)
     noise = comfy.sample.prepare_noise(samples, seed, given.get("batch_index"))
     running = Capture(discover(clone.model.diffusion_model), count, every, after_block)
 

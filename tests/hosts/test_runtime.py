@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from wanvideo_activation_editor.embeddings import read_text_embeds
 from wanvideo_activation_editor.patching import Edit, EditStack, Run, Window, check_stack, discover, parse_selection
+from wanvideo_activation_editor.patching.hosts.comfy_native import Sampling
+from wanvideo_activation_editor.patching.messages import warn_if_unused
 
 from .conftest import hook_count, make_transformer, prompt_embeds
 
@@ -85,7 +89,7 @@ def test_a_run_without_effect_is_told(model, caplog):
     with run_:
         run_.begin({"uncond": [(0, 0)]}, progress=lambda clock: 0.0)
         call(model, NEGATIVE, MAIN)
-    run_.close(completed=True)
+    warn_if_unused(run_.close(completed=True))
     assert "First editor had no effect: no model call of this run fell in its branch and window" in caplog.text
 
 
@@ -165,19 +169,27 @@ def observed(model, observe, *edits: Edit, labels=("a", "b"), completed: bool = 
     run_.close(completed)
 
 
-def test_an_observer_gets_the_change_that_its_edit_made(model):
+def output_change(model, *edits: Edit) -> float:
+    """Relative L2 change of the prompt's row of the output."""
+    plain, edited = call(model, NEGATIVE, MAIN)[1], run(model, *edits)[1]
+    return ((edited - plain).norm() / plain.norm()).item()
+
+
+def test_an_observer_gets_the_change_of_the_output_and_per_block_that_of_its_edit(model):
     messages: list[dict] = []
     silent: list[dict] = []
     half = edit(OTHER, "1-2:0.5, 4", log_level="basic")
     observed(model, lambda e: messages.append if e is half else silent.append, half, edit(THIRD, "0"))
-    main, other = (model.condition_embedder.text_embedder(x) for x in (MAIN, OTHER))
+    main, other = (model.condition_embedder.text_embedder(x)[:, :20] for x in (MAIN, OTHER))  # 12 tokens and 20
     full = ((other - main).norm() / main.norm()).item()
+    expected = output_change(model, edit(OTHER, "1-2:0.5, 4"), edit(THIRD, "0"))
+    assert expected > 0.01
     assert silent == [], "its log level is off"
     assert [m["phase"] for m in messages] == ["step", "step", "end"]
     assert [m["step"] for m in messages] == [1, 2, 2]
     for message in messages:
         assert (message["active"], message["blocks"]) == (3, 6)
-        assert message["change"] == pytest.approx(full * 2 / 3, rel=1e-5)
+        assert message["change"] == pytest.approx(expected, rel=1e-4)
     changes = messages[-1]["changes"]
     assert [c is None for c in changes] == [True, False, False, True, False, True]
     assert [c for c in changes if c is not None] == pytest.approx([full / 2, full / 2, full], rel=1e-5)
@@ -199,7 +211,9 @@ def test_an_observer_of_a_second_stream_gets_the_change_of_the_hidden_state(mode
     observed(model, messages.append, edit(OTHER, "3", site="hidden", log_level="basic"), labels="a")
     expected = ((other - plain).norm() / plain.norm()).item()
     assert [(m["phase"], m["active"]) for m in messages] == [("step", 1), ("end", 1)]
-    assert [m["change"] for m in messages] == pytest.approx([expected, expected], rel=1e-4)
+    assert messages[-1]["changes"][3] == pytest.approx(expected, rel=1e-4)
+    output = output_change(model, edit(OTHER, "3", site="hidden"))
+    assert [m["change"] for m in messages] == pytest.approx([output, output], rel=1e-4)
 
 
 def test_an_observer_changes_nothing_and_off_measures_nothing(model):
@@ -211,3 +225,78 @@ def test_an_observer_changes_nothing_and_off_measures_nothing(model):
             active.begin(ROWS, progress=lambda clock: 0.0)
             assert torch.equal(call(model, NEGATIVE, MAIN), plain)
             assert (active.statistics is None) == (level == "off")
+
+
+def in_turn(model: torch.nn.Module, *texts: torch.Tensor) -> torch.Tensor:
+    """The rows of a batch one after the other, as RES4LYF's patcher of Wan models takes them."""
+    return torch.cat(
+        [model(hidden_states=X, timestep=torch.tensor([500]), encoder_hidden_states=text).sample for text in texts]
+    )
+
+
+@pytest.mark.parametrize("site", ["context", "hidden", "attention"])
+@pytest.mark.parametrize("order", [(NEGATIVE, MAIN), (MAIN, NEGATIVE)])
+def test_rows_that_a_model_takes_in_turn_are_those_that_it_projects(model, site, order):
+    for branch in ("cond", "uncond", "both"):
+        one = edit(OTHER, "1-3:0.4", branch, site=site)
+        with Run(EditStack((one,)), discover(model)) as active:
+            active.begin(ROWS, progress=lambda clock: 0.0, text=torch.cat([NEGATIVE, MAIN]))
+            edited = in_turn(model, *order)
+        alone = [
+            ({"cond": [(0, 0)]} if branch in ("both", "uncond" if t is NEGATIVE else "cond") else {}) for t in order
+        ]
+        for row, text, rows in zip(edited, order, alone, strict=True):
+            with Run(EditStack((edit(OTHER, "1-3:0.4", site=site),)), discover(model)) as active:
+                active.begin(rows, progress=lambda clock: 0.0)
+                assert torch.equal(row, in_turn(model, text)[0]), branch
+
+
+def test_a_row_that_was_not_announced_is_refused(model):
+    with Run(EditStack((edit(OTHER),)), discover(model)) as active, pytest.raises(RuntimeError, match="none of them"):
+        active.begin(ROWS, progress=lambda clock: 0.0, text=torch.cat([NEGATIVE, MAIN]))
+        in_turn(model, THIRD)
+
+
+@pytest.mark.parametrize("site", ["context", "hidden"])
+def test_a_model_that_calls_no_block_as_a_module_is_an_error_that_names_it(model, site):
+    """As Wan-Animate-2, which calls `forward_gen` of its blocks."""
+    for block in model.blocks:
+        block.__class__ = type("Bare", (type(block),), {"__call__": type(block).forward})
+    run = Run(EditStack((edit(OTHER, label="First editor", site=site),)), discover(model))
+    with run:
+        run.begin(ROWS, progress=lambda clock: 0.0)
+        call(model, NEGATIVE, MAIN)
+    with pytest.raises(RuntimeError, match="First editor: WanTransformer3DModel ran without calling the chosen blocks"):
+        run.close(completed=True)
+    with run, pytest.raises(RuntimeError, match="ran without calling"):
+        run.begin(ROWS, progress=lambda clock: 0.0)
+        call(model, NEGATIVE, MAIN)
+        run.begin(ROWS, progress=lambda clock: 0.0)
+    run.close(completed=False)
+
+
+def test_an_effect_in_one_of_two_runs_of_a_sampling_is_an_effect(model, caplog):
+    """As with two devices, of which one sees the negative prompt alone."""
+    other_device = make_transformer()
+    for both in (True, False):
+        caplog.clear()
+        sampling = Sampling(EditStack((edit(OTHER, label="First editor"),)), None, lambda percent: 1 - percent)
+        for transformer, rows in ((model, {"cond": [(0, 0)]} if both else {}), (other_device, {"uncond": [(0, 0)]})):
+            with sampling.run_for(transformer) as run_:
+                run_.begin(rows, progress=lambda clock: 0.0)
+                in_turn(transformer, MAIN)
+        sampling.close(completed=True)
+        assert ("First editor had no effect" in caplog.text) != both
+
+
+def test_figures_are_of_real_tokens(model, caplog):
+    """As the texts alone are compared, without the padding to 512 rows."""
+    caplog.set_level("INFO")
+    project = model.condition_embedder.text_embedder
+    a, b = project(MAIN)[0, :20], project(OTHER)[0, :20]  # 12 tokens and 20
+    told: list[dict] = []
+    observed(model, told.append, edit(OTHER, "2", log_level="verbose"), labels=("a",))
+    relative = float((b - a).norm() / a.norm())
+    assert told[-1]["changes"][2] == pytest.approx(relative, rel=1e-4)
+    line = next(m for m in caplog.messages if "block 2: context of real tokens changed by" in m)
+    assert float(re.search(r"changed by ([0-9.]+)", line)[1]) == pytest.approx(relative, abs=1e-4)

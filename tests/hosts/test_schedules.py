@@ -31,14 +31,18 @@ def test_a_schedule_of_1_is_none_and_of_0_no_edit_bit_for_bit(sampler, main, oth
 @pytest.mark.parametrize("site", SITES)
 def test_each_step_has_the_strength_of_its_place(sampler, main, other, site, source):
     what = other if source == "prompt" else DIRECTION
+    with inject(sampler.pipe, what, "1-2", 0.5, site=site, schedule="0:0.2, 0.25:0.4, 0.5:0.6, 0.75:0.8"):
+        by_point = sampler(main, steps=4)
     with inject(sampler.pipe, what, "1-2", 0.5, site=site, schedule="0:0.2, 0.75:0.8"):
-        scheduled = sampler(main, steps=4)
+        by_line = sampler(main, steps=4)
     with contextlib.ExitStack() as windows:
         for step in range(4):
             window = (step / 4, (step + 1) / 4)
             windows.enter_context(inject(sampler.pipe, what, "1-2", 0.1 * (step + 1), site=site, window=window))
         by_step = sampler(main, steps=4)
-    assert torch.allclose(scheduled, by_step, atol=1e-5)
+    assert torch.allclose(by_point, by_step, atol=1e-5)
+    assert torch.allclose(by_line, by_step, atol=5e-3)  # noise levels are rounded
+    assert not torch.allclose(by_line, sampler(main, steps=4), atol=5e-2)
 
 
 def test_a_rising_and_a_falling_schedule_are_the_windows_where_they_are_0_or_1(sampler, main, other):

@@ -187,7 +187,7 @@ def test_a_file_with_changed_values_is_refused_or_loaded_as_it_says(tmp_path, ch
 def numbers_as_floats(value):
     """Values as they compare: 1 is 1.0; tensors are renumbered; pairs of a map that repeat a key are one."""
     if isinstance(value, dict):
-        if set(value) == {"tensor"}:
+        if "tensor" in value:
             return "tensor"
         if isinstance(value.get("map"), list):
             return {"map": {json.dumps(numbers_as_floats(k)): numbers_as_floats(v) for k, v in value["map"]}}
