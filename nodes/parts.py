@@ -39,7 +39,6 @@ def words_inputs() -> list[Any]:
             "prompt",
             default="",
             optional=True,
-            force_input=True,
             tooltip="Text of text_embeds, needed where words are named.",
         ),
         io.MultiType.Input(
