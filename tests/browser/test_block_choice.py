@@ -163,3 +163,21 @@ def test_another_model_is_not_taken_for_the_last(page: GraphPage, host: Host):  
     unlink(page, int(editor), "model")
     assert page.line(int(editor)) == "10 of 40 blocks selected"
     assert page.of_node("n.properties.wan_activation_editor_last_run ?? null", int(editor)) is None
+
+
+SCHEDULE = [0.5, "mid_blocks", True, "off", "context", 0, 1, "cond", "0:0.2, 0.5:0.8, 1:1", "real", ""]
+
+
+def test_a_schedule_is_drawn_as_a_curve_while_there_is_one(page: GraphPage):
+    page.load(workflow(node(EDITOR, SCHEDULE)))
+    curve = page.part(".wan-ae-curve svg")
+    assert curve.get_attribute("aria-label") == "Schedule: 0.2 at 0%, 0.8 at 50%, 1 at 100%"
+    write = "text => { const w = app.graph.getNodeById(1).widgets.find(w => w.name === 'schedule'); "
+    write += "w.value = text; w.callback(text); }"
+    page.js(write, "0:2")
+    page.settle()
+    assert "has a number outside 0 to 1" in page.part(".wan-ae-line.warning").text_content()
+    page.js(write, "")
+    page.settle()
+    assert page.values()[8:] == ["", "real", ""]
+    assert page.page.locator(".wan-ae-curve").count() == 0
