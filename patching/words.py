@@ -11,6 +11,7 @@ from typing import Any
 from .tokens import Tokens, TokensError, parse_tokens
 
 _SPACE = "\u2581"  # SentencePiece writes it before a piece that begins a word
+_SPECIAL = re.compile(r"<[^<>]*>")  # an unknown character, a byte
 _WRAPPER_WEIGHT = re.compile(r"\((.*?):([\d\.]+)\)")
 
 
@@ -29,7 +30,7 @@ class Words:
         """The text, and the number of the token of each of its characters."""
         text, owners = "", []
         for number, piece in enumerate(self.pieces):
-            shown = piece.replace(_SPACE, " ")
+            shown = " " if _SPECIAL.fullmatch(piece) else piece.replace(_SPACE, " ")
             text += shown
             owners += [number] * len(shown)
         return text, tuple(owners)
@@ -41,6 +42,11 @@ class Words:
         return tuple(
             (m[0], owners[m.start()], owners[m.end() - 1]) for m in re.finditer(r"\w+(?:['\u2019-]\w+)*", text)
         )
+
+    def _span(self, match: re.Match[str], owners: tuple[int, ...]) -> tuple[int, int]:
+        """First and last token of a match, with the space that begins its first word where that is a token."""
+        first = owners[match.start()]
+        return first - (first > 0 and self.pieces[first - 1] == _SPACE), owners[match.end() - 1]
 
     @property
     def listed(self) -> str:
@@ -58,7 +64,7 @@ class Words:
         pattern = r"\s+".join(map(re.escape, text.split()))
         # Scripts without spaces have no edges of words.
         edged = rf"(?<!\w){pattern}(?!\w)" if text.isascii() else pattern
-        found = [(owners[m.start()], owners[m.end() - 1]) for m in re.finditer(edged, whole, re.IGNORECASE)]
+        found = [self._span(m, owners) for m in re.finditer(edged, whole, re.IGNORECASE)]
         if not found:
             raise TokensError(f'tokens: the prompt does not have "{text}". Its words: {self.listed}.')
         return found
@@ -124,7 +130,9 @@ def _comfy_pieces(clip: Any, text: str) -> list[str]:
     """Of the part of a CLIP whose tokens Wan reads; tokens that are embeddings have no text."""
     batches = clip.tokenize(text)
     name = "umt5xxl" if "umt5xxl" in batches else next(iter(batches))
-    part: Any = getattr(clip.tokenizer, name, clip.tokenizer)
+    holder = clip.tokenizer
+    # SD1Tokenizer, which Wan's is, keeps its part under `clip_NAME`, and says so in `clip`.
+    part: Any = next((p for n in (getattr(holder, "clip", ""), name) if (p := getattr(holder, n, None))), holder)
     names: Callable[[Any], str] = lambda token: part.inv_vocab.get(token, "") if isinstance(token, int) else ""  # noqa: E731
     tokens = [token for batch in batches[name] for token, *_ in batch]
     while tokens and isinstance(tokens[-1], int) and tokens[-1] == part.pad_token:

@@ -7,7 +7,7 @@ import pytest
 from .server import RejectedError
 from .test_compile import compiled
 from .test_hidden_states import block_swap
-from .workflows import FOX, FRAMES, MOON, Host, WrapperHost, edit, output
+from .workflows import FOX, FRAMES, MOON, Host, NativeHost, Workflow, WrapperHost, edit, output
 
 MODES = ("context", "hidden_states")
 SOME = {"block_activations": "1-3"}
@@ -91,3 +91,15 @@ def test_a_mask_with_block_swap_and_compiled_blocks(wrapper: WrapperHost, how):
     whole = wrapper.reference(FOX, edit(**SOME))  # compiled blocks run eagerly, for they are edited inside
     assert wrapper.digest(FOX, edit(**SOME, mask=mask()), load=load) == whole
     assert wrapper.digest(FOX, edit(**SOME, mask=mask(value=0.0)), load=load) == wrapper.reference()
+
+
+def test_comfyuis_own_tokenizer_finds_the_words(native: NativeHost):
+    """Of a text with a weight, which ComfyUI cuts in pieces of its own."""
+    flow = Workflow()
+    probe = flow.add("TestWords", prompt="a (red fox:1.3) redder than the red cat, slow pan", phrase="Red")
+    result = native.server.run(flow).checked()
+    words = ["a", "red", "fox", "redder", "than", "the", "red", "cat", "slow", "pan"]
+    assert result.output(probe[0], "words") == words
+    assert [text.strip("\u2581") for text in result.output(probe[0], "texts")] == ["red", "red"]
+    pieces, tokens = result.output(probe[0], "tokens")
+    assert pieces + 1 == tokens  # the end

@@ -113,7 +113,9 @@ class Clip:
     """As ComfyUI's CLIP of Wan."""
 
     class tokenizer:  # noqa: N801
-        class umt5xxl:  # noqa: N801
+        clip = "clip_umt5xxl"
+
+        class clip_umt5xxl:  # noqa: N801
             inv_vocab = dict(enumerate(["<pad>", "</s>", "▁a", "▁red", "▁fox"]))
             pad_token, end_token = 0, 1
 

@@ -109,7 +109,7 @@ class TestTextEncoder:
                 return [vocabulary[i] for i in ids]
 
         part = SimpleNamespace(inv_vocab=vocabulary, pad_token=0, end_token=1)
-        clip = SimpleNamespace(tokenizer=SimpleNamespace(umt5xxl=part), tokenize=tokenize)
+        clip = SimpleNamespace(tokenizer=SimpleNamespace(clip="clip_umt5xxl", clip_umt5xxl=part), tokenize=tokenize)
         own = SimpleNamespace(tokenizer=Fast(), _clean=lambda text: " ".join(text.split()))
         return (clip, {"model": SimpleNamespace(tokenizer=own)})
 
