@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
+from .concepts import Concept
 from .edit import Edit, EditStack
 from .grid import format_grid
 from .sites import SITES
@@ -47,9 +48,12 @@ def check_stack(
             edit.strengths.resolve(model.block_count)
         except ValueError as error:
             raise type(error)(f"{edit.name}: {error}") from None
-        for index in edit.strengths.active_blocks(model.block_count):
+        chosen = edit.strengths.active_blocks(model.block_count)
+        for index in chosen:
             SITES[edit.site].module(model.blocks[index])
         edit.source.check(model, edit.site, edit.name)
+        if isinstance(edit.source, Concept):
+            edit.source.check_blocks(chosen, edit.name)
         source = edit.text
         if source is None:
             continue

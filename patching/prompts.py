@@ -12,6 +12,7 @@ from torch import nn
 from ..embeddings.text_embeds import TextEmbeds, check_fits
 from .edit import Edit
 from .passes import extra_pass, in_extra_pass
+from .steering import ChangedText
 from .transforms import ContextTransform, apply_transforms, real_share
 from .wan_model import WanModel
 
@@ -26,6 +27,7 @@ class Injection(Protocol):
 
     edit: Edit
     rows: list[tuple[int, int]]
+    blocks: list[int]
     transforms: tuple[ContextTransform, ...]
 
 
@@ -50,6 +52,7 @@ class Prompts:
         self._moved: dict[tuple[int, int, torch.device, torch.dtype], torch.Tensor] = {}
         self._checked: set[tuple[int, str, int]] = set()  # edit, branch, prompt: transforms verified in this run
         self._projected: dict[int, torch.Tensor] = {}  # per edit
+        self._changed: dict[tuple[int, ...], torch.Tensor] = {}  # the main prompts, by the edits that changed them
         self._wanted: list[Injection] = []
         self._count: int | None = None
         self._branches: dict[int, str] = {}
@@ -65,6 +68,7 @@ class Prompts:
     def end(self) -> None:
         """The call has ended."""
         self._projected.clear()
+        self._changed.clear()
         self._wanted, self.batch, self._raw = [], None, None
 
     def clear(self) -> None:
@@ -87,6 +91,7 @@ class Prompts:
         for injection in self._wanted:
             edit, embeds, rows = injection.edit, injection.edit.text, injection.rows
             if embeds is None:
+                self._change(module, raw, injection)
                 continue
             key = id(embeds.prompts), tuple(rows)
             if key not in shared:
@@ -132,6 +137,15 @@ class Prompts:
             real[: max(injected.token_counts)] = True
         return real
 
+    def changed(self, injection: Injection, context: torch.Tensor, block: int) -> torch.Tensor:
+        """The text [batch, text tokens, dim] of the main prompt as an edit changes it, in place of that in `context`."""
+        first = self.text_start(context)
+        key = tuple(id(one.edit) for one in self._chain(injection, block))
+        after = self._changed[key][:, -self._tokens :]
+        if len(key) == 1:
+            return after
+        return context[: len(after), first:] + (after - self._changed[key[:-1]][:, -self._tokens :])
+
     def context(self, injection: Injection, context: torch.Tensor) -> torch.Tensor:
         """A copy of a context with the injected text in the touched rows."""
         first, text, out = self.text_start(context), self.value(injection.edit, context), context.clone()
@@ -152,6 +166,33 @@ class Prompts:
             text[: len(tokens)] = tokens
             text[len(tokens) :] = 0
         return out
+
+    def _change(self, module: nn.Module, raw: torch.Tensor, injection: Injection) -> None:
+        """Project the host's prompts as an edit changes them, after those before it that act in the same block."""
+        first = 0 if self._text_length is None else raw.shape[1] - self._text_length
+        for block in injection.blocks:
+            chain = self._chain(injection, block)
+            for count in range(1, len(chain) + 1):
+                key = tuple(id(one.edit) for one in chain[:count])
+                if key in self._changed:
+                    continue
+                out = raw.clone()
+                for one in chain[:count]:
+                    assert isinstance(one.edit.source, ChangedText)  # noqa: S101  # all others have embeddings
+                    for row, _ in one.rows:
+                        out[row, first:] = one.edit.source.change_text(out[row, first:])
+                with extra_pass():
+                    self._changed[key] = module(out)
+
+    def _chain(self, injection: Injection, block: int) -> list[Injection]:
+        """The edits of the main prompt that act in a block, up to this one."""
+        chain = []
+        for one in self._wanted:
+            if block in one.blocks and isinstance(one.edit.source, ChangedText):
+                chain.append(one)
+            if one is injection:
+                break
+        return chain
 
     def _prompt(self, edit: Edit, embeds: TextEmbeds, number: int, like: torch.Tensor) -> torch.Tensor:
         """The injected prompt that goes into prompt `number` of the call, where `like` is."""

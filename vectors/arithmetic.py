@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..patching.concepts import between
 from .control_vector import TENSORS, ControlVector, ControlVectorError
 
 NOTHING = 1e-3
@@ -109,17 +110,6 @@ def at_levels(vector: ControlVector, levels: tuple[float, ...]) -> ControlVector
             read[name] = torch.stack([torch.lerp(value[:, a], value[:, b], w) for a, b, w in around], 1)
     read["directions"] = torch.nn.functional.normalize(read["directions"], dim=-1)
     return replace(vector, levels=levels, **read)
-
-
-def between(levels: Sequence[float], level: float) -> tuple[int, int, float]:
-    """The levels around one, and how far it is from the first to the second; clamped at the ends."""
-    if level <= levels[0]:
-        return 0, 0, 0.0
-    for upper in range(1, len(levels)):
-        if level < levels[upper]:
-            low, high = levels[upper - 1], levels[upper]
-            return upper - 1, upper, (level - low) / (high - low)
-    return len(levels) - 1, len(levels) - 1, 0.0
 
 
 def _weights(weights: Sequence[float] | None, count: int) -> tuple[float, ...]:

@@ -37,7 +37,7 @@ class ControlVector:
         positive: [B, L, k], of the positive prompts'.
         separability: [B], probability that a positive prompt of a pair left out of the fit projects further than a
             negative one (area under the ROC curve; 0.5 is chance); NaN where none was left out.
-        transport_scale, transport_shift: [B, L, D], a and b of the map a x + b from negative to positive prompts' tokens;
+        transport_scale, transport_shift: [B, L, D], a and b of a x + b, the map from negative to positive tokens;
             None when it was not fitted. a is above 0.
         block_count: of the model; 0 at `context`.
         model_name: of the model, for people.

@@ -99,7 +99,7 @@ def inject(
         log_level=log_level,
         transforms=tuple(transforms),
         schedule=parse_schedule(schedule),
-        tokens=_located(target, tokens, prompt),
+        tokens=located(target, tokens, prompt),
         mask=as_mask(mask),
     )
     stack = EditStack((edit,))
@@ -275,7 +275,7 @@ def _strengths(blocks: str | BlockStrengths | dict[int, float] | list[float]) ->
     return parse_selection(blocks) if isinstance(blocks, str) else as_block_strengths(blocks)
 
 
-def _located(target: Any, tokens: str, prompt: str) -> Tokens | None:
+def located(target: Any, tokens: str, prompt: str) -> Tokens | None:
     """What `tokens` says, in token numbers."""
     if not tokens.strip():
         return None
