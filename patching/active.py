@@ -6,6 +6,7 @@ nothing else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from .edit import Edit
-from .grid import Grid
+from .grid import Grid, format_grid
 from .passes import extra_pass, in_extra_pass
 from .prompts import Rows
 from .sites import SITES
@@ -31,6 +32,17 @@ Hook = Any
 def hidden_from_compile(function: Callable[..., Any]) -> Callable[..., Any]:
     """Keep a hook out of torch.compile's graphs, so that compiled blocks stay whole."""
     return torch.compiler.disable(function)  # type: ignore[no-untyped-call, no-any-return]
+
+
+Part = tuple[torch.Tensor, torch.Tensor | None]
+"""Places of tokens, and their weights [tokens, 1]; None when all are 1."""
+
+
+def part_of(weights: torch.Tensor, x: torch.Tensor) -> Part:
+    """The tokens whose weight is not 0, for a tensor like x."""
+    places = weights.nonzero()[:, 0]
+    chosen = weights[places]
+    return places.to(x.device), None if bool((chosen == 1).all()) else chosen[:, None].to(x.device, x.dtype)
 
 
 class ActiveEdit:
@@ -55,6 +67,12 @@ class ActiveEdit:
         observed = observer is not None and self.level != "off"
         self.observation = Observation(observer, self.strengths) if observed and observer is not None else None
         self.logged = self.level in ("verbose", "trace")
+        self.factor = 1.0  # of the strengths, by the schedule, in the call in progress
+        chosen = edit.tokens if self.site.reads_text else None
+        whole = chosen is None or chosen.takes_all or (chosen.takes_real and edit.text is not None)
+        self.tokens = None if whole else chosen  # padding of two prompts is equal
+        self.grid: Grid | None = None  # of the call in progress
+        self._parts: dict[Any, Part] = {}
         self.rows: list[tuple[int, int]] = []  # that it touches in the call in progress, with their prompts
         self._of_call: list[tuple[int, int]] = []  # the same, before the model took some of them
         self.reached = False  # one of its hooks was called
@@ -71,7 +89,8 @@ class ActiveEdit:
         edit = self.edit
         branches = ("cond", "uncond") if edit.branch == "both" else (edit.branch,)
         self.rows = [row for branch in branches for row in rows.get(branch, ())]
-        if self.rows and not edit.window.is_full and not edit.window.contains(progress(self.clock)):
+        self.factor = edit.factor(progress(self.clock)) if self.rows and edit.is_timed else 1.0
+        if self.factor == 0.0:
             self.rows = []
         self.announced += 1
         self._of_call = self.rows
@@ -79,6 +98,7 @@ class ActiveEdit:
             self.calls += 1
             self.unreported = True
             self.missed = set(self.blocks)
+            self.grid = grid
             if edit.captured is not None and grid is not None:
                 edit.captured.check_grid(grid, edit.name)
 
@@ -92,6 +112,11 @@ class ActiveEdit:
         self.rows = []
         self.missed = set()
 
+    def clear(self) -> None:
+        """Release every tensor."""
+        self.end()
+        self._parts.clear()
+
     @property
     def acts(self) -> bool:
         """True when the edit touches the call in progress; asked by every hook, and so a sign that one is called."""
@@ -102,11 +127,15 @@ class ActiveEdit:
         """Install what this edit needs at a block."""
         raise NotImplementedError
 
-    def touched(self, x: torch.Tensor) -> list[int] | None:
-        """Rows of the tensor at the site that are changed; None for all of them."""
+    def touched(self, x: torch.Tensor, of_text: bool | None = None) -> list[int] | None:
+        """Rows of the tensor at the site that are changed; None for all of them.
+
+        Args:
+            of_text: its rows are those of the text batch; None for what the site says.
+        """
         rows = sorted(row for row, _ in self.rows)
         batch = len(x) if self.run.prompts.batch is None else self.run.prompts.batch
-        if not self.site.reads_text and (len(rows) == batch or len(x) == 1):
+        if not (self.site.reads_text if of_text is None else of_text) and (len(rows) == batch or len(x) == 1):
             return None
         return None if rows == list(range(len(x))) else rows
 
@@ -119,20 +148,20 @@ class ActiveEdit:
             value: [batch or 1, tokens from `first` on or 1, dim].
             first: the first token that is touched.
         """
-        rows, strength = self.touched(x), self.strengths[index]
+        rows, strength = self.touched(x), self.factor * self.strengths[index]
         if value.shape[1] not in (1, x.shape[1] - first):
             raise ValueError(
                 f"{self.edit.name}: {self.edit.source.title} of {value.shape[1]} tokens, but the sampler has "
                 f"{x.shape[1] - first}. Capture with the sampler's size and image inputs, or set reduce to mean."
             )
-        if rows is None and first == 0:
-            out = self._operate(x, value, strength)
+        if rows is None and first == 0 and self.tokens is None:
+            out = self._operated(x, value, strength, 0)
         else:
             out = x.clone()
             for row in range(len(x)) if rows is None else rows:
                 part = x[row : row + 1, first:]
                 of_row = value if len(value) == 1 else value[row : row + 1]
-                out[row : row + 1, first:] = self._operate(part, of_row, strength)
+                out[row : row + 1, first:] = self._operated(part, of_row, strength, row)
         self.edited += 1
         self.missed.discard(index)
         if self.run.statistics is not None and (self.logged or self.observation is not None):
@@ -141,6 +170,41 @@ class ActiveEdit:
                 index, self, x, out, range(len(x)) if rows is None else rows, what=what, logged=self.logged
             )
         return out
+
+    def _operated(self, x: torch.Tensor, value: torch.Tensor, strength: float, row: int) -> torch.Tensor:
+        """What the operation makes of the tokens that are touched, among the others."""
+        part = self.selected(x, row)
+        if part is None:
+            return self._operate(x, value, strength)
+        places, weights = part
+        before = x[:, places]
+        after = self._operate(before, value if value.shape[1] == 1 else value[:, places], strength)
+        out = x.clone()
+        out[:, places] = after if weights is None else torch.lerp(before, after, weights)
+        return out
+
+    def selected(self, x: torch.Tensor, row: int) -> Part | None:
+        """The tokens of a row that are touched; None for all of them."""
+        if self.tokens is not None:
+            return part_of(self.tokens.weights(self.run.prompts.real(row, x.shape[1], self.edit.text)), x)
+        return self.masked(x) if self.edit.mask is not None and not self.site.reads_text else None
+
+    def masked(self, x: torch.Tensor) -> Part:
+        """The tokens of the video in the mask, made once per run."""
+        grid = self.grid
+        if grid is None:
+            raise RuntimeError(f"{self.edit.name}: {self.run.model.name} does not tell its size, which a mask needs.")
+        key = grid, x.device, x.dtype
+        if key not in self._parts:
+            assert self.edit.mask is not None  # noqa: S101  # asked only then
+            if math.prod(grid) != x.shape[1]:
+                raise ValueError(
+                    f"{self.edit.name}: a mask describes the {math.prod(grid)} tokens of a video of "
+                    f"{format_grid(grid)}, but {self.run.model.name} has {x.shape[1]}, with references or padding "
+                    "among them. Disconnect the mask."
+                )
+            self._parts[key] = part_of(self.edit.mask.weights(grid), x)
+        return self._parts[key]
 
     def _operate(self, x: torch.Tensor, value: torch.Tensor, strength: float) -> torch.Tensor:
         operation: Any = self.edit.operation

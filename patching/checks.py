@@ -86,12 +86,12 @@ def check_frames(edit: Edit, frames: int, setting: str, remedy: str) -> None:
 
 
 def warn_about_cache(stack: EditStack) -> None:
-    """Say that a step cache (TeaCache, MagCache, EasyCache, LazyCache) blurs the edits' windows, if they have any."""
+    """Say that a step cache (TeaCache, MagCache, EasyCache, LazyCache) blurs the edits' windows and schedules, if they have any."""
     for edit in stack:
-        if not edit.window.is_full:
+        if edit.is_timed:
             log.warning(
-                "%s: a step cache replays results of earlier steps, so the edit reaches past its window %g-%g. "
-                "Disconnect the cache for exact windows.",
+                "%s: a step cache replays results of earlier steps, so the edit reaches past its window %g-%g, and its "
+                "schedule is followed only where the model runs. Disconnect the cache for exact timing.",
                 edit.name,
                 edit.window.start,
                 edit.window.end,

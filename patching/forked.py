@@ -10,7 +10,7 @@ from torch import nn
 
 from .active import ActiveEdit, Hook, hidden_from_compile
 from .passes import extra_pass
-from .wan_model import ContextArgument
+from .wan_model import ContextArgument, cross_attention
 
 
 class ForkedEdit(ActiveEdit):
@@ -63,7 +63,7 @@ class ForkedEdit(ActiveEdit):
         if self.site.reads_text:
             yield leaf.register_forward_hook(hidden_from_compile(text_leaf))
             return
-        attention = block.get_submodule("cross_attn" if hasattr(block, "cross_attn") else "attn2")
+        attention = cross_attention(block)
         yield attention.register_forward_pre_hook(hidden_from_compile(fork), with_kwargs=True)
         if self.site.end == "input":
 

@@ -57,6 +57,7 @@ class Prompts:
         self._tokens = 0
         self._announced: torch.Tensor | None = None
         self._turn = 0  # the announced row that is expected next where the model takes rows in turn
+        self._raw: torch.Tensor | None = None  # the host's embeddings of this call
 
     def begin(
         self, rows: Rows, wanted: Sequence[Injection], count: int | None, announced: torch.Tensor | None = None
@@ -96,7 +97,7 @@ class Prompts:
     def end(self) -> None:
         """The call has ended."""
         self._projected.clear()
-        self._wanted, self.batch, self._announced = [], None, None
+        self._wanted, self.batch, self._announced, self._raw = [], None, None, None
 
     def clear(self) -> None:
         """Release every tensor."""
@@ -112,7 +113,7 @@ class Prompts:
         """Hook of the text projection: project the injected prompts, in a batch of the shape of the host's."""
         if in_extra_pass() or self.ran:
             return
-        raw = args[0]
+        self._raw = raw = args[0]
         self.batch, self._tokens = output.shape[0], min(self._text_length or output.shape[1], output.shape[1])
         shared: dict[tuple[int, tuple[tuple[int, int], ...]], torch.Tensor] = {}
         for injection in self._wanted:
@@ -146,6 +147,22 @@ class Prompts:
         """The injected text [batch, text tokens, dim] that takes the place of that in `context`."""
         self.text_start(context)
         return self._projected[id(edit)][:, -self._tokens :]
+
+    def real(self, row: int, tokens: int, injected: TextEmbeds | None = None) -> torch.Tensor:
+        """Where the text of a row has a token, its own or one of an injected prompt: bool [tokens].
+
+        Raises:
+            RuntimeError: the tensor at the site does not have the text's tokens.
+        """
+        if self._raw is None or tokens != self._tokens:
+            raise RuntimeError(
+                f"{self._model.name} has {tokens} tokens where its text has {self._tokens}, so `tokens` cannot be "
+                "found there. Use tokens = all."
+            )
+        real = (self._raw[row, -tokens:] != 0).any(dim=-1)
+        if injected is not None:
+            real[: max(injected.token_counts)] = True
+        return real
 
     def context(self, injection: Injection, context: torch.Tensor) -> torch.Tensor:
         """A copy of a context with the injected text in the touched rows."""

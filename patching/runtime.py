@@ -24,6 +24,7 @@ from .conflicts import warn_about_replaced_forwards
 from .edit import Edit, EditStack
 from .forked import ForkedEdit
 from .grid import Grid
+from .masked import MaskedContextEdit
 from .messages import skipped_message, unreached_message, warn_if_unused, where
 from .output_change import OutputChange
 from .prompts import Prompts, Rows
@@ -68,6 +69,7 @@ class Run:
         self.statistics: StepStatistics | None = None
         self.left: torch.Tensor | None = None  # the hidden state that the last hook of a block gave back to the host
         self.calls = 0  # model calls so far
+        self.asks_again = False  # a masked edit runs cross-attention with another text
         self._observer_for = observer_for
         self._output_change = OutputChange(self)
         self._edits: list[ActiveEdit] = []
@@ -151,7 +153,7 @@ class Run:
         for edit in ending:
             if edit.observation is not None:
                 edit.observation.end(completed)
-            edit.end()
+            edit.clear()
         self._end_call()
         self._values.clear()
         self._moved.clear()
@@ -188,7 +190,7 @@ class Run:
 
         Args:
             rows: which rows of the text batch belong to which branch and prompt.
-            progress: fraction of sampling done, 0..1, by the clock of an edit; called only for edits with a window.
+            progress: fraction of sampling done, 0..1, by the clock of an edit; called only for edits with a window or schedule.
             label: names the step in logs; called only when statistics are logged.
             prompt_count: prompts of the call, when edits may have fewer: then each goes to as many in a row.
             grid: frames, height and width of its tokens, when known.
@@ -329,7 +331,7 @@ class Run:
 def kind_of(edit: Edit) -> type[ActiveEdit]:
     """The class that gets at an edit's value."""
     if edit.site == "context":
-        return ContextEdit
+        return ContextEdit if edit.mask is None else MaskedContextEdit
     if isinstance(edit.source, SecondStream):
         return StreamEdit
     return ForkedEdit if isinstance(edit.source, Prompt) else ModuleEdit

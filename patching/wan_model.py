@@ -90,6 +90,15 @@ class WanModel:
         return frames, height, width
 
 
+def cross_attention(block: nn.Module) -> nn.Module:
+    """The cross-attention of a block; `block` itself when it has none, because it is one."""
+    for name in _CROSS_ATTENTION_NAMES:
+        found = getattr(block, name, None)
+        if isinstance(found, nn.Module):
+            return found
+    return block
+
+
 def unwrap(module: nn.Module) -> nn.Module:
     """The module behind torch.compile's wrapper. Hooks belong here: wrappers are replaced every run."""
     return getattr(module, "_orig_mod", module)

@@ -43,7 +43,7 @@ def test_a_fresh_editor_edits_the_middle_blocks(page: GraphPage):
     )
     page.settle()
     new = page.ids()[0]
-    assert page.values(new) == [0.5, "mid_blocks", True, "off", "context", 0, 1, "cond"]
+    assert page.values(new) == [0.5, "mid_blocks", True, "off", "context", 0, 1, "cond", "", "real"]
     assert page.line(new) == "20 of 40 blocks selected"
     assert [i for i, on in enumerate(page.cells(new)) if on] == list(range(10, 30))
     assert menu(page, new) == ["mid_blocks", False]
@@ -77,11 +77,11 @@ def test_the_grid_writes_the_text_and_the_text_the_grid(page: GraphPage):
     page.part(".wan-ae-tools button", 1).click()
     page.settle()
     assert block_activations(page) == "none"
-    assert page.values() == [0.5, "none", True, "off", "context", 0, 1, "cond"]
+    assert page.values() == [0.5, "none", True, "off", "context", 0, 1, "cond", "", "real"]
 
 
 def test_a_linked_choice_is_shown_and_cannot_be_painted(page: GraphPage):
-    saved = [0.5, "0" * 40, True, "off", "context", 0, 1, "cond"]
+    saved = [0.5, "0" * 40, True, "off", "context", 0, 1, "cond", "", "real"]
     page.load(workflow(node(EDITOR, saved), node(ACTIVATIONS, ["sparse"], 2)))
     page.js(link, [2, "block_activations"])
     page.settle(10)

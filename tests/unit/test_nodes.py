@@ -241,6 +241,28 @@ def test_the_editor_writes_the_stack_into_a_clone(nodes, model):
     }
 
 
+def test_the_schedule_of_the_editor_and_what_is_wrong_with_it(nodes, model):
+    (only,) = stack(edit(nodes, model, schedule="0:0.2, 1:1")[0])
+    assert only.schedule.points == ((0, 0.2), (1, 1))
+    assert stack(edit(nodes, model)[0]).edits[0].schedule.is_constant
+    for node in ("WanVideoActivationEditor", "WanVideoLatentInjector"):
+        validate = nodes[node].validate_inputs
+        assert validate(block_activations="all", schedule="0:1") is True and validate(schedule=None) is True
+        assert "position 6: '2:1'" in validate(block_activations="all", schedule="0:1, 2:1")
+
+
+def test_the_parts_of_the_editor_and_what_is_wrong_with_them(nodes, model):
+    (only,) = stack(edit(nodes, model, tokens="real, 2:0.5", mask=torch.ones(1, 8, 8))[0])
+    assert str(only.tokens) == "real, 2:0.5" and only.mask.values.shape == (1, 8, 8)
+    assert "position 1: 'red'" in nodes["WanVideoActivationEditor"].validate_inputs(tokens="red")
+    with pytest.raises(ValueError, match="WanVideo Activation Editor: tokens: .* Connect text_encoder and prompt"):
+        edit(nodes, model, tokens="word 2")
+    with pytest.raises(ValueError, match="Connect text_encoder, or give"):
+        edit(nodes, model, tokens="word 2", prompt="a red fox")
+    with pytest.raises(ValueError, match="tokens are of the text"):
+        edit(nodes, model, tokens="2", injection_mode="both")
+
+
 @pytest.mark.parametrize(
     ("mode", "sites"), [("context", ["context"]), ("hidden_states", ["hidden"]), ("both", ["context", "hidden"])]
 )
