@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from .patching.sites import SITES
     from .patching.sources import CapturedDifference, Direction, Prompt, SecondStream
     from .patching.transforms import Boost, ForceDifference
+    from .probing.block_map import BlockMap
+    from .probing.distances import frame_cosine, relative_l2, ssim, temporal_difference
+    from .probing.pipelines import block_map
+    from .probing.token_reading import TokenReading
+    from .probing.words import read_words
 
 WEB_DIRECTORY = "./web"
 
@@ -34,6 +39,11 @@ _API = {
     "patching.sites": ("SITES",),
     "patching.sources": ("CapturedDifference", "Direction", "Prompt", "SecondStream"),
     "patching.transforms": ("Boost", "ForceDifference"),
+    "probing.block_map": ("BlockMap",),
+    "probing.distances": ("frame_cosine", "relative_l2", "ssim", "temporal_difference"),
+    "probing.pipelines": ("block_map",),
+    "probing.token_reading": ("TokenReading",),
+    "probing.words": ("read_words",),
 }
 _MODULES = {name: module for module, names in _API.items() for name in names}
 
@@ -42,6 +52,7 @@ __all__ = [
     "WEB_DIRECTORY",
     "Add",
     "Blend",
+    "BlockMap",
     "Boost",
     "CapturedDifference",
     "Direction",
@@ -52,14 +63,21 @@ __all__ = [
     "RecipeError",
     "Replace",
     "SecondStream",
+    "TokenReading",
     "Window",
+    "block_map",
     "capture",
     "comfy_entrypoint",
     "edited",
+    "frame_cosine",
     "inject",
     "inject_hidden",
     "load_recipe",
+    "read_words",
+    "relative_l2",
     "save_recipe",
+    "ssim",
+    "temporal_difference",
 ]
 
 

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from wanvideo_activation_editor.patching import EditStack, Explicit
-from wanvideo_activation_editor.patching.hosts.diffusers import edited, inject
+from wanvideo_activation_editor import Direction, EditStack, edited, inject
+from wanvideo_activation_editor.patching.strengths import Explicit
 
 GEOMETRIES: dict[str, dict[str, Any]] = {
     # heads, width of the feed-forward layer, latent frames, height, width (tokens = frames * height * width / 4)
@@ -58,12 +58,16 @@ def prompt(tokens: int) -> torch.Tensor:
 
 def cases(model: torch.nn.Module, other: torch.Tensor) -> dict[str, Callable[[], Any]]:
     distinct = Explicit(tuple((i + 1) / 41 for i in range(40)))
+    direction = Direction(torch.randn(model.config.num_attention_heads * 128))  # type: ignore[union-attr, operator]
     return {
         "plain": contextlib.nullcontext,
         "inert (no edit)": lambda: edited(model, EditStack()),
         "1 block": lambda: inject(model, other, "20:0.5"),
         "40 blocks, one strength": lambda: inject(model, other, "all:0.5"),
         "40 blocks, 40 strengths": lambda: inject(model, other, distinct),
+        "attention, a direction, one strength": lambda: inject(model, direction, "all:0.5", site="attention"),
+        "attention, a direction, 40 strengths": lambda: inject(model, direction, distinct, site="attention"),
+        "attention, a prompt": lambda: inject(model, other, "all:0.5", site="attention"),
     }
 
 

@@ -13,10 +13,14 @@ from . import (
     forcing,
     hidden,
     inspection,
+    probing,
     recipes,
     replacements,
     store,
     store_exchange,
+    store_remembered,
+    store_search,
+    token_reading,
     vectors,
 )
 
@@ -28,10 +32,14 @@ NODES: list[type[io.ComfyNode]] = [
     *amplification.NODES,
     *forcing.NODES,
     *hidden.NODES,
+    *probing.NODES,
+    *token_reading.NODES,
     *analysis.NODES,
     *recipes.NODES,
     *store.NODES,
     *store_exchange.NODES,
+    *store_remembered.NODES,
+    *store_search.NODES,
 ]
 
 

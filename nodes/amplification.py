@@ -18,6 +18,7 @@ from ..embeddings import (
     write_text_embeds,
 )
 from .recording import recorded
+from .shown import difference_table, told_tables
 from .sockets import CATEGORY, embeds_input, embeds_template, errors_named, store_in_db_input
 
 
@@ -91,19 +92,19 @@ class WanVideoEmbeddingAmplifier(io.ComfyNode):
             prompts = promptwise(amplified, {"injection_embeds": injection, "main_embeds": main})
             lines = [f"Target {target_difference:g}% ({metric}), {amplification_mode}"]
             lines += [_line(i, r, len(results), target_difference) for i, r in enumerate(results, 1)]
-            lines += [
-                f"Before: {mean_difference(main.detached().prompts, injection.detached().prompts)}",
-                f"After: {mean_difference(main.detached().prompts, [p.cpu() for p in prompts])}",
-            ]
+            before = mean_difference(main.detached().prompts, injection.detached().prompts)
+            after = mean_difference(main.detached().prompts, [p.cpu() for p in prompts])
+            told = told_tables(difference_table(lines[0], [("before", before), ("after", after)]))
+            lines += [f"Before: {before}", f"After: {after}"]
             record.input("main_embeds", main_embeds)
             record.input("injection_embeds", injection_embeds)
             if all(r.scale is None for r in results):
                 record.result(injection_embeds)
-                return io.NodeOutput(injection_embeds, "\n".join(lines))
+                return io.NodeOutput(injection_embeds, "\n".join(lines), ui=told)
             text = f"{title(injection, 'injection_embeds')}, {amplification_mode} to {target_difference:g}% ({metric})"
             result = write_text_embeds(injection_embeds, prompts, text)
             record.result(result, text)
-            return io.NodeOutput(result, "\n".join(lines))
+            return io.NodeOutput(result, "\n".join(lines), ui=told)
 
 
 def _line(number: int, result: Amplified, count: int, target: float) -> str:

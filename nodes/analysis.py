@@ -8,10 +8,12 @@ from comfy_api.latest import io
 
 from ..embeddings import TextEmbeds, read_truncated
 from ..embeddings.report import pca_report, shape_report, statistics_report
-from .recording import record_analysis
+from .recording import record_analysis, recorded_analysis
 from .sockets import CATEGORY, embeds_template, errors_named
 
 REPORTS = {"statistics": statistics_report, "shape": shape_report, "pca_preview": pca_report}
+VERSION = 1
+"""Of the reports; a change makes kept ones unused."""
 
 
 class WanVideoEmbeddingAnalyzer(io.ComfyNode):
@@ -33,7 +35,11 @@ class WanVideoEmbeddingAnalyzer(io.ComfyNode):
                     tooltip="statistics: values and norms. shape: sizes and dtype. pca_preview: how many dimensions "
                     "the tokens use. all: everything.",
                 ),
-                io.Boolean.Input("store_in_db", default=True, tooltip="Keep the result in the embedding store."),
+                io.Boolean.Input(
+                    "store_in_db",
+                    default=True,
+                    tooltip="Keep the result in the embedding store, and use it again.",
+                ),
             ],
             outputs=[
                 io.String.Output(id="analysis_report", display_name="analysis_report"),
@@ -45,9 +51,12 @@ class WanVideoEmbeddingAnalyzer(io.ComfyNode):
     def execute(cls, text_embeds: Any, analysis_type: str, store_in_db: bool) -> io.NodeOutput:
         with errors_named("WanVideo Embedding Analyzer"):
             embeds = read_truncated(text_embeds, "text_embeds")
-            text = _report(embeds, analysis_type)
-            if store_in_db:
-                record_analysis(text_embeds, analysis_type, {"report": text}, embeds.prompt)
+            kept_as = f"{analysis_type} {VERSION}"
+            text = recorded_analysis(text_embeds, kept_as) if store_in_db else None
+            if text is None:
+                text = _report(embeds, analysis_type)
+                if store_in_db:
+                    record_analysis(text_embeds, kept_as, text, embeds.prompt)
             return io.NodeOutput(text, text_embeds, ui={"text": (text,)})
 
 

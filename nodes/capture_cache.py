@@ -14,7 +14,7 @@ from .recording import recall, remember
 from .store_access import STORE, store_path
 
 if TYPE_CHECKING:
-    from ..storage import EmbeddingKey
+    from ..storage.records import EmbeddingKey
 
 log = logging.getLogger("wanvideo_activation_editor")
 
@@ -117,7 +117,7 @@ class CachedCapture:
         if self._settings["all_blocks"] or path is None or (STORE.opened is None and not path.exists()):
             return None
         try:
-            from ..storage import EmbeddingKey
+            from ..storage.records import EmbeddingKey
         except ImportError as error:
             log.info("WanVideo Latent Encoder: captures are cached in memory only: %s", error)
             return None

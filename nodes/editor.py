@@ -143,7 +143,7 @@ class WanVideoActivationEditor(io.ComfyNode):
         passed_on = passed_on_sockets()
         return io.Schema(
             node_id="WanVideoActivationEditor",
-            display_name="WanVideo Activation Editor",
+            display_name="WanVideo Activation Editor (inject prompt)",
             category=f"{CATEGORY}/Injection",
             description="Lets chosen transformer blocks attend to a second prompt while the video is sampled.",
             inputs=[

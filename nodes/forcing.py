@@ -36,7 +36,7 @@ from .sockets import (
     window_and_branch_inputs,
     with_description,
 )
-from .store_values import stored_under
+from .store_values import fingerprint_of, stored_under
 
 FAMILY = f"{CATEGORY}/Injection"
 
@@ -196,6 +196,11 @@ class WanVideoDirectInjector(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, block_activations: Any = None) -> bool | str:
         return check_texts(block_activations)
+
+    @classmethod
+    def fingerprint_inputs(cls, injection_prompt: str = "", injection_embeds: Any = None, **kwargs: Any) -> Any:
+        """Changes when another embedding is stored under the text."""
+        return fingerprint_of(str(injection_prompt or ""))
 
     @classmethod
     def execute(

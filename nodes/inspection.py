@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..embeddings import MAX_TOKENS, TextEmbeds, mean_difference, pad_tokens, read_text_embeds
+from ..embeddings import MAX_TOKENS, Difference, TextEmbeds, mean_difference, pad_tokens, read_text_embeds
 from ..patching import KEY, Edit, host_of, parse_selection, stack_of
 from ..patching.projection import project_text
+from ..patching.verdict import verdict
 from ..patching.views import NO_EDIT, block_list, cell_grid, model_summary, stack_report, strength_summary
-from .shown import model_told
+from .shown import bars, difference_table, model_told
 from .sockets import (
     CATEGORY,
     check_texts,
@@ -65,11 +66,13 @@ class WanVideoBlockActivationViewer(io.ComfyNode):
                 strengths = selection.resolve(count)
                 parts += ["", f"Selection: {strength_summary(strengths)}"]
                 parts += [cell_grid(strengths)] if show_visual else []
-            parts += ["", stack_report(stack_of(transformer_options(model)), count, show_visual)]
+            stack = stack_of(transformer_options(model))
+            parts += ["", stack_report(stack, count, show_visual)]
+            shown = [(edit.label, edit.strengths.resolve(count)) for edit in stack] if show_visual else []
             if text_embeds is not None:
                 parts += ["", _embeds_line(text_embeds)]
         text = "\n".join(parts)
-        return io.NodeOutput(text, ui={"text": (text,), **model_told(model)})
+        return io.NodeOutput(text, ui={"text": (text,), **model_told(model, shown=bars(shown))})
 
 
 def _embeds_line(text_embeds: Any) -> str:
@@ -107,12 +110,20 @@ class WanVideoInjectionTester(io.ComfyNode):
             if not len(stack):
                 parts.append(NO_EDIT)
             weights = host.projection_weights(model)
+            tables = []
             for edit in stack:
+                measured: list[tuple[str, Difference]] = []
                 strengths = edit.strengths.resolve(wan_model.block_count)
                 parts += ["", f"{edit.label}: {strength_summary(strengths)}", f"  blocks {block_list(strengths)}"]
-                parts += _measurements(main, edit, weights, show_details) if edit.text else [_without_prompt(edit)]
+                parts += (
+                    _measurements(main, edit, strengths, weights, show_details, measured)
+                    if edit.text
+                    else [_without_prompt(edit)]
+                )
+                if measured:
+                    tables.append(difference_table(f"{edit.label}: {strength_summary(strengths)}", measured))
         text = "\n".join(parts)
-        return io.NodeOutput(text, ui={"text": (text,), **model_told(model)})
+        return io.NodeOutput(text, ui={"text": (text,), **model_told(model, tables=tables)})
 
 
 def _without_prompt(edit: Edit) -> str:
@@ -125,7 +136,15 @@ def _without_prompt(edit: Edit) -> str:
     )
 
 
-def _measurements(main: TextEmbeds, edit: Edit, weights: Any, details: bool) -> list[str]:
+def _measurements(
+    main: TextEmbeds,
+    edit: Edit,
+    strengths: Sequence[float],
+    weights: Any,
+    details: bool,
+    measured: list[tuple[str, Difference]],
+) -> list[str]:
+    """Lines of the report; what was measured is appended to `measured`."""
     source, prompts = edit.text, compared_prompts(main, edit.branch)
     assert source is not None  # noqa: S101  # by the caller
     if not prompts:
@@ -134,19 +153,22 @@ def _measurements(main: TextEmbeds, edit: Edit, weights: Any, details: bool) -> 
         raw = mean_difference(prompts, source.prompts)
     except ValueError as error:
         return [f"  {error} Connect the text_embeds that the editor got."]
-    verdict = "nearly alike: expect a small effect" if raw.alike else "different enough to show"
+    measured.append(("before projection", raw))
+    expected = verdict(strengths, edit.window, raw.relative_l2)
     if not details:
-        return [f"  {verdict} (relative L2 {raw.relative_l2:.3f} before projection)"]
+        return [f"  {expected} (relative L2 {raw.relative_l2:.3f} before projection)"]
 
     rows = max(MAX_TOKENS, *(p.shape[0] for p in prompts))
 
     def padded(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         return [pad_tokens(p, rows) for p in tensors]
 
+    raw_all = mean_difference(padded(prompts), padded(source.prompts))
+    measured.append((f"before, all {rows} rows", raw_all))
     lines = [
-        f"  Verdict: {verdict}",
+        f"  Verdict: {expected}",
         f"  Before projection, real tokens: {raw}",
-        f"  Before projection, all {rows} rows: {mean_difference(padded(prompts), padded(source.prompts))}",
+        f"  Before projection, all {rows} rows: {raw_all}",
     ]
     if weights is None:
         lines.append(
@@ -157,6 +179,7 @@ def _measurements(main: TextEmbeds, edit: Edit, weights: Any, details: bool) -> 
     a, b = ([project_text(p, weights) for p in padded(tensors)] for tensors in (prompts, source.prompts))
     real = raw.tokens
     after, after_all = mean_difference([p[:real] for p in a], [p[:real] for p in b]), mean_difference(a, b)
+    measured += [("after projection", after), (f"after, all {rows} rows", after_all)]
     return [
         *lines,
         f"  After projection, real tokens: {after}",

@@ -19,8 +19,8 @@ def tokens_input() -> Any:
         "tokens",
         default="real",
         optional=True,
-        tooltip='Tokens of the main prompt that are edited: real, all, padding, "a phrase", word 3, 12-15, each with an '
-        "optional :weight.",
+        tooltip='Tokens of the main prompt that are edited: real, all, padding, "a phrase", word 3, 12-15, each with '
+        "an optional :weight.",
     )
 
 

@@ -20,13 +20,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..storage.writer import QueueFullError
-from .store_access import STORE
+from ..storage.text import plain
+from .store_access import STORE, QueueFullError, store_path
 
 if TYPE_CHECKING:
-    from ..storage import EmbeddingKey, EmbeddingStore
+    from ..storage.records import EmbeddingKey
+    from ..storage.store import EmbeddingStore
 
 log = logging.getLogger("wanvideo_activation_editor")
+
+CAPTURE_BYTES = 4 << 30
+"""Size to which cached hidden states are kept by removing the longest unused: they are large."""
 
 Input = tuple[str, Any] | tuple[str, Any, float | None]
 
@@ -95,56 +99,65 @@ def record_operation(
         prompt: readable description of the result.
     """
     with _never_raises(operation_type):
-        from ..storage import Description, Operation, OperationInput
-        from ..storage.snapshots import size_of_operation, snapshot_operation
+        from ..storage.records import Description, Operation, OperationInput
 
-        operation = snapshot_operation(
-            Operation(
-                operation_type,
-                tuple(OperationInput(role, embeds, *weight) for role, embeds, *weight in inputs),
-                result,
-                dict(parameters or {}),
-                duration_ms,
-                peak_memory_bytes,
-                Description(prompt=prompt, form=form_of(result)),
-                device=_device(result if result is not None else [i[1] for i in inputs]),
-                node=node,
-            )
+        kept = [OperationInput(role, snapshot(embeds), *weight) for role, embeds, *weight in inputs]
+        made = None if result is None else snapshot(result)
+        values = [i.embedding for i in kept] + ([] if made is None else [made])
+        operation = Operation(
+            operation_type,
+            kept,
+            made,
+            dict(parameters or {}),
+            duration_ms,
+            peak_memory_bytes,
+            Description(prompt=_short(prompt), form=form_of(result)),
+            device=_device(result if result is not None else [i[1] for i in inputs]),
+            node=node,
         )
-        STORE.later(operation_type, lambda store: store.record(operation), size_of_operation(operation))
+        STORE.later(operation_type, lambda store: store.record(operation), sum(map(size_of, values)))
 
 
-def record_analysis(embeds: Any, analysis_type: str, result: Mapping[str, Any], prompt: str | None = None) -> None:
-    """Keep the result of an analysis with the embedding that it is about."""
+def record_analysis(embeds: Any, analysis_type: str, report: str, prompt: str | None = None) -> None:
+    """Keep the report of an analysis, with the embedding that it is about."""
     with _never_raises(analysis_type):
-        from ..storage import Description
-        from ..storage.packing import size_of
-        from ..storage.snapshots import snapshot
+        from ..storage.records import Description
 
-        kept, plain, description = snapshot(embeds), dict(result), Description(prompt=prompt, form=form_of(embeds))
-        STORE.later(
-            f"the analysis {analysis_type}",
-            lambda store: _save_analysis(store, kept, description, analysis_type, plain),
-            size_of(kept),
-        )
+        kept, description = snapshot(embeds), Description(prompt=_short(prompt), form=form_of(embeds))
+
+        def task(store: EmbeddingStore) -> None:
+            store.put(kept, description)
+            store.save_analysis(kept, analysis_type, report)
+
+        STORE.later(f"the analysis {analysis_type}", task, size_of(kept))
 
 
-def _save_analysis(store: EmbeddingStore, value: Any, description: Any, analysis_type: str, plain: Any) -> None:
-    from ..storage.analysis import save_analysis
-
-    save_analysis(store, store.put(value, description), analysis_type, plain)
+def recorded_analysis(embeds: Any, analysis_type: str) -> str | None:
+    """The report that an earlier run kept for these embeds, or None."""
+    with _never_raises(analysis_type):
+        path = store_path()
+        if path is not None and (STORE.opened is not None or path.exists()):
+            return STORE.open().analysis(embeds, analysis_type)
+    return None
 
 
 def remember(key: EmbeddingKey, value: Any, prompt: str | None = None) -> None:
     """Keep a value under a cache key, for `recall` in this or a later session."""
     with _never_raises("a cached embedding"):
-        from ..storage import Description
-        from ..storage.packing import size_of
-        from ..storage.snapshots import snapshot
+        from ..storage.records import Description
 
         kept = snapshot(value)
-        description = Description(prompt=prompt or key.prompt or None, kind=key.kind, form=form_of(value), key=key)
-        STORE.later("a cached embedding", lambda store: store.put(kept, description), size_of(kept))
+        description = Description(
+            prompt=_short(prompt or key.prompt or None), kind=key.kind, form=form_of(value), key=key
+        )
+
+        def task(store: EmbeddingStore) -> None:
+            from ..storage.maintenance import evict
+
+            store.put(kept, description)
+            evict(store, CAPTURE_BYTES, dry_run=False, kind="hidden")
+
+        STORE.later("a cached embedding", task, size_of(kept))
 
 
 def recall(key: EmbeddingKey) -> Any | None:
@@ -166,8 +179,34 @@ def form_of(value: Any) -> str:
     return "tensor" if torch.is_tensor(value) else type(value).__name__
 
 
+def snapshot(value: Any) -> Any:
+    """A copy on the CPU: what happens to the tensors later does not matter."""
+    if torch.is_tensor(value):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {k: snapshot(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(snapshot, value)) if type(value) in (list, tuple) else [snapshot(v) for v in value]
+    return value
+
+
+def size_of(value: Any) -> int:
+    """Bytes of the tensors of a value."""
+    if torch.is_tensor(value):
+        return value.numel() * value.element_size()
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return sum(map(size_of, items))
+
+
+def _short(text: str | None) -> str | None:
+    """A prompt within the store's limits."""
+    from ..storage.text import MAX_TEXT
+
+    return None if text is None else text[:MAX_TEXT].encode(errors="replace").decode()
+
+
 def _device(value: Any) -> str | None:
-    from ..storage import pack
+    from ..storage.packing import pack
 
     return pack(value).tensors[0].device.type
 
@@ -197,4 +236,4 @@ def _never_raises(what: str) -> Iterator[None]:
     except QueueFullError:
         pass  # said by STORE.later, once
     except Exception as error:
-        log.warning("Embedding store: %s: %s", what, error)
+        log.warning("Embedding store: %s: %s", plain(what, 80), plain(error))

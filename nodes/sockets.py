@@ -12,6 +12,7 @@ from comfy_api.latest import io
 from ..embeddings import TextEmbeds, is_wrapper_embeds
 from ..patching import BRANCHES, KEY, LOG_LEVELS, EditStack, parse_schedule, parse_selection
 from ..patching.tokens import parse_tokens
+from ..storage.text import plain
 
 CATEGORY = "WanVideo/Activation Editor"
 
@@ -21,6 +22,9 @@ BlockStrengthsType = io.Custom("BLOCK_STRENGTHS")
 
 FRESH_BLOCKS = "mid_blocks"
 """What a new node edits; a saved file carries its own choice."""
+
+MAX_MESSAGE = 2000
+"""Characters of a line of an error."""
 
 ACTIVATIONS_TOOLTIP = (
     "Which blocks are edited: 40 characters of 0 and 1, or terms such as 7, 3-9, even, /4, !12, early_blocks, "
@@ -156,13 +160,20 @@ def transformer_options(model: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def errors_named(node: str) -> Iterator[None]:
-    """Put the node's display name in front of an error's message, unless it begins with it."""
+    """Put the node's display name in front of an error's message, unless it begins with it.
+
+    Text of users in it is escaped: ComfyUI could not write some of it to its log, and its prompt worker would end.
+    """
     try:
         yield
     except (ValueError, TypeError, RuntimeError) as error:
-        if str(error).startswith(node):
+        said = str(error)
+        text = said if said.startswith(node) else f"{node}: {said}"
+        safe = "\n".join(plain(line, MAX_MESSAGE) for line in text[: 4 * MAX_MESSAGE].splitlines())
+        if safe == said:
             raise
-        raise type(error)(f"{node}: {error}") from error
+        kind = ValueError if isinstance(error, UnicodeError) else type(error)
+        raise kind(safe) from (error if safe == text else None)  # a cause is written to the log too
 
 
 def node_label(cls: Any, name: str) -> str:

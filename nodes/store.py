@@ -1,7 +1,8 @@
-"""Nodes that keep embeddings: the database, storing, loading, searching."""
+"""Nodes that keep embeddings: the database, storing, loading."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -10,16 +11,20 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..embeddings import read_text_embeds
+from ..storage.text import MAX_NAME, plain, shown
 from .recording import form_of
 from .sockets import CATEGORY, WanVideoTextEmbeds, embeds_template, errors_named
-from .store_access import STORE
-from .store_values import DEVICES, DTYPES, as_conditioning, as_wrapper_embeds, device_of, moved
+from .store_access import STORE, progress_bar
+from .store_values import DEVICES, DTYPES, as_conditioning, as_wrapper_embeds, device_of, fingerprint_of, moved
 
 log = logging.getLogger("wanvideo_activation_editor")
 
 FAMILY = f"{CATEGORY}/Store"
 NOTHING = "(nothing stored yet)"
 RECENT = 30
+ACTIONS = (
+    "stats", "cleanup", "list_recent", "performance", "verify", "compact", "delete", "rename", "retag",
+)  # fmt: skip
 
 _stored: set[str] = set()
 _removals: Counter[str] = Counter()
@@ -39,10 +44,10 @@ class WanVideoEmbeddingDatabase(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "action",
-                    options=["stats", "cleanup", "list_recent", "performance", "verify", "compact"],
+                    options=[*ACTIONS],
                     default="stats",
                     tooltip="cleanup removes what is old and little used, verify reads every checksum, compact gives "
-                    "free space back to the disk.",
+                    "free space back to the disk; delete, rename and retag change the embedding in name.",
                 ),
                 io.Int.Input(
                     "cleanup_days", default=30, min=1, max=365, tooltip="cleanup: not used for more than these days."
@@ -51,7 +56,10 @@ class WanVideoEmbeddingDatabase(io.ComfyNode):
                     "cleanup_min_access", default=5, min=1, max=100, tooltip="cleanup: read fewer times than this."
                 ),
                 io.Boolean.Input(
-                    "dry_run", default=True, optional=True, tooltip="cleanup: only report what would be removed."
+                    "dry_run",
+                    default=True,
+                    optional=True,
+                    tooltip="cleanup, delete, rename, retag: only report what would be done.",
                 ),
                 io.Boolean.Input(
                     "keep_named", default=True, optional=True, tooltip="cleanup: keep embeddings that have a name."
@@ -64,6 +72,14 @@ class WanVideoEmbeddingDatabase(io.ComfyNode):
                     optional=True,
                     tooltip="cleanup: if not 0, remove what was used longest ago until this size is reached, instead.",
                 ),
+                io.String.Input(
+                    "name", default="", optional=True, tooltip="delete, rename, retag: the embedding to change."
+                ),
+                io.String.Input("new_name", default="", optional=True, tooltip="rename: the name that it gets."),
+                io.String.Input(
+                    "new_tags", default="", optional=True, tooltip="retag: its tags from now on, separated by commas."
+                ),
+                io.AnyType.Input("after", optional=True, tooltip="Of any type: the report is made once this is there."),
             ],
             outputs=[io.String.Output(id="report", display_name="report")],
         )
@@ -81,31 +97,57 @@ class WanVideoEmbeddingDatabase(io.ComfyNode):
         dry_run: bool = True,
         keep_named: bool = True,
         size_limit_mb: int = 0,
+        name: str = "",
+        new_name: str = "",
+        new_tags: str = "",
+        after: Any = None,
     ) -> io.NodeOutput:
         with errors_named("WanVideo Embedding Database"):
+            if action not in ACTIONS:
+                raise ValueError(f"action must be one of {', '.join(ACTIONS)}, not {shown(action)}.")
             store = STORE.open()
-            from ..storage import analytics, compaction, maintenance, reports, selection
+            from ..storage import maintenance, reports
 
             if action == "stats":
-                text = reports.stats_report(analytics.stats(store))
+                text = reports.stats(store)
             elif action == "cleanup" and size_limit_mb:
-                text = reports.removal_report(maintenance.evict(store, size_limit_mb << 20, dry_run, keep_named))
+                text = reports.removal(maintenance.evict(store, size_limit_mb << 20, dry_run, keep_named))
             elif action == "cleanup":
-                text = reports.removal_report(
-                    maintenance.cleanup(store, cleanup_days, cleanup_min_access, dry_run, keep_named)
-                )
+                found = maintenance.cleanup(store, cleanup_days, cleanup_min_access, dry_run, keep_named)
+                text = reports.removal(found)
             elif action == "list_recent":
-                store.flush_usage()
-                text = reports.recent_report(selection.list_embeddings(store, order="recent", limit=RECENT))
+                store.flush_reads()
+                text = reports.listing(store.listings(order="recent", limit=RECENT))
             elif action == "performance":
-                text = reports.performance_report(analytics.performance(store))
+                text = reports.performance(store)
             elif action == "verify":
-                text = reports.verification_report(maintenance.verify(store))
+                text = reports.verification(maintenance.verify(store, progress_bar()))
             elif action == "compact":
-                text = reports.compaction_report(compaction.compact(store))
+                before, now = store.database.compact(progress_bar())
+                text = f"Compacted: {reports.size(before)} before, {reports.size(now)} after."
             else:
-                raise ValueError(f"Unknown action {action!r}.")
-        return io.NodeOutput(text, ui={"text": (text,)})
+                text = _changed(action, name.strip(), new_name, split_words(new_tags), dry_run)
+        return io.NodeOutput(text, ui={"text": (text,), "wan_store": (True,)})
+
+
+def _changed(action: str, name: str, new_name: str, tags: tuple[str, ...], dry_run: bool) -> str:
+    """Do what an action does to one embedding; what was done, or would be."""
+    store = STORE.open()
+    from ..storage import maintenance, reports
+
+    would = "Would be" if dry_run else "Was"
+    hint = " Turn dry_run off to do it." if dry_run else ""
+    try:
+        if action == "delete":
+            return reports.removal(maintenance.delete(store, name, dry_run))
+        if action == "rename":
+            maintenance.rename(store, name, new_name, dry_run)
+            return f"{would} renamed: {shown(name)} to {shown(new_name.strip())}.{hint}"
+        before = maintenance.retag(store, name, tags, dry_run).tags
+    except KeyError:
+        raise ValueError(f"No embedding is stored as {shown(name)}.") from None
+    texts = [", ".join(plain(tag, 100) for tag in some) or "no tags" for some in (before, tags)]
+    return f"{would} retagged: {shown(name)} from {texts[0]} to {texts[1]}.{hint}"
 
 
 class WanVideoStoreEmbedding(io.ComfyNode):
@@ -128,11 +170,10 @@ class WanVideoStoreEmbedding(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "precision",
-                    options=["half", "exact", "compact"],
+                    options=["half", "exact"],
                     default="half",
                     optional=True,
-                    tooltip="half: bf16 and fp16 exactly, fp32 rounded to fp16. exact: bit for bit. "
-                    "compact: 5 mantissa bits, up to 1.6% off per value, about a fifth smaller.",
+                    tooltip="half: bf16 and fp16 exactly, fp32 rounded to fp16. exact: bit for bit.",
                 ),
             ],
             outputs=[io.MatchType.Output(template=embeds, id="text_embeds", display_name="text_embeds")],
@@ -142,9 +183,10 @@ class WanVideoStoreEmbedding(io.ComfyNode):
     def fingerprint_inputs(cls, name: str = "", **kwargs: Any) -> Any:
         """How often the name was removed after it had been stored here; then, and only then, it is stored again."""
         name = str(name).strip()
-        if name in _stored and STORE.open().id_of(name) is None:
-            _stored.discard(name)
-            _removals[name] += 1
+        with contextlib.suppress(RuntimeError):  # the run says why the store cannot be opened
+            if name in _stored and STORE.open().id_of(name) is None:
+                _stored.discard(name)
+                _removals[name] += 1
         return _removals[name]
 
     @classmethod
@@ -155,8 +197,11 @@ class WanVideoStoreEmbedding(io.ComfyNode):
             name = checked_name(name)
             embeds = read_text_embeds(text_embeds, "text_embeds")
             store = STORE.open()
-            from ..storage import Description, pack
+            from ..storage.packing import pack
+            from ..storage.records import Description
 
+            if precision not in ("half", "exact"):
+                raise ValueError(f"precision must be half or exact, not {shown(precision)}.")
             dropped = pack(text_embeds).dropped
             if dropped:
                 log.info("WanVideo Store Embedding: %s cannot be stored and is left out.", ", ".join(dropped))
@@ -170,11 +215,13 @@ class WanVideoStoreEmbedding(io.ComfyNode):
                     tags=split_words(tags),
                     note=note,
                 ),
-                precision,  # type: ignore[arg-type]
+                exact=precision == "exact",
             )
             _stored.add(name)
-        text = f"Stored as {name!r}: {len(embeds.prompts)} prompt(s), {list(embeds.token_counts)} tokens."
-        return io.NodeOutput(text_embeds, ui={"text": (text,)})
+        text = (
+            f"Stored as {shown(name, MAX_NAME)}: {len(embeds.prompts)} prompt(s), {list(embeds.token_counts)} tokens."
+        )
+        return io.NodeOutput(text_embeds, ui={"text": (text,), "wan_store": (True,)})
 
 
 class WanVideoLoadEmbedding(io.ComfyNode):
@@ -190,7 +237,7 @@ class WanVideoLoadEmbedding(io.ComfyNode):
                 io.Combo.Input(
                     "embedding",
                     options=names or [NOTHING],
-                    tooltip="Stored embeddings. Press R in the graph editor to read the list again.",
+                    tooltip="Stored embeddings, by name.",
                 ),
                 io.Combo.Input(
                     "device",
@@ -212,72 +259,31 @@ class WanVideoLoadEmbedding(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, embedding: str, **kwargs: Any) -> Any:
-        return embedding, STORE.open().id_of(embedding)
+        return fingerprint_of(embedding)
 
     @classmethod
     def execute(cls, embedding: str, device: str, dtype: str) -> io.NodeOutput:
         with errors_named("WanVideo Load Embedding"):
             stored = load_named(embedding, restore_devices=device == "stored")
             value = moved(stored.value, device_of(device), DTYPES[dtype])
-            return io.NodeOutput(as_wrapper_embeds(value), as_conditioning(value), stored.entry.prompt or "")
+            from ..storage.packing import pack
 
-
-class WanVideoSearchEmbeddings(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        embeds = embeds_template()
-        return io.Schema(
-            node_id="WanVideoSearchEmbeddings",
-            display_name="WanVideo Search Embeddings",
-            category=FAMILY,
-            description="Finds the stored embeddings nearest to these, by the cosine of their mean tokens.",
-            is_output_node=True,
-            not_idempotent=True,
-            inputs=[
-                io.MatchType.Input("text_embeds", template=embeds, tooltip="The embeds to compare with."),
-                io.Int.Input("count", default=10, min=1, max=100, tooltip="How many to list."),
-                io.String.Input("text", default="", tooltip="Only where prompt, name or note hold all these words."),
-                io.String.Input("tag", default="", tooltip="Only with this tag."),
-            ],
-            outputs=[
-                io.String.Output(id="report", display_name="report"),
-                io.MatchType.Output(template=embeds, id="best_match", display_name="best_match"),
-                io.String.Output(id="best_name", display_name="best_name"),
-            ],
-        )
-
-    @classmethod
-    def fingerprint_inputs(cls, **kwargs: Any) -> Any:
-        return time.time_ns()
-
-    @classmethod
-    def execute(cls, text_embeds: Any, count: int, text: str, tag: str) -> io.NodeOutput:
-        with errors_named("WanVideo Search Embeddings"):
-            read_text_embeds(text_embeds, "text_embeds")
-            store = STORE.open()
-            from ..storage import analysis, reports, selection
-
-            found = selection.nearest(store, text_embeds, count, tag=tag.strip() or None, text=text.strip() or None)
-            report = reports.neighbours_report(found)
-            if not found:
-                return io.NodeOutput(report, blocked(report), "", ui={"text": (report,)})
-            own_id = store.id_of_value(text_embeds)
-            if own_id is not None:
-                scores = {n.embedding.embedding_id: n.cosine for n in found}
-                analysis.save_similarities(store, own_id, list(scores.items()))
-            best = store.load(found[0].embedding.embedding_id).value
-            convert = as_wrapper_embeds if form_of(text_embeds) == "WANVIDEOTEXTEMBEDS" else as_conditioning
-            label = found[0].embedding.name or found[0].embedding.prompt or ""
-        return io.NodeOutput(report, convert(best), label, ui={"text": (report,)})
+            if any(t.is_floating_point() and t.element_size() == 1 for t in pack(value).tensors):
+                raise ValueError(f"{shown(embedding)} is stored as fp8, which no model reads. Choose bf16 in dtype.")
+            return io.NodeOutput(as_wrapper_embeds(value), as_conditioning(value), stored.prompt or "")
 
 
 def checked_name(name: str) -> str:
     """The name without outer blanks. Raises ValueError when it is empty, too long, or has control characters."""
-    from ..storage.names import MAX_NAME
+    from ..storage.errors import UnsupportedError
+    from ..storage.text import checked_name as checked
 
-    name = name.strip()
-    if not name or len(name) > MAX_NAME or any(ord(c) < 32 for c in name) or name == NOTHING:
-        raise ValueError(f"name must be 1 to {MAX_NAME} characters on one line.")
+    try:
+        name = checked(name)
+    except UnsupportedError as error:
+        raise ValueError(str(error)) from None
+    if name == NOTHING:
+        raise ValueError(f"name must be another text than {shown(NOTHING)}.")
     return name
 
 
@@ -290,28 +296,16 @@ def load_named(name: str, restore_devices: bool = False) -> Any:
     """The stored embedding of a name; on the CPU, or on the kinds of device that it came from.
 
     Raises:
-        ValueError: there is none; says so when the session has to do without the store's file.
+        ValueError: there is none.
     """
-    store = STORE.open()
     try:
-        return store.get(name, restore_devices)
+        return STORE.open().get(name, restore_devices)
     except KeyError:
-        held = "Choose one from the list." if store.persistent else "The store is in memory only: see the log."
-        raise ValueError(f"No embedding is stored as {name!r}. {held}") from None
-
-
-def blocked(reason: str) -> Any:
-    """An output whose use stops with this reason."""
-    try:
-        from comfy_execution.graph_utils import ExecutionBlocker  # type: ignore[import-not-found]
-    except ImportError:
-        return None
-    return ExecutionBlocker(reason)
+        raise ValueError(f"No embedding is stored as {shown(name)}. Choose one from the list.") from None
 
 
 NODES = [
     WanVideoEmbeddingDatabase,
     WanVideoStoreEmbedding,
     WanVideoLoadEmbedding,
-    WanVideoSearchEmbeddings,
 ]

@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Container
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io
 
+from ..storage.text import plain, shown
 from .sockets import CATEGORY, errors_named
 from .store import split_words
-from .store_access import EXCHANGE_FOLDER, STORE, export_folder, import_folder
+from .store_access import EXCHANGE_FOLDER, STORE, export_folder, import_folder, progress_bar
 
 FAMILY = f"{CATEGORY}/Store"
-SUFFIXES = (".safetensors", ".parquet")
+SUFFIX = ".safetensors"
 MAX_STEM_BYTES = 100
 """File systems count bytes, of which a letter may have three."""
 
@@ -45,8 +47,8 @@ class WanVideoExportEmbeddings(io.ComfyNode):
                     "format",
                     options=["safetensors", "safetensors_each", "parquet"],
                     default="safetensors",
-                    tooltip="safetensors: one file. safetensors_each: one per embedding. parquet: a table of token "
-                    "rows for other programs, and a second one of the recorded operations.",
+                    tooltip="safetensors: one file. safetensors_each: one per embedding. parquet: tables for "
+                    "other programs, without values: what is stored, and the recorded operations.",
                 ),
                 io.String.Input("filename_prefix", default="embeddings", tooltip="Begin of the file name."),
             ],
@@ -61,36 +63,31 @@ class WanVideoExportEmbeddings(io.ComfyNode):
     def execute(cls, names: str, tag: str, format: str, filename_prefix: str) -> io.NodeOutput:
         with errors_named("WanVideo Export Embeddings"):
             store = STORE.open()
-            from ..storage import exchange, parquet, selection
+            from ..storage import exchange
 
             stored = set(store.names())
             wanted = split_names(names, stored)
             missing = sorted(set(wanted) - stored)
             if missing:
-                raise ValueError(f"Not stored: {', '.join(missing)}.")
-            chosen = selection.list_embeddings(
-                store, names=wanted or None, named_only=True, tag=tag.strip() or None, order="name"
-            )
+                more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+                raise ValueError(f"Not stored: {', '.join(shown(m) for m in missing[:10])}{more}.")
+            chosen = store.listings(names=wanted or None, named_only=True, tag=tag.strip(), order="name")
             if not chosen:
                 raise ValueError("No named embedding fits. Store one first, or change names and tag.")
-            if format == "safetensors":
-                files = [
-                    exchange.export_safetensors(store, batch, new_file(filename_prefix, ".safetensors"))
-                    for batch in exchange.batches(chosen, exchange.EXPORT_BYTES)
-                ]
-            elif format == "safetensors_each":
-                files = [
-                    exchange.export_safetensors(store, [e], new_file(f"{filename_prefix}_{e.name}", ".safetensors"))
-                    for e in chosen
-                ]
+            files, left_out = list[Path](), list[tuple[str, str]]()
+            if format == "parquet":
+                for view in ("listing", "lineage", "operations_by_type", "storage_metrics"):
+                    files.append(exchange.export_table(store, view, new_file(f"{filename_prefix}_{view}", ".parquet")))
             else:
-                files = [
-                    parquet.export_parquet(store, batch, new_file(filename_prefix, ".parquet"))
-                    for batch in exchange.batches(chosen, parquet.EXPORT_BYTES)
-                ]
-                operations = files[0].with_name(f"{files[0].stem}.operations.parquet")
-                files.append(parquet.export_operations(store, operations))
-        lines = [f"Exported {len(chosen)} embedding(s):", *(f"output/{EXCHANGE_FOLDER}/{f.name}" for f in files)]
+                each = format == "safetensors_each"
+                for some in [[e] for e in chosen] if each else [chosen]:
+                    prefix = f"{filename_prefix}_{some[0].name}" if each else filename_prefix
+                    made = exchange.export_safetensors(store, some, partial(new_file, prefix, SUFFIX))
+                    files += made.files
+                    left_out += made.left_out
+        count = len(chosen) - len(left_out)
+        lines = [f"Exported {count} embedding(s):", *(f"output/{EXCHANGE_FOLDER}/{f.name}" for f in files)]
+        lines += [f"Left out: {shown(label)}: {problem}" for label, problem in left_out[:50]]
         text = "\n".join(lines)
         return io.NodeOutput(text, ui={"text": (text,)})
 
@@ -108,7 +105,7 @@ class WanVideoImportEmbeddings(io.ComfyNode):
                 io.Combo.Input(
                     "file",
                     options=importable() or [NO_FILES],
-                    tooltip=f"safetensors and Parquet files in input/{EXCHANGE_FOLDER}. Press R to read it again.",
+                    tooltip=f"safetensors files in input/{EXCHANGE_FOLDER}. Press R to read it again.",
                 ),
                 io.Boolean.Input(
                     "replace",
@@ -131,15 +128,18 @@ class WanVideoImportEmbeddings(io.ComfyNode):
     def execute(cls, file: str, replace: bool) -> io.NodeOutput:
         with errors_named("WanVideo Import Embeddings"):
             if file not in importable():
-                raise ValueError(f"No such file in input/{EXCHANGE_FOLDER}: {file}.")
-            path = import_folder() / file
+                raise ValueError(f"No such file in input/{EXCHANGE_FOLDER}: {shown(file)}.")
             store = STORE.open()
-            from ..storage import exchange, parquet
+            from ..storage import exchange
 
-            read = parquet.import_parquet if path.suffix == ".parquet" else exchange.import_safetensors
-            found = read(store, path, replace)
-        text = f"Imported {len(found.ids)} embedding(s) from {file}: {', '.join(found.names) or 'without names'}."
-        return io.NodeOutput(text, "\n".join(found.names), ui={"text": (text,)})
+            found = exchange.import_safetensors(store, import_folder() / file, replace, progress_bar())
+        shown_names = ", ".join(plain(n, 80) for n in found.names[:50]) or "without names"
+        more = f" and {len(found.names) - 50} more" if len(found.names) > 50 else ""
+        text = f"Imported {len(found.ids)} embedding(s) from {plain(file, 200)}: {shown_names}{more}."
+        if found.left_out:
+            text += f"\nLeft out, since they cannot be a Wan prompt: {', '.join(found.left_out[:20])}"
+            text += " ..." if len(found.left_out) > 20 else ""
+        return io.NodeOutput(text, "\n".join(found.names), ui={"text": (text,), "wan_store": (True,)})
 
 
 def importable() -> list[str]:
@@ -149,10 +149,7 @@ def importable() -> list[str]:
         return []
     root = folder.resolve()
     return sorted(
-        f.name
-        for f in folder.iterdir()
-        if f.suffix in SUFFIXES and not f.name.endswith(".operations.parquet") and f.is_file()
-        if f.resolve().parent == root
+        f.name for f in folder.iterdir() if f.suffix.lower() == SUFFIX and f.is_file() if f.resolve().parent == root
     )
 
 

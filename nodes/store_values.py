@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from ..embeddings import MAX_TOKENS, is_conditioning, is_wrapper_embeds, pad_tokens, read_text_embeds
-from .store_access import STORE
+from ..storage.text import plain
+from .store_access import STORE, store_path
 
 DTYPES = {"stored": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DEVICES = ("offload", "main", "stored")
@@ -70,17 +71,23 @@ def stored_under(text: str, like: Any) -> Any:
 
     Of several with the prompt, the one that was stored last.
     """
-    text = text.strip()
-    if not text:
+    embedding_id = _id_under(text.strip())
+    if embedding_id is None:
+        return None
+    value = STORE.open().load(embedding_id).value
+    return as_wrapper_embeds(value) if is_wrapper_embeds(like) else as_conditioning(value)
+
+
+def fingerprint_of(text: str) -> Any:
+    """What changes when another embedding is stored under a name or a prompt: for `fingerprint_inputs`."""
+    try:
+        return text, _id_under(text.strip())
+    except RuntimeError as error:  # the run says it, and is tried again
+        return text, plain(error)
+
+
+def _id_under(text: str) -> int | None:
+    if not text or store_path() is None:
         return None
     store = STORE.open()
-    embedding_id = store.id_of(text)
-    if embedding_id is None:
-        from ..storage.selection import list_embeddings
-
-        found = [e for e in list_embeddings(store, text=text) if (e.prompt or "").strip() == text]
-        if not found:
-            return None
-        embedding_id = found[-1].embedding_id
-    value = store.load(embedding_id).value
-    return as_wrapper_embeds(value) if is_wrapper_embeds(like) else as_conditioning(value)
+    return store.id_of(text) or store.id_of_prompt(text)

@@ -161,7 +161,7 @@ class WanVideoVectorInterpolation(io.ComfyNode):
         embeds = embeds_template()
         return io.Schema(
             node_id="WanVideoVectorInterpolation",
-            display_name="WanVideo Vector Interpolation",
+            display_name="WanVideo Vector Interpolation (slerp)",
             category=FAMILY,
             description="Steps from one prompt to another. The wrapper's samplers play them over the frames; "
             "with CONDITIONING they follow one another over sampling.",

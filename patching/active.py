@@ -74,6 +74,10 @@ class ActiveEdit:
         self.grid: Grid | None = None  # of the call in progress
         self._parts: dict[Any, Part] = {}
         self.rows: list[tuple[int, int]] = []  # that it touches in the call in progress, with their prompts
+        self._of_call: list[tuple[int, int]] = []  # the same, before the model took some of them
+        self.reached = False  # one of its hooks was called
+        self.seen = False  # a model call began since it is there
+        self.announced = 0  # model calls in which it was to act
         self.calls = 0  # model calls in which it acted
         self.edited = 0  # blocks that it changed in them
         self.unreported = False  # it acted in a call that the observer has not been told of
@@ -81,12 +85,15 @@ class ActiveEdit:
 
     def begin(self, rows: Rows, progress: Callable[[Any], float], grid: Grid | None) -> None:
         """A model call begins."""
+        self.seen = True
         edit = self.edit
         branches = ("cond", "uncond") if edit.branch == "both" else (edit.branch,)
         self.rows = [row for branch in branches for row in rows.get(branch, ())]
         self.factor = edit.factor(progress(self.clock)) if self.rows and edit.is_timed else 1.0
         if self.factor == 0.0:
             self.rows = []
+        self.announced += 1
+        self._of_call = self.rows
         if self.rows:
             self.calls += 1
             self.unreported = True
@@ -94,6 +101,11 @@ class ActiveEdit:
             self.grid = grid
             if edit.captured is not None and grid is not None:
                 edit.captured.check_grid(grid, edit.name)
+
+    def take(self, given: list[int]) -> None:
+        """The model runs some of the announced rows now, `given` in this order."""
+        number = dict(self._of_call)
+        self.rows = [(row, number[announced]) for row, announced in enumerate(given) if announced in number]
 
     def end(self) -> None:
         """The model call has ended."""
@@ -107,6 +119,8 @@ class ActiveEdit:
 
     @property
     def acts(self) -> bool:
+        """True when the edit touches the call in progress; asked by every hook, and so a sign that one is called."""
+        self.reached = True
         return bool(self.rows) and not in_extra_pass()
 
     def hooks(self, block: nn.Module, index: int) -> Iterator[Hook]:
@@ -135,6 +149,11 @@ class ActiveEdit:
             first: the first token that is touched.
         """
         rows, strength = self.touched(x), self.factor * self.strengths[index]
+        if value.shape[1] not in (1, x.shape[1] - first):
+            raise ValueError(
+                f"{self.edit.name}: {self.edit.source.title} of {value.shape[1]} tokens, but the sampler has "
+                f"{x.shape[1] - first}. Capture with the sampler's size and image inputs, or set reduce to mean."
+            )
         if rows is None and first == 0 and self.tokens is None:
             out = self._operated(x, value, strength, 0)
         else:
@@ -156,11 +175,10 @@ class ActiveEdit:
         """What the operation makes of the tokens that are touched, among the others."""
         part = self.selected(x, row)
         if part is None:
-            return self._checked(self.edit.operation(x, value, strength), x)
+            return self._operate(x, value, strength)
         places, weights = part
         before = x[:, places]
-        result = self.edit.operation(before, value if value.shape[1] == 1 else value[:, places], strength)
-        after = self._checked(result, before)
+        after = self._operate(before, value if value.shape[1] == 1 else value[:, places], strength)
         out = x.clone()
         out[:, places] = after if weights is None else torch.lerp(before, after, weights)
         return out
@@ -182,18 +200,28 @@ class ActiveEdit:
             if math.prod(grid) != x.shape[1]:
                 raise ValueError(
                     f"{self.edit.name}: a mask describes the {math.prod(grid)} tokens of a video of "
-                    f"{format_grid(grid)}, but {self.run.model.name} has {x.shape[1]}, with references or padding among "
-                    "them. Disconnect the mask."
+                    f"{format_grid(grid)}, but {self.run.model.name} has {x.shape[1]}, with references or padding "
+                    "among them. Disconnect the mask."
                 )
             self._parts[key] = part_of(self.edit.mask.weights(grid), x)
         return self._parts[key]
 
-    def _checked(self, result: Any, x: torch.Tensor) -> torch.Tensor:
-        if not torch.is_tensor(result) or result.shape != x.shape or result.dtype != x.dtype:
+    def _operate(self, x: torch.Tensor, value: torch.Tensor, strength: float) -> torch.Tensor:
+        operation: Any = self.edit.operation
+        if getattr(operation, "pure", False):
+            result = operation(x, value, strength)
+        else:  # it may change its arguments in place
+            result = operation(x.clone(), value.clone(), strength)
+        if (
+            not torch.is_tensor(result)
+            or result.shape != x.shape
+            or result.dtype != x.dtype
+            or result.device != x.device
+        ):
             got = f"{result.dtype} {list(result.shape)}" if torch.is_tensor(result) else type(result).__name__
             raise TypeError(
-                f"{self.edit.name}: the operation {self.edit.operation.name} returned {got}; it has to return a "
-                f"tensor like its first argument, {x.dtype} {list(x.shape)}."
+                f"{self.edit.name}: the operation {operation.name} returned {got}; it has to return a "
+                f"tensor like its first argument, {x.dtype} {list(x.shape)} on {x.device}."
             )
         return result
 
@@ -234,6 +262,7 @@ class StreamEdit(ActiveEdit):
     """
 
     _x: torch.Tensor | None = None
+    passed: torch.Tensor | None = None  # the stream after the last chosen block, until the call ends
 
     @property
     def last(self) -> int:
@@ -241,11 +270,11 @@ class StreamEdit(ActiveEdit):
 
     def end(self) -> None:
         super().end()
-        self._x = None
+        self._x = self.passed = None
 
-    def follows(self, index: int) -> bool:
-        """True when the stream has to run block `index`, after others."""
-        return self._x is not None and index <= self.last
+    def resume(self, stream: torch.Tensor, main: torch.Tensor) -> None:
+        """Go on with a stream that has passed the blocks so far, beside the main hidden state that they left."""
+        self._x, self.run.left = stream, main
 
     def hooks(self, block: nn.Module, index: int) -> Iterator[Hook]:
         if index > self.last:
@@ -275,12 +304,12 @@ class StreamEdit(ActiveEdit):
             self._x = second[0] if isinstance(second, tuple) else second
             if index in self.blocks:
                 mixed = self.apply(index, x, self._x)
-                if mixed is self._x and index != self.last:
-                    mixed = mixed.clone()
+                if mixed is self._x:
+                    mixed = mixed.clone()  # a host may change its own in place
             else:
                 mixed = x
             if index == self.last:
-                self._x = None
+                self.passed, self._x = self._x, None
             self.run.left = mixed
             if mixed is x:
                 return None
@@ -291,7 +320,7 @@ class StreamEdit(ActiveEdit):
 
 
 class ModuleEdit(ActiveEdit):
-    """Changes what goes into or out of a module of the block: by a direction, a captured difference, or a prompt."""
+    """Changes what goes into or out of a module of the block, by a source that is not text."""
 
     def hooks(self, block: nn.Module, index: int) -> Iterator[Hook]:
         if index not in self.blocks:
@@ -320,14 +349,7 @@ class ModuleEdit(ActiveEdit):
             yield module.register_forward_hook(hidden_from_compile(change_output))
 
     def changed(self, index: int, x: torch.Tensor) -> torch.Tensor:
-        source = self.edit.source
-        value = self.run.value(source, index, x)
-        if value.shape[1] not in (1, x.shape[1]):
-            raise ValueError(
-                f"{self.edit.name}: {source.title} of {value.shape[1]} tokens, but the sampler has {x.shape[1]}. "
-                "Capture with the sampler's size and image inputs, or set reduce to mean."
-            )
-        return self.apply(index, x, self._by_row(value, x))
+        return self.apply(index, x, self._by_row(self.run.value(self.edit.source, index, x), x))
 
     def _by_row(self, value: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """A value of several captured rows, laid out over the touched rows of the batch."""

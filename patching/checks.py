@@ -51,6 +51,11 @@ def check_stack(
         chosen = edit.strengths.active_blocks(model.block_count)
         for index in chosen:
             SITES[edit.site].module(model.blocks[index])
+        if model.control_blocks and edit.text is not None and edit.site not in ("context", "hidden"):
+            raise ValueError(
+                f"{edit.name}: {model.name} is a VACE model. A prompt reaches its control blocks at site context "
+                "alone; use that."
+            )
         edit.source.check(model, edit.site, edit.name)
         if isinstance(edit.source, Concept):
             edit.source.check_blocks(chosen, edit.name)

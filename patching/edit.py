@@ -120,10 +120,23 @@ class Edit:
             raise ValueError(f"branch must be one of {', '.join(BRANCHES)}, not {self.branch!r}.")
         if self.log_level not in LOG_LEVELS:
             raise ValueError(f"log_level must be one of {', '.join(LOG_LEVELS)}, not {self.log_level!r}.")
+        for value, kind, what in (
+            (self.strengths, BlockStrengths, "strengths: BlockStrengths, as parse_selection('1:0.5') gives them"),
+            (self.window, Window, "window: Window(start, end)"),
+        ):
+            if not isinstance(value, kind):
+                raise TypeError(f"{what}, not {value!r:.60}.")
         if isinstance(self.source, TextEmbeds):
             object.__setattr__(self, "source", prompt_at(self.site, self.source))
+        if not hasattr(self.source, "gives"):
+            raise TypeError(f"source: a Prompt, a Direction or another source, not {self.source!r:.60}.")
         if self.operation is None:
             object.__setattr__(self, "operation", Blend() if self.source.gives == "state" else Add())
+        if isinstance(self.operation, type) or not callable(self.operation) or not hasattr(self.operation, "name"):
+            raise TypeError(
+                f"operation: an object with a name that is called as operation(x, value, strength), such as Add(), not "
+                f"{self.operation!r:.60}."
+            )
         check_combination(self.site, self.source, self.operation)
         if self.transforms and self.text is None:
             raise ValueError(f"Transforms change a prompt, but the source is {self.source.title}.")

@@ -2,9 +2,9 @@
 
 An operation is an object with a `name`, called as `operation(x, value, strength)`. x is [rows, tokens, dim]: only the
 rows of the edit's branch and the tokens that it selects, so whatever an operation does stays there. value is of the
-same shape, or broadcasts to it. It returns a tensor of x's shape and dtype, does not change its arguments, and does
-not wait for the device. `takes` says which values have a meaning for it: a `state`, a `difference`, or with None (and
-without the attribute) either.
+same shape, or broadcasts to it. It returns a tensor of x's shape and dtype and does not wait for the device. `pure`
+says that it never changes its arguments; without it they are copies. `takes` says which values have a meaning for it: a
+`state`, a `difference`, or with None (and without the attribute) either.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ class Blend:
     """(1 - strength) x + strength value; at strength 1 the value itself, bit for bit."""
 
     takes: ClassVar[Gives] = "state"
+    pure: ClassVar[bool] = True
     name: ClassVar[str] = "blend"
 
     def __call__(self, x: torch.Tensor, value: torch.Tensor, strength: float) -> torch.Tensor:
-        return value if strength == 1.0 else torch.lerp(x, value, strength)
+        return _as(value, x) if strength == 1.0 else torch.lerp(x, value.to(x.dtype), strength)
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,16 @@ class Replace:
     """The value in place of x; the strength says only where, by not being 0."""
 
     takes: ClassVar[Gives] = "state"
+    pure: ClassVar[bool] = True
     name: ClassVar[str] = "replace"
 
     def __call__(self, x: torch.Tensor, value: torch.Tensor, strength: float) -> torch.Tensor:
-        return value
+        return _as(value, x)
+
+
+def _as(value: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """The value itself where it is like x already."""
+    return value if value.shape == x.shape and value.dtype == x.dtype else value.to(x.dtype).expand_as(x)
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ class Add:
     scale: float = 1.0
 
     takes: ClassVar[Gives] = "difference"
+    pure: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.scale):

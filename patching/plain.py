@@ -9,6 +9,7 @@ refuse what has no meaning.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import types
 import typing
@@ -27,17 +28,18 @@ from .selection import Selection, Term
 from .sources import SOURCES, Source
 from .strengths import Explicit, Pattern, Product, Uniform
 from .tokens import Tokens, TokenTerm
-from .transforms import Boost, ContextTransform, ForceDifference
+from .transforms import TRANSFORMS, ContextTransform
 
 FORMAT = "wanvideo_activation_editor recipe 1"
 MAX_DEPTH = 16
 MAX_JSON = 1 << 22
+_ADDRESS = "reports_to"  # of an Edit: a node of one workflow, no part of a recipe
 
 VALUES: dict[str, type[Any]] = {
     cls.__name__: cls
     for cls in (
-        EditStack, Edit, Window, Schedule, TextEmbeds, Uniform, Explicit, Pattern, Product, Selection, Term, Boost,
-        ForceDifference, Tokens, TokenTerm, Mask, Box,
+        EditStack, Edit, Window, Schedule, TextEmbeds, Uniform, Explicit, Pattern, Product, Selection, Term, Tokens,
+        TokenTerm, Mask, Box,
     )
 }  # fmt: skip
 
@@ -49,18 +51,22 @@ class RecipeError(ValueError):
 def to_plain(stack: EditStack) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """JSON values and named tensors of a stack. A tensor that several edits share is kept once.
 
+    Each tensor has its SHA-256 among the values, so equal values mean equal stacks.
+
     Raises:
-        RecipeError: an operation or transform of a class that is in no table.
+        RecipeError: a class that is in no table, or values that could not be read back.
     """
     tensors: dict[str, torch.Tensor] = {}
     keys: dict[int, str] = {}
+    digests: dict[str, str] = {}
 
     def plain(value: Any) -> Any:
         if torch.is_tensor(value):
             if id(value) not in keys:
                 keys[id(value)] = f"tensor_{len(keys)}"
-                tensors[keys[id(value)]] = value.detach().to("cpu").contiguous()
-            return {"tensor": keys[id(value)]}
+                tensors[keys[id(value)]] = kept = value.detach().to("cpu").contiguous()
+                digests[keys[id(value)]] = _digest(kept)
+            return {"tensor": keys[id(value)], "sha256": digests[keys[id(value)]]}
         if isinstance(value, Mapping):
             return {"map": [[plain(k), plain(v)] for k, v in value.items()]}
         if isinstance(value, tuple | list):
@@ -68,15 +74,19 @@ def to_plain(stack: EditStack) -> tuple[dict[str, Any], dict[str, torch.Tensor]]
         if value is None or isinstance(value, bool | int | float | str):
             return value
         name = type(value).__name__
-        if _known().get(name) is not type(value):
+        if _known().get(name) is not type(value) or not dataclasses.is_dataclass(value):
             raise RecipeError(
-                f"{name} has no plain form, so this stack cannot be saved. "
-                f'Register its dataclass once: operations.OPERATIONS["{name}"] = {name}.'
+                f"{name} has no plain form, so this stack cannot be saved. Make it a dataclass and put it under "
+                f'its class name into operations.OPERATIONS["{name}"], sources.SOURCES or transforms.TRANSFORMS.'
             )
-        fields = [f.name for f in dataclasses.fields(value) if f.name != "reports_to"]  # a node of one workflow
+        fields = [f.name for f in dataclasses.fields(value) if f.name != _ADDRESS]
         return {"is": name, **{field: plain(getattr(value, field)) for field in fields}}
 
     values: dict[str, Any] = plain(stack)
+    try:
+        from_plain(values, tensors)
+    except RecipeError as error:
+        raise RecipeError(f"This stack cannot be saved, since it could not be loaded: {error}") from None
     return values, tensors
 
 
@@ -132,8 +142,12 @@ def load_recipe(path: str | Path) -> EditStack:
     return from_plain(values, tensors)
 
 
+def _digest(tensor: torch.Tensor) -> str:
+    return hashlib.sha256(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
 def _known() -> dict[str, type[Any]]:
-    return {**VALUES, **SOURCES, **OPERATIONS}
+    return {**VALUES, **SOURCES, **OPERATIONS, **TRANSFORMS}
 
 
 def _read(value: Any, wanted: Any, tensors: Mapping[str, torch.Tensor], where: str, depth: int) -> Any:
@@ -149,8 +163,10 @@ def _read(value: Any, wanted: Any, tensors: Mapping[str, torch.Tensor], where: s
     elif origin is tuple:
         return _read_tuple(value, arguments, tensors, where, depth)
     elif wanted is torch.Tensor:
-        key = value.get("tensor") if isinstance(value, dict) and len(value) == 1 else None
+        key = value.get("tensor") if isinstance(value, dict) and set(value) == {"tensor", "sha256"} else None
         if isinstance(key, str) and key in tensors:
+            if _digest(tensors[key]) != value["sha256"]:
+                raise RecipeError(f"{where}: the tensor {_short(key)} is not the one that was saved.")
             return tensors[key]
     elif origin is not None and issubclass(origin, Mapping):
         if isinstance(value, dict) and isinstance(value.get("map"), list):
@@ -191,7 +207,7 @@ def _read_object(value: Mapping[str, Any], wanted: Any, tensors: Any, where: str
     cls = _known().get(name)
     if cls is None or not _fits(cls, name, wanted):
         raise RecipeError(f"{where}: expected {getattr(wanted, '__name__', wanted)}, found {_short(name)}.")
-    hints, fields = typing.get_type_hints(cls), {f.name for f in dataclasses.fields(cls)}
+    hints, fields = typing.get_type_hints(cls), {f.name for f in dataclasses.fields(cls)} - {_ADDRESS}
     unknown = sorted(set(value) - fields - {"is"})
     if unknown:
         raise RecipeError(f"{where}: {name} has no field {_short(unknown[0])}.")
@@ -210,7 +226,7 @@ def _fits(cls: type[Any], name: str, wanted: Any) -> bool:
     if wanted is Source:
         return name in SOURCES
     if wanted is ContextTransform:
-        return cls in (Boost, ForceDifference)
+        return name in TRANSFORMS
     return isinstance(wanted, type) and issubclass(cls, wanted)
 
 

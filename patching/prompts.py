@@ -58,18 +58,51 @@ class Prompts:
         self._branches: dict[int, str] = {}
         self.batch: int | None = None  # rows of the text batch, once the projection ran in this call
         self._tokens = 0
+        self._announced: torch.Tensor | None = None
+        self._turn = 0  # the announced row that is expected next where the model takes rows in turn
         self._raw: torch.Tensor | None = None  # the host's embeddings of this call
 
-    def begin(self, rows: Rows, wanted: Sequence[Injection], count: int | None) -> None:
-        """A model call begins, in which the edits `wanted` inject prompts; `count` as in `Run.begin`."""
+    def begin(
+        self, rows: Rows, wanted: Sequence[Injection], count: int | None, announced: torch.Tensor | None = None
+    ) -> None:
+        """A model call begins, in which the edits `wanted` inject prompts; `count` and `text` as in `Run.begin`."""
         self._branches = {row: branch for branch, numbered in rows.items() for row, _ in numbered}
         self._wanted, self._count = list(wanted), count
+        self._announced, self._turn = announced, 0
+
+    def rows_in_turn(self, args: tuple[Any, ...]) -> list[int] | None:
+        """Which announced rows the projection is given, where a model takes the rows of a batch in turn; else None.
+
+        Raises:
+            RuntimeError: a row that was not announced.
+        """
+        raw, announced = args[0], self._announced
+        if in_extra_pass() or announced is None or raw.dim() != 3 or len(raw) >= len(announced):
+            return None
+        found = []
+        for given in raw:
+            order = [(self._turn + k) % len(announced) for k in range(len(announced))]
+            same = next((row for row in order if _same_text(given, announced[row])), None)
+            if same is None:
+                raise RuntimeError(
+                    f"{self._model.name} was called with {len(announced)} text rows and projects {len(raw)} that are "
+                    "none of them. Another pack changes the batch; disable it."
+                )
+            found.append(same)
+            self._turn = (same + 1) % len(announced)
+        return found
+
+    def restart(self) -> None:
+        """The model projects other rows of the same call."""
+        self._projected.clear()
+        self._changed.clear()
+        self.batch = None
 
     def end(self) -> None:
         """The call has ended."""
         self._projected.clear()
         self._changed.clear()
-        self._wanted, self.batch, self._raw = [], None, None
+        self._wanted, self.batch, self._announced, self._raw = [], None, None, None
 
     def clear(self) -> None:
         """Release every tensor."""
@@ -90,8 +123,9 @@ class Prompts:
         shared: dict[tuple[int, tuple[tuple[int, int], ...]], torch.Tensor] = {}
         for injection in self._wanted:
             edit, embeds, rows = injection.edit, injection.edit.text, injection.rows
-            if embeds is None:
+            if embeds is None and rows:
                 self._change(module, raw, injection)
+            if embeds is None or not rows:
                 continue
             key = id(embeds.prompts), tuple(rows)
             if key not in shared:
@@ -138,13 +172,15 @@ class Prompts:
         return real
 
     def changed(self, injection: Injection, context: torch.Tensor, block: int) -> torch.Tensor:
-        """The text [batch, text tokens, dim] of the main prompt as an edit changes it, in place of that in `context`."""
+        """The text [batch, text tokens, dim] that an edit of the main prompt puts in place of that in `context`."""
         first = self.text_start(context)
         key = tuple(id(one.edit) for one in self._chain(injection, block))
         after = self._changed[key][:, -self._tokens :]
-        if len(key) == 1:
-            return after
-        return context[: len(after), first:] + (after - self._changed[key[:-1]][:, -self._tokens :])
+        here = context[: len(after), first:]
+        if len(key) > 1:
+            after = here + (after - self._changed[key[:-1]][:, -self._tokens :])
+        assert self._raw is not None  # noqa: S101  # text_start has checked it
+        return torch.where((self._raw[:, -self._tokens :] != 0).any(dim=-1, keepdim=True), after, here)
 
     def context(self, injection: Injection, context: torch.Tensor) -> torch.Tensor:
         """A copy of a context with the injected text in the touched rows."""
@@ -228,6 +264,13 @@ class Prompts:
                 self._checked.add(key)
                 _log_transforms(f"{injection.edit.name} ({branch}, prompt {number + 1})", injection, a, b, result, real)
         return out
+
+
+def _same_text(given: torch.Tensor, announced: torch.Tensor) -> bool:
+    """True for the same prompt, whatever type and padding the host gave it."""
+    count = min(len(given), len(announced))
+    rest = given[count:] if len(given) > count else announced[count:]
+    return torch.equal(given[:count], announced[:count].to(given.device, given.dtype)) and not bool(rest.any())
 
 
 def _log_transforms(what: str, injection: Injection, main: Any, injected: Any, result: Any, real: Any) -> None:

@@ -25,6 +25,8 @@ from .edit import Edit, EditStack
 from .forked import ForkedEdit
 from .grid import Grid
 from .masked import MaskedContextEdit
+from .messages import skipped_message, unreached_message, warn_if_unused, where
+from .output_change import OutputChange
 from .prompts import Prompts, Rows
 from .sources import CapturedDifference, Prompt, SecondStream
 from .statistics import Observer, StepStatistics
@@ -69,10 +71,12 @@ class Run:
         self.calls = 0  # model calls so far
         self.asks_again = False  # a masked edit runs cross-attention with another text
         self._observer_for = observer_for
+        self._output_change = OutputChange(self)
         self._edits: list[ActiveEdit] = []
         self._announced: set[int] = set()
         self._handles: list[Any] = []
         self._values: dict[tuple[int, int, torch.dtype, torch.device], torch.Tensor] = {}
+        self._moved: dict[tuple[int, torch.dtype, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
         self._label: Callable[[], str] = str
         self._read_sigma: Callable[[], float] | None = None
         self._sigma: float | None = None
@@ -105,17 +109,29 @@ class Run:
         """Install the hooks. They act only between `begin` and the end of that model call."""
         self._announce()
         try:
-            project = hidden_from_compile(self.prompts.project)
+            project = hidden_from_compile(self._project)
             self._handles.append(self.model.projection.register_forward_hook(project))
             for index, block in enumerate(self.model.blocks):
                 for edit in self._edits:
                     self._handles.extend(edit.hooks(block, index))
             for block, index in self.model.control_blocks:
                 self._hook_control(unwrap(block), index)
+            if self.statistics is not None:
+                after = hidden_from_compile(self._output_change.after)
+                self._handles.append(self.model.module.register_forward_hook(after, with_kwargs=True))
         except BaseException:
             self.__exit__()
             raise
         return self
+
+    def _project(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
+        """Hook of the text projection. Rows are what it is given: some models take those of a batch in turn."""
+        given = self.prompts.rows_in_turn(args)
+        if given is not None:
+            self.prompts.restart()
+            for edit in self._edits:
+                edit.take(given)
+        self.prompts.project(module, args, output)
 
     def __exit__(self, *_: Any) -> None:
         """Remove the hooks and drop what the last call left."""
@@ -133,15 +149,19 @@ class Run:
         """
         self._end_statistics()
         ending = self._edits if edits is None else list(edits)
+        unreached = self._unreached(ending) if completed else None
         for edit in ending:
             if edit.observation is not None:
                 edit.observation.end(completed)
             edit.clear()
         self._end_call()
         self._values.clear()
+        self._moved.clear()
         self.prompts.clear()
+        if unreached is not None:
+            raise unreached
         if completed:
-            _warn_if_unused(ending)
+            warn_if_unused(ending)
 
     def hook_control_attention(self, block: nn.Module, index: int) -> None:
         """Edit a control block whose host calls `forward` itself, past module hooks, at its cross-attention."""
@@ -164,6 +184,7 @@ class Run:
         prompt_count: int | None = None,
         grid: Grid | None = None,
         sigma: Callable[[], float] | None = None,
+        text: torch.Tensor | None = None,
     ) -> None:
         """Announce a call of the model.
 
@@ -174,10 +195,14 @@ class Run:
             prompt_count: prompts of the call, when edits may have fewer: then each goes to as many in a row.
             grid: frames, height and width of its tokens, when known.
             sigma: noise level, 1 (only noise) to 0; called at most once, for edits that depend on it.
+            text: the text batch [rows, tokens, width], by which the rows are known if the model takes them in turn.
 
         Raises:
             ValueError: a captured difference does not fit the grid.
+            RuntimeError: the call before was the first one of an edit, and called no module that it hooks.
         """
+        if (error := self._unreached(self._edits)) is not None:
+            raise error
         self._end_statistics()
         self._end_call()
         self.calls += 1
@@ -194,12 +219,22 @@ class Run:
         for edit in self._edits:
             edit.begin(rows, progress_of, grid)
         wanted = [edit for edit in self._edits if edit.rows and edit.blocks and edit.edit.is_projected]
-        self.prompts.begin(rows, wanted, prompt_count)
+        self.prompts.begin(rows, wanted, prompt_count, text)
 
     @property
     def acts(self) -> bool:
         """True when an edit acts in the announced call."""
         return any(edit.rows for edit in self._edits)
+
+    @property
+    def is_logged(self) -> bool:
+        """True when an edit that acts in the announced call logs every step."""
+        return any(edit.logged for edit in self._edits if edit.rows)
+
+    def output_rows(self, batch: int) -> list[int] | None:
+        """Rows of the model's output that edits may change; None for all of its `batch` rows."""
+        rows = sorted({row for edit in self._edits for row, _ in edit.rows})
+        return rows if batch == self.prompts.batch and len(rows) < batch else None
 
     @property
     def sigma(self) -> float:
@@ -216,16 +251,20 @@ class Run:
 
     def value(self, source: Any, index: int, x: torch.Tensor) -> torch.Tensor:
         """What a source that is not text has for block `index`, on the device of x; moved there once per run."""
-        given = source.tensor(index)
-        if given.shape[-1] != x.shape[-1]:
-            raise ValueError(
-                f"{source.title[0].upper()}{source.title[1:]} is {given.shape[-1]} wide, but the tensor that it "
-                f"changes in block {index} of {self.model.name} is {x.shape[-1]} wide. Take it from this model."
-            )
-        key = id(source), given.data_ptr(), x.dtype, x.device
+        key = id(source), index, x.dtype, x.device
         if key not in self._values:
-            # A captured difference is large, so it is rounded here and not in every call.
-            self._values[key] = given.to(x.device, x.dtype if isinstance(source, CapturedDifference) else None)
+            given = source.tensor(index)
+            if given.shape[-1] != x.shape[-1]:
+                raise ValueError(
+                    f"{source.title[0].upper()}{source.title[1:]} is {given.shape[-1]} wide, but the tensor that it "
+                    f"changes in block {index} of {self.model.name} is {x.shape[-1]} wide. Take it from this model."
+                )
+            shared = id(given), x.dtype, x.device  # blocks may share a tensor; it is held, so its id is its own
+            if shared not in self._moved:
+                # A captured difference is large, so it is rounded here and not in every call.
+                dtype = x.dtype if isinstance(source, CapturedDifference) else None
+                self._moved[shared] = given, given.to(x.device, dtype)
+            self._values[key] = self._moved[shared][1]
         moved = self._values[key]
         return source.at(moved, self.sigma) if hasattr(source, "at") else moved
 
@@ -243,16 +282,23 @@ class Run:
         if missed and (missed != chosen or (self.prompts.ran and missed.issubset(replaced))):
             raise RuntimeError(skipped_message(missed, "Skip-layer guidance, or a cache of single blocks,"))
 
+    def _unreached(self, edits: Iterable[ActiveEdit]) -> RuntimeError | None:
+        """The error of edits that met none of their modules in their first model call, in which no cache skips any."""
+        if getattr(self.model.module, "is_cache_enabled", False):  # diffusers, whose caches outlive a run
+            return None
+        missed = [edit for edit in edits if edit.blocks and edit.announced == 1 and not edit.reached]
+        return RuntimeError(unreached_message(missed[0], self.model.name)) if missed else None
+
     def _end_statistics(self) -> None:
         """Log what the last model call measured, and tell the observers."""
         if self.statistics is None:
             return
-        measured = self.statistics.flush()
+        measured, output = self.statistics.flush()
         for edit in self._edits:
             unreported, edit.unreported = edit.unreported, False
             if unreported and edit.observation is not None:
                 changes = {block: change for block, key, change in measured if key is edit}
-                edit.observation.call(self._label(), changes)
+                edit.observation.call(self._label(), changes, output)
 
     def _end_call(self) -> None:
         self.prompts.end()
@@ -274,7 +320,7 @@ class Run:
                     len(active.blocks),
                     len(active.strengths),
                     self.model.name,
-                    _where(active.edit),
+                    where(active.edit),
                     block_pattern(active.strengths),
                 )
         blocks = {index for active in new if active.edit.site == "context" for index in active.blocks}
@@ -289,37 +335,3 @@ def kind_of(edit: Edit) -> type[ActiveEdit]:
     if isinstance(edit.source, SecondStream):
         return StreamEdit
     return ForkedEdit if isinstance(edit.source, Prompt) else ModuleEdit
-
-
-def _warn_if_unused(edits: Iterable[ActiveEdit]) -> None:
-    acted = False
-    for active in edits:
-        if active.blocks and active.calls == 0:
-            # One of two samplers in a row may rightly see no step of a window.
-            log.log(
-                logging.INFO if active.edit.is_timed else logging.WARNING,
-                "%s had no effect: no model call of this run fell in its branch and window (%s).",
-                active.edit.label or "An edit",
-                _where(active.edit),
-            )
-        acted = acted or bool(active.blocks and active.calls)
-    if acted and not any(active.edited for active in edits):
-        log.warning(
-            "WanVideo Activation Editor had no effect: the host ran none of the selected blocks. "
-            "A cache (TeaCache, MagCache, EasyCache) or skip-layer guidance may have skipped them."
-        )
-
-
-def skipped_message(blocks: set[int], setting: str) -> str:
-    """For blocks that a hidden edit is to change and that the host leaves out."""
-    return (
-        f"{setting} skips block {', '.join(map(str, sorted(blocks)))}, whose hidden state is to be edited. "
-        "Choose other blocks, or change the skipped ones."
-    )
-
-
-def _where(edit: Edit) -> str:
-    captured = f" of a difference captured {edit.captured.origin}" if edit.captured else ""
-    window = f"window {edit.window.start:g}-{edit.window.end:g}"
-    schedule = "" if edit.schedule.is_constant else f", schedule {edit.schedule}"
-    return f"{edit.operation.name}{captured}, branch {edit.branch}, {window}{schedule}"

@@ -1,7 +1,7 @@
 """What an edit works with: a prompt, the stream of a prompt, a captured difference, or a direction.
 
 A source says at which sites it has a value, and what kind of value: a `state`, which can stand in for the one that is
-there, a `difference`, which can be added to it, or a `concept` (concepts.py), along which it can be steered. `edit.check_combination` is the table that follows from it.
+there, a `difference`, which can be added to it, or a `concept`, along which it can be steered (concepts.py). `edit.check_combination` is the table that follows from it.
 """
 
 from __future__ import annotations
@@ -114,6 +114,8 @@ class CapturedDifference:
     title: ClassVar[str] = "a captured difference"
 
     def __post_init__(self) -> None:
+        if not all(torch.isfinite(d).all() for d in self.deltas):
+            raise ValueError("A captured difference holds NaN or infinite values.")
         shapes = {tuple(d.shape[1:]) for d in self.deltas}
         if not self.deltas or any(d.dim() != 3 or not d.is_floating_point() or not d.numel() for d in self.deltas):
             raise ValueError("A captured difference is made of floating point tensors [batch, tokens, dim].")
@@ -175,7 +177,7 @@ class Direction:
             raise ValueError(f"A direction is a floating point tensor [dim] or [blocks, dim], not {got}.")
         if not torch.isfinite(v).all():
             raise ValueError("A direction holds NaN or infinite values.")
-        object.__setattr__(self, "vector", v.detach().to("cpu", torch.float32).contiguous())
+        object.__setattr__(self, "vector", v.detach().to("cpu", torch.float32, copy=True).contiguous())
 
     @property
     def width(self) -> int:

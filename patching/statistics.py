@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from ..embeddings import changed_share
 from .edit import LOG_LEVELS, Edit, LogLevel
 
 log = logging.getLogger("wanvideo_activation_editor")
@@ -63,6 +62,7 @@ class StepStatistics:
         self._trace = trace
         self._label: Callable[[], str] = str
         self._entries: list[_Entry] = []
+        self._output: torch.Tensor | None = None
 
     def begin(self, label: Callable[[], str]) -> None:
         """Log what the last model call collected and start the next one."""
@@ -89,45 +89,58 @@ class StepStatistics:
         """
         index = torch.tensor(rows, device=main.device)
         a, b = main.index_select(0, index).float(), edited.index_select(0, index).float()
-        measured = torch.stack([changed_share(a, b), a.norm(), b.norm(), (b - a).norm()])
+        measured = torch.stack([a.norm(), b.norm(), (b - a).norm()])
         shape = f", {what} {list(edited.shape)} {edited.dtype} on {edited.device}" if self._trace else ""
         self._entries.append(_Entry(block, edit, measured, what, shape, logged))
 
-    def flush(self) -> list[tuple[int, object, float]]:
-        """Read the measurements of the finished call (one host sync) and log a line per block that asks for it.
+    def record_output(self, plain: torch.Tensor, edited: torch.Tensor) -> None:
+        """Measure the model's output against that without edits; no host sync."""
+        a, b = plain.float(), edited.float()
+        self._output = torch.stack([a.norm(), (b - a).norm()])
+
+    def flush(self) -> tuple[list[tuple[int, object, float]], float | None]:
+        """Read the measurements of the finished call and log them, where an edit asks for it.
 
         Returns:
-            Block, edit and relative L2 distance of the edited tensor from what was there, per recorded block.
+            Block, edit and relative L2 distance of the edited tensor from what was there, per recorded block; and the
+            same of the model's output, None when it was not measured.
         """
+        output, self._output = self._output, None
         if not self._entries:
-            return []
+            return [], None
         values = torch.stack([entry.measured for entry in self._entries]).tolist()
         label = self._label() if any(entry.logged for entry in self._entries) else ""
         changes = []
-        for entry, (share, before, after, distance) in zip(self._entries, values, strict=True):
+        for entry, (before, after, distance) in zip(self._entries, values, strict=True):
             changes.append((entry.block, entry.edit, distance / (before or 1.0)))
             if entry.logged:
                 log.info(
-                    "%s, block %d: %.2f%% of elements changed by more than 0.01, %s norm %.4g before, %.4g after%s",
+                    "%s, block %d: %s changed by %.4f (relative L2), norm %.4g before, %.4g after%s",
                     label,
                     entry.block,
-                    100 * share,
                     entry.what,
+                    distance / (before or 1.0),
                     before,
                     after,
                     entry.shape,
                 )
+        moved = None
+        if output is not None:
+            plain, distance = output.tolist()
+            moved = distance / (plain or 1.0)
+            if label:
+                log.info("%s: the model's output changed by %.4f (relative L2)", label, moved)
         self._entries.clear()
-        return changes
+        return changes, moved
 
 
 class Observation:
     """What one edit did in one run, told to its observer.
 
     A message has `phase` (`step`, then `end` or, after an error or an interrupt, `stopped`), `step` (steps in which
-    the edit acted so far), `active` and `blocks` (edited blocks and all of them) and `change`: the mean over the edited
-    blocks of the relative L2 distance of the tensor at the edit's site from what it was before the edit; of the step,
-    and at the end of all steps. The last message also has `changes`, the same per block.
+    the edit acted so far), `active` and `blocks` (edited blocks and all of them) and `change`: how far all edits
+    together move the model's output, as relative L2, where it was measured last; at the end the mean of what was
+    measured. The last message also has `changes`: per block, the relative L2 change of the tensor at the edit's site.
     Changes are None where nothing was measured or the values were not finite.
 
     Args:
@@ -141,22 +154,25 @@ class Observation:
         self._label: str | None = None
         self._step = 0
         self._changes: list[list[float]] = [[] for _ in strengths]
+        self._outputs: list[float] = []
 
-    def call(self, label: str, changes: Mapping[int, float]) -> None:
+    def call(self, label: str, changes: Mapping[int, float], output: float | None = None) -> None:
         """A model call in which the edit acted has ended; calls with one label are one step, told once."""
         for block, change in changes.items():
             self._changes[block].append(change)
+        if output is not None:
+            self._outputs.append(output)
         if label != self._label:
             self._label = label
             self._step += 1
-            self._tell("step", len(changes) or self._active, change=_mean(changes.values()))
+            self._tell("step", len(changes) or self._active, change=_mean(self._outputs[-1:]))
 
     def end(self, completed: bool) -> None:
         """The run has ended."""
         per_block = [_mean(c) for c in self._changes]
         measured = [c for c in per_block if c is not None]
         active = len(measured) or self._active
-        self._tell("end" if completed else "stopped", active, change=_mean(measured), changes=per_block)
+        self._tell("end" if completed else "stopped", active, change=_mean(self._outputs), changes=per_block)
 
     def _tell(self, phase: str, active: int, **more: Any) -> None:
         self._observer({"phase": phase, "step": self._step, "active": active, "blocks": self._blocks, **more})

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 
@@ -192,3 +192,7 @@ class ForceDifference:
             f"{head}the nearest share is {100 * reached:.1f}%, by the resolution of {main.dtype} and "
             f"{main.shape[-1]} values per token. Choose that difference_target, or inject a prompt that differs more."
         )
+
+
+TRANSFORMS: dict[str, type[Any]] = {cls.__name__: cls for cls in (Boost, ForceDifference)}
+"""Transforms that a file may name."""

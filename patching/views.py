@@ -112,7 +112,7 @@ def stack_report(stack: EditStack, block_count: int, visual: bool = True) -> str
                 if edit.captured
                 else f"  injects {source['prompts']} prompt(s), {source['tokens']} tokens, {source['dtype']}"
                 if edit.text
-                else f"  along a direction {source['direction']}"
+                else f"  with {edit.source.title}: {', '.join(f'{k} {v}' for k, v in source.items())}"
             )
         )
         transforms = [t.name for t in stack.transforms_of(edit)]

@@ -38,7 +38,9 @@ class Words:
     def words(self) -> tuple[tuple[str, int, int], ...]:
         """Each word with its first and last token."""
         text, owners = self._places
-        return tuple((m[0], owners[m.start()], owners[m.end() - 1]) for m in re.finditer(r"\w+(?:['\u2019-]\w+)*", text))
+        return tuple(
+            (m[0], owners[m.start()], owners[m.end() - 1]) for m in re.finditer(r"\w+(?:['\u2019-]\w+)*", text)
+        )
 
     @property
     def listed(self) -> str:

@@ -1,372 +1,341 @@
-"""Opening the DuckDB file: the lock, damaged files, cursors for threads."""
+"""The DuckDB file of a store: opening it, one writer, many readers, and what its errors mean."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
-import re
+import shutil
 import threading
-import time
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import numpy as np
 
-from .errors import LockedError, StoreError
-from .lock import StoreLock
+from .duckdb_errors import explained, has_given_up
+from .errors import LockedError, StoreError, UnsupportedError
+from .schema import column, copy_rows, last_id, schema
+from .text import plain
 
 log = logging.getLogger("wanvideo_activation_editor")
+T = TypeVar("T")
 
-MEMORY_LIMIT = "128MB"
-LARGE_MEMORY_LIMIT = "256MB"
-"""What DuckDB may use inside `Database.room`, and while it opens or closes the file."""
-MAX_STATEMENTS = 512
-CHECKPOINT_THRESHOLD = "256MB"
-"""Checkpoints are made when a segment is full (segments.py); DuckDB's own come only if those fail."""
+FORMAT = "1"
+OPTIONS = {
+    "memory_limit": "320MB",
+    "threads": "1",
+    "wal_autocheckpoint": "64MB",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+}
+ATTACH = "(ROW_GROUP_SIZE 2048)"
+"""With parts of 4 KB, 8 MB that a checkpoint rewrites at most. Not kept in the file."""
 
-_TRANSACTION = ("BEGIN", "COMMIT", "ROLLBACK")
-_LOCK = re.compile(r"Could not set lock on file.*?(?:\(PID (\d+)\)|$)", re.S)
-_DAMAGE = re.compile(r"Corrupt(ed)? [\w-]+ |Data Corruption|data is corrupt|stored checksum", re.ASCII)
-_NOT_A_DATABASE = re.compile(r"not a valid DuckDB database file|Serialization Error")
-_CORRUPT_WAL = re.compile(r"Corrupt (Encrypted )?WAL")
-"""A log that is damaged. One that cannot be replayed for want of memory, space or permission holds good puts."""
-_NEWER = re.compile(r"we can only read versions?")
-
-
-class Gate:
-    """Many users at a time, or one alone: readers share, replacing the file excludes them."""
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._users = 0
-        self._alone: int | None = None
-
-    @contextlib.contextmanager
-    def shared(self) -> Iterator[None]:
-        me = threading.get_ident()
-        with self._condition:
-            self._condition.wait_for(lambda: self._alone in (None, me))
-            self._users += 1
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._users -= 1
-                self._condition.notify_all()
-
-    @contextlib.contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Not for a thread that is inside `shared`."""
-        with self._condition:
-            self._condition.wait_for(lambda: self._alone is None)
-            self._alone = threading.get_ident()
-            self._condition.wait_for(lambda: self._users == 0)
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._alone = None
-                self._condition.notify_all()
-
-
-class Cursor:
-    """A DuckDB cursor that parses each query once; parsing is a third of the time of a small query.
-
-    The optimizer is on for `execute` and off for `insert`, where it finds nothing and takes a tenth of a put.
-    """
-
-    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
-        self._connection = connection
-        self._statements: dict[str, duckdb.Statement] = {}
-        self._optimizing = True
-
-    def execute(self, query: str, values: Sequence[Any] | None = None) -> duckdb.DuckDBPyConnection:
-        """Run a query; one without values may hold several statements."""
-        if not self._optimizing and query not in _TRANSACTION:
-            self._connection.execute("PRAGMA enable_optimizer")
-            self._optimizing = True
-        if values is None:
-            return self._connection.execute(query)
-        return self._run(query, values)
-
-    def insert(self, table: str, *values: Any) -> None:
-        """Insert one row; with VALUES instead of SELECT a blob of 0.5 MB takes a quarter longer (measured)."""
-        if self._optimizing:
-            self._connection.execute("PRAGMA disable_optimizer")
-            self._optimizing = False
-        self._run(f"INSERT INTO {table} SELECT {', '.join('?' * len(values))}", values)
-
-    def _run(self, query: str, values: Sequence[Any]) -> duckdb.DuckDBPyConnection:
-        statement = self._statements.get(query)
-        if statement is None:
-            if len(self._statements) >= MAX_STATEMENTS:
-                self._statements.clear()
-            (statement,) = self._connection.extract_statements(query)
-            self._statements[query] = statement
-        return self._connection.execute(statement, values)
-
-    def close(self) -> None:
-        self._statements.clear()
-        self._connection.close()
+_open: dict[str, int] = {}
+"""Files that are open, with the process that opened them; a forked process has its parent's."""
+_connections: weakref.WeakSet[Database] = weakref.WeakSet()
 
 
 class Database:
-    """One DuckDB file (or memory, for path None), one connection, a cursor for each thread that asks.
+    """An open file. Methods may be called from any thread.
 
-    A connection shared by threads returns rows of other threads' queries, so every thread has its own cursor.
+    Raises:
+        LockedError: another process has it, whose number is in the message, or this one.
+        UnsupportedError: it was written by a newer version.
+        DamagedError, StoreError: it cannot be opened for another reason; the file is left as it is.
     """
 
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self.gate = Gate()
-        self._lock = threading.Lock()
-        self._local = threading.local()
-        self._cursors: dict[threading.Thread, Cursor] = {}
-        self._generation = 0
-        self._rooms = 0
-        self._limit = LARGE_MEMORY_LIMIT
-        """What DuckDB keeps to; empty when that is not known."""
-        self._connection: duckdb.DuckDBPyConnection | None = None
-        self._store_lock = None if path is None else StoreLock(path)
+    def __init__(self, path: Path) -> None:
+        self.path = path.expanduser().resolve()
+        self.broken = False
+        """DuckDB has given the connection up; the file can be opened again."""
+        self.last_id = 0
+        self._process = os.getpid()
+        self._writing = threading.RLock()
+        self._readers = _Readers()
+        self._idle: list[Any] = []
         try:
+            str(self.path).encode()
+        except UnicodeEncodeError:
+            raise StoreError(f"The path of the embedding store is not UTF-8: {plain(self.path)}.") from None
+        holder = _open.get(str(self.path))
+        if holder is not None:
+            whose = "open in this process already" if holder == self._process else _forked(holder)
+            raise LockedError(f"The embedding store {plain(self.path)} is {whose}.")
+        with self.errors():
             self._connect()
-        except BaseException:
-            self._unlock()
-            raise
+        _open[str(self.path)] = self._process
+        _connections.add(self)
 
-    def _connect(self) -> None:
-        _remove_spilled(self.path)
-        self._connection = _connect(self.path)
-        self._limit = LARGE_MEMORY_LIMIT
-        self.settle_limit()
-
-    def _set_limit(self, limit: str) -> None:
-        """Have DuckDB keep to a limit; a store in memory cannot give any back."""
-        if self._connection is None or self.path is None:
+    def close(self) -> None:
+        """Close the file. Does nothing again, or in a process that was forked since."""
+        if os.getpid() != self._process or _open.get(str(self.path)) != self._process:
             return
-        try:
-            with self._connection.cursor() as cursor:
-                cursor.execute(f"SET memory_limit = '{limit}'")
-            self._limit = limit
-        except duckdb.Error:  # it cannot give as much back just now
-            self._limit = ""
+        with self._writing, self._readers.none():
+            self._disconnect()
+            del _open[str(self.path)]
 
-    def settle_limit(self) -> None:
-        """Have DuckDB keep to the limit of this moment, where it does not yet."""
-        with self._lock:
-            limit = LARGE_MEMORY_LIMIT if self._rooms else MEMORY_LIMIT
-            if self._limit != limit:
-                self._set_limit(limit)
+    def beside(self, suffix: str) -> Path:
+        return self.path.with_name(self.path.name + suffix)
+
+    def read(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Rows of a query."""
+        with self.snapshot() as db:
+            rows: list[tuple[Any, ...]] = db.execute(query, values).fetchall()
+            return rows
 
     @contextlib.contextmanager
-    def room(self) -> Iterator[None]:
-        """Let DuckDB use more memory for what is done inside: a large blob has to fit into it twice."""
-        with self._lock:
-            self._rooms += 1
-        self.settle_limit()
+    def snapshot(self) -> Iterator[Any]:
+        """A connection of one's own, on which all queries see one moment. Not inside another one."""
+        self._check_process()
+        with self._readers.one(), self.errors():
+            db = self._cursor()
+            try:
+                db.execute("BEGIN")
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                _abandon(db)
+                raise
+            self._idle.append(db)
+
+    def write(self, job: Callable[[Any], T]) -> T:
+        """Run a job in one transaction, while nobody else writes; what it wrote is durable when this returns.
+
+        On any exception, an interrupt included, nothing of it is kept.
+        """
+        self._check_process()
+        with self._writing, self.errors():
+            self._check_file()
+            db = self._cursor()
+            try:
+                db.execute("BEGIN")
+                result = job(db)
+                db.execute("COMMIT")
+            except BaseException:
+                _abandon(db)
+                raise
+            self._idle.append(db)
+            self._acknowledge()
+            return result
+
+    def next_ids(self, db: Any, count: int) -> list[int]:
+        """Numbers that no row has had, inside a job."""
+        if not count:
+            return []
+        ids = [int(i) for (i,) in db.execute("SELECT nextval('ids') FROM range(?)", [count]).fetchall()]
+        self.last_id = max(self.last_id, *ids)
+        return ids
+
+    def checkpoint(self) -> None:
+        """Bring the log into the file, which frees the space of what was removed."""
+        self._check_process()
+        with self._writing, self.errors():
+            db = self._cursor()
+            with contextlib.closing(db), contextlib.suppress(duckdb.TransactionException):  # somebody reads: later
+                db.execute("CHECKPOINT store")
+
+    def compact(self, progress: Callable[[int, int], None] | None = None) -> tuple[int, int]:
+        """Write the file anew without free space; its size before and after.
+
+        Readers wait. Needs as much free space as the new file takes. The old file stays until the new one is whole.
+
+        Args:
+            progress: called with tensors copied and tensors in all; what it raises leaves the store as it was.
+        """
+        self._check_process()
+        with self._writing, self._readers.none(), self.errors():
+            self._check_file()
+            copy, db = self.beside(".compact"), self._cursor()
+            try:
+                db.execute("CHECKPOINT store")
+                before = self.path.stat().st_size
+                copy.unlink(missing_ok=True)
+                db.execute(f"ATTACH {_quoted(copy)} AS copy {ATTACH}")
+                try:
+                    copy_rows(db, progress)
+                    db.execute("CHECKPOINT copy")
+                finally:
+                    db.execute("DETACH copy")
+            except BaseException:
+                copy.unlink(missing_ok=True)
+                raise
+            finally:
+                db.close()
+            self.broken = True  # until it is open again
+            self._disconnect()
+            os.replace(copy, self.path)
+            self._connect()
+            self.broken = False
+            return before, self.path.stat().st_size
+
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        """DuckDB's errors as the store's, which say what to do."""
+        try:
+            yield
+        except duckdb.Error as error:
+            self.broken |= has_given_up(error)
+            raise explained(error, self.path) from error
+        except RuntimeError as error:
+            if str(error) == "Query interrupted":
+                raise KeyboardInterrupt from error
+            raise
+        except OSError as error:
+            raise StoreError(f"The embedding store {plain(self.path)}: {plain(error)}") from error
+
+    def _connect(self) -> None:
+        is_new = not self.path.exists()
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        connection = duckdb.connect(":memory:", config={**OPTIONS, "temp_directory": str(self.beside(".tmp"))})
+        try:
+            connection.execute(f"ATTACH {_quoted(self.path)} AS store {ATTACH}")
+            # Views of a file that somebody else made must not read this machine's files.
+            connection.execute(f"SET allowed_directories = [{_quoted(self.path.parent)}]")
+            connection.execute("SET enable_external_access = false")
+            connection.execute("USE store")
+            self._check_format(connection)
+            self.last_id = last_id(connection)
+        except BaseException:
+            connection.close()
+            if is_new and self.path.exists() and not self.path.stat().st_size:
+                self.path.unlink()
+            raise
+        self._connection = connection
+        with contextlib.suppress(OSError):
+            self.path.chmod(0o600)
+        shutil.rmtree(self.beside(".tmp"), ignore_errors=True)  # of a process that was killed
+        self._identity = self._file_identity()
+        self._compare_acknowledged()
+
+    def _check_format(self, connection: Any) -> None:
+        tables = column(connection, "SELECT table_name FROM duckdb_tables()")
+        if not tables:
+            connection.execute(f"BEGIN; {schema()}; COMMIT; CHECKPOINT")  # so that no log takes the tables with it
+        elif "meta" not in tables:
+            raise UnsupportedError(f"{plain(self.path)} is a DuckDB file, but no embedding store. Choose another path.")
+        found = dict(connection.execute("SELECT key, value FROM meta").fetchall())
+        self._store = found.get("store", "")
+        if found.get("format") != FORMAT:
+            raise UnsupportedError(
+                f"The embedding store {plain(self.path)} has format {plain(found.get('format'), 20)}, this version "
+                f"reads {FORMAT}. Update WanVideo Activation Editor, or choose another path."
+            )
+
+    def _disconnect(self) -> None:
+        for db in self._idle:
+            db.close()
+        self._idle.clear()
+        with contextlib.suppress(duckdb.Error):  # a cursor that an interrupt has cut off may hold the file otherwise
+            self._connection.execute("USE memory; DETACH store")
+        self._connection.close()
+
+    def _cursor(self) -> Any:
+        with contextlib.suppress(IndexError):
+            return self._idle.pop()
+        db = self._connection.cursor()
+        db.execute("USE store")
+        return db
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:
+            raise StoreError(f"The embedding store is {_forked(self._process)}.")
+        if _open.get(str(self.path)) != self._process:
+            raise StoreError(f"The embedding store {plain(self.path)} is closed.")
+
+    def _file_identity(self) -> tuple[int, int]:
+        found = os.stat(self.path)
+        return found.st_dev, found.st_ino
+
+    def _check_file(self) -> None:
+        """Raises StoreError when the file under the path is no longer the one that is open."""
+        with contextlib.suppress(FileNotFoundError):
+            if self._file_identity() == self._identity:
+                return
+        self.broken = True
+        raise StoreError(
+            f"The embedding store {plain(self.path)} was deleted or replaced while it was open. Nothing was stored; "
+            "the file that is there now is opened at the next use."
+        )
+
+    def _acknowledge(self) -> None:
+        """Note the newest id beside the file, so that opening can tell when the log was cut."""
+        with contextlib.suppress(OSError):
+            self.beside(".wal").chmod(0o600)
+        with contextlib.suppress(OSError):
+            self.beside(".last").write_text(f"{self._store} {self.last_id}\n")
+
+    def _compare_acknowledged(self) -> None:
+        try:
+            store, last = self.beside(".last").read_text(errors="replace").split()
+            missing = int(last) - self.last_id if store == self._store else 0
+        except (OSError, ValueError):
+            return
+        if missing > 0:
+            log.warning(
+                "Embedding store %s: the last puts are missing (numbers %d to %s). Its log was cut or damaged, or an "
+                "older copy was put in its place.", plain(self.path), self.last_id + 1, last,
+            )  # fmt: skip
+            self._acknowledge()
+
+
+class _Readers:
+    """Counts who reads, so that the file is exchanged while nobody does."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._count = 0
+        self._closed = False
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._closed)
+            self._count += 1
         try:
             yield
         finally:
-            with self._lock:
-                self._rooms -= 1
-            self.settle_limit()
+            with self._changed:
+                self._count -= 1
+                self._changed.notify_all()
 
-    def _unlock(self) -> None:
-        if self._store_lock is not None:
-            self._store_lock.release()
-
-    @property
-    def is_open(self) -> bool:
-        return self._connection is not None
-
-    def cursor(self) -> Cursor:
-        """This thread's cursor; use it inside `gate.shared()` and fetch results at once."""
-        with self._lock:
-            if self._connection is None:
-                raise StoreError("The embedding store is closed.")
-            if getattr(self._local, "generation", None) != self._generation:
-                for thread in [t for t in self._cursors if not t.is_alive()]:
-                    self._cursors.pop(thread).close()
-                self._local.cursor = Cursor(self._connection.cursor())
-                self._local.generation = self._generation
-                self._cursors[threading.current_thread()] = self._local.cursor
-            return self._local.cursor  # type: ignore[no-any-return]
-
-    def close(self) -> None:
-        """Close every cursor and the file; DuckDB writes its log into the file when the last one closes."""
+    @contextlib.contextmanager
+    def none(self) -> Iterator[None]:
         try:
-            self.disconnect()
+            with self._changed:
+                self._closed = True
+                self._changed.wait_for(lambda: not self._count)
+            yield
         finally:
-            self._unlock()
-
-    def disconnect(self) -> None:
-        """As `close`, to open it again soon: the file stays this store's."""
-        with self._lock:
-            for cursor in self._cursors.values():
-                with contextlib.suppress(duckdb.Error):
-                    cursor.close()
-            self._set_limit(LARGE_MEMORY_LIMIT)
-            if self._connection is not None:
-                with contextlib.suppress(duckdb.Error):
-                    self._connection.close()
-            self._cursors, self._connection = {}, None
-            self._generation += 1
-
-    def abandon(self) -> None:
-        """In a forked process: leave the file to the process that opened it.
-
-        DuckDB would write the log into the file when the last reference to a connection goes. So none ever does: an
-        array is not known to Python's garbage collector, and this one holds itself.
-        """
-        kept = np.empty(3, object)
-        kept[:] = kept, self._connection, self._cursors
-        self._cursors, self._connection, self._local = {}, None, threading.local()
-        self.gate, self._lock = Gate(), threading.Lock()  # the fork may have come while they were held
-        if self._store_lock is not None:
-            self._store_lock.abandon()
-
-    def begin_anew(self) -> None:
-        """Set the damaged file aside and open an empty one in its place."""
-        self.disconnect()
-        if self.path is not None:
-            _set_aside_with_log(self.path)
-        self._connect()
-
-    def reopen(self) -> None:
-        """Open again, after DuckDB has declared the connection invalid or the file was replaced."""
-        self.disconnect()
-        self._connect()
+            with self._changed:
+                self._closed = False
+                self._changed.notify_all()
 
 
-def first_row(cursor: Cursor, query: str, values: Sequence[Any] | None = None) -> tuple[Any, ...] | None:
-    """The first row of a query, or None. Fetches all: a result left half read keeps DuckDB from checkpoints."""
-    rows = cursor.execute(query, values).fetchall()
-    return rows[0] if rows else None
+def _abandon(db: Any) -> None:
+    """End a transaction that failed or was interrupted; closing alone leaves it open in DuckDB 1.5."""
+    with contextlib.suppress(duckdb.Error, RuntimeError):
+        db.rollback()
+    db.close()
 
 
-@contextlib.contextmanager
-def transaction(cursor: Cursor) -> Iterator[None]:
-    """Commit at the end, roll back on an exception."""
-    cursor.execute("BEGIN", ())
-    try:
-        yield
-        cursor.execute("COMMIT", ())
-    except BaseException:
-        with contextlib.suppress(duckdb.Error):
-            cursor.execute("ROLLBACK")
-        raise
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
 
 
-def _connect(path: Path | None) -> duckdb.DuckDBPyConnection:
-    """Connect; a damaged write-ahead log or file is renamed, never deleted, and a new one begun.
-
-    Only under the store's lock: a file that another process is just creating looks damaged.
-
-    Raises:
-        LockedError: a DuckDB client of another kind holds the file.
-        StoreError: it cannot be opened for another reason; it is left as it is.
-    """
-    if path is not None and not _looks_like_duckdb(path):
-        _set_aside_with_log(path)
-    for _ in range(3):
-        try:
-            return _plain_connect(path)
-        except duckdb.Error as error:
-            message = str(error)
-            if path is None:
-                raise StoreError(f"DuckDB cannot start: {_first_line(message)}") from error
-            _raise_if_locked(path, message, error)
-            unquoted = _without_paths(message).replace(str(path), "")
-            if _CORRUPT_WAL.search(unquoted) and set_aside(path.with_name(path.name + ".wal")):
-                continue
-            if (is_damage(unquoted) or _NOT_A_DATABASE.search(unquoted)) and _set_aside_with_log(path):
-                continue
-            if _NEWER.search(unquoted):
-                raise StoreError(
-                    f"The embedding store {path} was written by another version of DuckDB than {duckdb.__version__}, "
-                    "most likely a newer one: update the package duckdb."
-                ) from error
-            raise StoreError(f"The embedding store {path} cannot be opened: {_first_line(message)}") from error
-    raise StoreError(f"The embedding store {path} cannot be opened, nor a new one in its place.")
+def _forked(holder: int) -> str:
+    return f"open in process {holder}, from which this one was forked. Use it there, or start this process with spawn"
 
 
-def _plain_connect(path: Path | None) -> duckdb.DuckDBPyConnection:
-    config: dict[str, str | bool | int | float | list[str]] = {
-        "memory_limit": LARGE_MEMORY_LIMIT,
-        "threads": "1",  # every query is small: a second thread costs more in waiting than it works
-        "autoinstall_known_extensions": "false",
-        "autoload_known_extensions": "false",
-        "allow_community_extensions": "false",
-        "wal_autocheckpoint": CHECKPOINT_THRESHOLD,
-    }
-    if path is None:
-        config["temp_directory"] = ""
-    return duckdb.connect(":memory:" if path is None else str(path), config=config)
+def _keep_connections() -> None:
+    """In a forked process: DuckDB would write the parent's log into the file when the last reference goes."""
+    for database in _connections:
+        kept = np.empty(2, object)  # holds itself, and Python's garbage collector does not know arrays
+        kept[:] = kept, database._connection
 
 
-def _remove_spilled(path: Path | None) -> None:
-    """Delete what DuckDB has moved out of memory in a process that was killed. Only under the store's lock."""
-    if path is None:
-        return
-    folder = path.with_name(path.name + ".tmp")
-    with contextlib.suppress(OSError):
-        for file in folder.glob("duckdb_temp_*"):
-            file.unlink()
-        folder.rmdir()
-
-
-def _raise_if_locked(path: Path, message: str, error: Exception) -> None:
-    found = _LOCK.search(message)
-    if found:
-        holder = f"process {found[1]}" if found[1] else "another process"
-        raise LockedError(f"The embedding store {path} is in use by {holder}.") from error
-
-
-def _looks_like_duckdb(path: Path) -> bool:
-    """False for a file of another program, for which DuckDB would look for an extension."""
-    try:
-        with path.open("rb") as file:
-            return file.read(12)[8:] == b"DUCK"
-    except FileNotFoundError:
-        return True
-    except OSError:  # on some systems a locked file cannot be read; opening it says why
-        return True
-
-
-def is_damage(message: str) -> bool:
-    """True for a message of DuckDB about damaged bytes; a path in it may read as it likes."""
-    return _DAMAGE.search(_without_paths(message)) is not None
-
-
-def _without_paths(message: str) -> str:
-    return re.sub(r'"[^"\n]*"', '""', message)
-
-
-def _set_aside_with_log(path: Path) -> bool:
-    set_aside(path.with_name(path.name + ".wal"))
-    return set_aside(path)
-
-
-def free_path(path: Path, label: str) -> Path:
-    """A name beside a file's own that is not taken yet, with a label and the time."""
-    free = path.with_name(f"{path.name}.{label}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
-    while free.exists():
-        free = free.with_name(free.name + "x")
-    return free
-
-
-def set_aside(path: Path) -> bool:
-    """Rename a damaged file so that its bytes stay available; False when there is none."""
-    if not path.exists():
-        return False
-    aside = free_path(path, "damaged")
-    path.rename(aside)
-    log.error("Embedding store: %s is damaged and was set aside as %s.", path, aside.name)
-    return True
-
-
-def _first_line(message: str) -> str:
-    return message.strip().splitlines()[0] if message.strip() else "unknown error"
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_connections)

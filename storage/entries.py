@@ -1,257 +1,154 @@
-"""Rows of embeddings: what is known in memory while the store is open, inserting and reading them."""
+"""Writing embeddings as rows, inside a transaction of the store's one writer."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections import ChainMap
-from collections.abc import MutableMapping
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any
 
-from .codec import PRECISIONS, Encoded, Precision, content_hashes, dtype_name, encode
-from .database import Cursor, first_row
-from .identity import embedding_hash
+from .codec import Encoded, content_hash, dtype_name, encode
+from .database import Database
 from .packing import Packed, pack
-from .records import Description, Entry, Part, now
-from .search import pooled_vector
-from .segments import Blob, Segments
+from .records import Description
+from .search import Vectors, pooled
 
-
-@dataclass
-class Index:
-    """What the writer must know before each put. Only one process has the store open, so this is the truth.
-
-    Readers look things up here, so nothing stands in it that is not committed: a transaction works on a draft.
-    """
-
-    segment_of: MutableMapping[str, int] = field(default_factory=dict)
-    id_of: MutableMapping[str, int] = field(default_factory=dict)
-    names: MutableMapping[str, int] = field(default_factory=dict)
-    keys: MutableMapping[str, int] = field(default_factory=dict)
-    next_embedding: int = 1
-    next_operation: int = 1
-
-    def draft(self) -> Index:
-        """This index for a transaction: what is added to the draft shows here once it is adopted."""
-        tables: dict[str, Any] = {table: ChainMap({}, getattr(self, table)) for table in _TABLES}
-        return replace(self, **tables)
-
-    def adopt(self, draft: Index) -> None:
-        """Take over a draft whose transaction is committed."""
-        for table in _TABLES:
-            getattr(self, table).update(getattr(draft, table).maps[0])
-        self.next_embedding, self.next_operation = draft.next_embedding, draft.next_operation
-
-    @classmethod
-    def load(cls, cursor: Cursor, earlier: Index) -> Index:
-        """The index of the open store. Ids go on from those of `earlier`: none is used twice in a session."""
-
-        def pairs(query: str) -> dict[str, int]:
-            return dict(cursor.execute(query).fetchall())
-
-        def following(query: str) -> int:
-            return ((first_row(cursor, query) or (None,))[0] or 0) + 1
-
-        return cls(
-            pairs("SELECT content_hash, segment FROM contents"),
-            pairs("SELECT embedding_hash, embedding_id FROM embedding_entries"),
-            pairs("SELECT name, embedding_id FROM embedding_names"),
-            pairs("SELECT cache_key, embedding_id FROM embedding_keys"),
-            max(earlier.next_embedding, following(_LAST_EMBEDDING)),
-            max(earlier.next_operation, following("SELECT max(operation_id) FROM vector_operations")),
-        )
-
-
-_LAST_EMBEDDING = """
-    SELECT max(n) FROM (
-        SELECT max(embedding_id) AS n FROM embedding_entries
-        UNION ALL SELECT max(embedding_id) FROM operation_inputs
-        UNION ALL SELECT max(result_id) FROM vector_operations)
-"""
-"""Operations that stay name embeddings that are gone, so those ids are not given again."""
-
-_UNKNOWN = Description()
-
-_TABLES = ("segment_of", "id_of", "names", "keys")
-"""In the order in which a reader goes back through them: a name shows after the tensors it leads to."""
+PART = 4000
+"""Bytes of a part. DuckDB keeps values of 4096 bytes and more apart, and copies a whole row group to read one."""
+PARTS_AT_ONCE = 128
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A value encoded and hashed, ready to be inserted."""
+    """A value taken apart, its tensors encoded; `hash` is of the whole value."""
 
     packed: Packed
-    encoded: tuple[Encoded, ...]
-    pooled: tuple[bytes | None, ...]
-    parts: tuple[Part, ...]
-    embedding_hash: str
+    tensors: tuple[Encoded, ...]
+    vector: bytes | None
+
+    @property
+    def hash(self) -> str:
+        return hash_of(self.packed, [t.hash for t in self.tensors])
 
     @property
     def raw_bytes(self) -> int:
-        return sum(e.raw_bytes for e in self.encoded)
-
-    @property
-    def stored_bytes(self) -> int:
-        return sum(len(e.blob) for e in self.encoded)
+        return sum(t.numel() * t.element_size() for t in self.packed.tensors)
 
 
-def prepare(value: Any, precision: Precision) -> Prepared:
-    """Take a value apart and encode its tensors; the expensive half of a put, free of the store.
-
-    Raises:
-        UnsupportedError: a value or tensor that cannot be stored.
-    """
+def prepare(value: Any, exact: bool = False) -> Prepared:
+    """Take a value apart and encode its tensors. Raises UnsupportedError for what cannot be stored."""
     packed = pack(value)
-    encoded = tuple(encode(tensor, precision) for tensor in packed.tensors)
-    parts = tuple(
-        Part(role, e.content_hash, e.dtype, e.shape, e.device) for role, e in zip(packed.roles, encoded, strict=True)
-    )
-    identity = embedding_hash(packed.structure, [(p.role, p.content_hash, p.dtype, p.shape) for p in parts])
-    pooled = tuple(map(pooled_vector, packed.tensors))
-    return Prepared(replace(packed, tensors=()), encoded, pooled, parts, identity)  # lets go of the tensors
+    encoded = tuple(encode(tensor, exact) for tensor in packed.tensors)
+    vector = pooled(packed.tensors[packed.main])
+    return Prepared(packed, encoded, None if vector is None else vector.astype("<f2").tobytes())
 
 
-def hashes_of(value: Any) -> list[str]:
-    """The embedding hashes that a value has at each precision. Errors as `prepare`."""
+class Writer:
+    """Inserts what is new of a value, and notes what of it is there already."""
+
+    def __init__(self, database: Database, vectors: Vectors) -> None:
+        self._database, self._vectors = database, vectors
+        self.damaged: set[int] = set()
+        """Content ids whose bytes failed a check in this session; putting the same tensor again replaces them."""
+
+    def insert(self, db: Any, ready: Prepared, told: Description, known_prompt_stays: bool = False) -> int:
+        key, packed = None if told.key is None else told.key.hash, ready.packed
+        there = db.execute(
+            "SELECT embedding_id, hash, name, cache_key FROM embeddings WHERE hash = ? OR name = ? OR cache_key = ?",
+            [ready.hash, told.name, key],
+        ).fetchall()
+        same = {name: embedding_id for embedding_id, hash, name, _ in reversed(there) if hash == ready.hash}
+        me = same.get(told.name, same.get(None))
+        if me is None and told.name is None and same:
+            me = min(same.values())
+        if told.name is not None and any(i != me and name == told.name for i, _, name, _ in there):
+            db.execute("UPDATE embeddings SET name = NULL WHERE name = ?", [told.name])
+        if key is not None and any(i != me and k == key for i, _, _, k in there):
+            db.execute("UPDATE embeddings SET cache_key = NULL WHERE cache_key = ?", [key])
+        tensors = {t.hash: t for t in ready.tensors}
+        query = f"SELECT hash, content_id FROM contents WHERE hash IN ({', '.join('?' * len(tensors))})"  # noqa: S608
+        known = dict(db.execute(query, list(tensors)).fetchall())
+        new = [h for h in tensors if h not in known]
+        numbers = self._database.next_ids(db, len(new) + (me is None))
+        contents = {**known, **dict(zip(new, numbers, strict=False))}
+        self._insert_contents(db, ready, contents, known)
+        if me is not None:
+            db.execute(
+                "UPDATE embeddings SET name = coalesce(?, name), prompt = coalesce(?, prompt), note = "
+                "coalesce(nullif(?, ''), note), tags = list_sort(list_distinct(tags || ?::VARCHAR[])), "
+                "cache_key = coalesce(?, cache_key) WHERE embedding_id = ?",
+                [told.name, None if known_prompt_stays else told.prompt, told.note, list(told.tags), key, me],
+            )
+            return int(me)
+        me, main = numbers[-1], ready.tensors[packed.main].hash
+        rows(db, "embeddings", [(
+            me, ready.hash, packed.structure, contents[main], ready.raw_bytes, told.name, told.prompt, told.note,
+            sorted(told.tags), told.kind, told.form, key, now(),
+        )])  # fmt: skip
+        rows(db, "embedding_parts", [
+            (me, i, packed.roles[i], contents[t.hash], t.dtype, list(t.shape), t.device)
+            for i, t in enumerate(ready.tensors)
+        ])  # fmt: skip
+        return me
+
+    def _insert_contents(self, db: Any, ready: Prepared, ids: dict[str, int], known: dict[str, int]) -> None:
+        """Write the tensors, unless they are known and not damaged."""
+        main = ready.tensors[ready.packed.main].hash
+        tensors = {ids[t.hash]: t for t in ready.tensors}
+        new = {i: t for i, t in tensors.items() if t.hash not in known}
+        rows(db, "contents", [
+            (i, t.hash, t.stored, t.rows, t.columns, len(t.data), ready.vector if t.hash == main else None)
+            for i, t in new.items()
+        ])  # fmt: skip
+        for content_id in self.damaged & tensors.keys():
+            db.execute("DELETE FROM content_parts WHERE content_id = ?", [content_id])
+            new[content_id] = tensors[content_id]
+            values = [len(new[content_id].data), content_id]
+            db.execute("UPDATE contents SET bytes = ? WHERE content_id = ?", values)
+            self.damaged.discard(content_id)
+        for content_id, tensor in new.items():
+            _insert_parts(db, content_id, tensor.data)
+        if main in known and ready.vector is not None:  # it may have been another prompt's second tensor until now
+            query = "UPDATE contents SET vector = ? WHERE content_id = ? AND vector IS NULL"
+            if db.execute(query, [ready.vector, ids[main]]).fetchall()[0][0]:
+                self._vectors.clear()
+
+
+def _insert_parts(db: Any, content_id: int, data: bytes) -> None:
+    parts = [data[i : i + PART] for i in range(0, len(data), PART)]
+    for start in range(0, len(parts), PARTS_AT_ONCE):  # a list as one parameter takes three times as long
+        some = parts[start : start + PARTS_AT_ONCE]
+        rows = ", ".join(f"({content_id}, {start + i}, ?)" for i in range(len(some)))
+        db.execute(f"INSERT INTO content_parts VALUES {rows}", some)  # noqa: S608
+
+
+def rows(db: Any, table: str, rows: Sequence[Sequence[Any]]) -> None:
+    for some in (rows[i : i + 64] for i in range(0, len(rows), 64)):
+        marks = ", ".join(f"({', '.join('?' * len(row))})" for row in some)
+        db.execute(f"INSERT INTO {table} VALUES {marks}", [v for row in some for v in row])  # noqa: S608
+
+
+def count_reads(db: Any, reads: dict[int, tuple[int, datetime]]) -> None:
+    given = [list(reads), [n for n, _ in reads.values()], [t for _, t in reads.values()]]
+    counted = "(SELECT unnest(?::BIGINT[]) AS i, unnest(?::BIGINT[]) AS n, unnest(?::TIMESTAMP[]) AS t)"
+    db.execute(f"UPDATE embedding_usage SET reads = reads + n, used = t FROM {counted} WHERE embedding_id = i", given)  # noqa: S608
+    there = "i NOT IN (SELECT embedding_id FROM embedding_usage) AND i IN (SELECT embedding_id FROM embeddings)"
+    db.execute(f"INSERT INTO embedding_usage SELECT * FROM {counted} WHERE {there}", given)  # noqa: S608
+
+
+def now() -> datetime:
+    """UTC without a zone: the form in which the store keeps times."""
+    return datetime.now(timezone.utc).replace(tzinfo=None)
+
+
+def value_hash(value: Any) -> str:
     packed = pack(value)
-    hashes = [content_hashes(tensor) for tensor in packed.tensors]
-    return [
-        embedding_hash(
-            packed.structure,
-            [
-                (role, by_precision[precision], dtype_name(tensor.dtype), tensor.shape)
-                for role, by_precision, tensor in zip(packed.roles, hashes, packed.tensors, strict=True)
-            ],
-        )
-        for precision in PRECISIONS
-    ]
+    return hash_of(packed, [content_hash(t) for t in packed.tensors])
 
 
-def insert(
-    cursor: Cursor,
-    index: Index,
-    segments: Segments,
-    prepared: Prepared,
-    description: Description,
-    rewrite: frozenset[str] = frozenset(),
-    known_prompt_stays: bool = False,
-    given_id: int | None = None,
-    created: datetime | None = None,
-) -> int:
-    """Insert what is not there yet, inside the caller's transaction; the embedding's id.
-
-    Args:
-        given_id: id that a new embedding has been given already.
-        created: time of the put, for what it makes; now by default.
-        rewrite: content hashes whose stored blobs are known to be damaged.
-        known_prompt_stays: the description's prompts are for an embedding that has none.
-    """
-    created = created or now()
-    for encoded, pooled in zip(prepared.encoded, prepared.pooled, strict=True):
-        _insert_content(cursor, index, segments, encoded, pooled, rewrite, created)
-    embedding_id = index.id_of.get(prepared.embedding_hash)
-    new = embedding_id is None
-    if embedding_id is None:
-        embedding_id = index.next_embedding if given_id is None else given_id
-        cursor.insert(
-            "embedding_entries",
-            embedding_id,
-            prepared.embedding_hash,
-            prepared.packed.structure,
-            [p.as_row() for p in prepared.parts],
-            prepared.packed.main,
-            description.prompt,
-            description.negative_prompt,
-            description.kind,
-            description.form,
-            prepared.raw_bytes,
-            created,
-        )
-        index.next_embedding = max(index.next_embedding, embedding_id + 1)
-        index.id_of[prepared.embedding_hash] = embedding_id
-    else:
-        _redescribe(cursor, embedding_id, description, known_prompt_stays)
-    _describe(cursor, index, embedding_id, new, description, created)
-    return embedding_id
-
-
-def _insert_content(
-    cursor: Cursor,
-    index: Index,
-    segments: Segments,
-    encoded: Encoded,
-    pooled: bytes | None,
-    rewrite: frozenset[str],
-    created: datetime,
-) -> None:
-    key = encoded.content_hash
-    known = key in index.segment_of
-    if known and key not in rewrite:
-        return
-    if known and index.segment_of[key] == segments.current:
-        segments.seal()  # the damaged table is not touched
-    segment = segments.insert(cursor, Blob(key, encoded.blob, pooled))
-    if known:
-        cursor.execute("UPDATE contents SET segment = ? WHERE content_hash = ?", [segment, key])
-    else:
-        size = len(encoded.blob)
-        cursor.insert("contents", key, segment, encoded.stored, encoded.rows, encoded.columns, size, created)
-    index.segment_of[key] = segment
-
-
-def _redescribe(cursor: Cursor, embedding_id: int, description: Description, known_prompt_stays: bool) -> None:
-    """Add what a later put knows: prompts, and kind and form in place of what `Description` says by itself."""
-    for column in ("prompt", "negative_prompt"):
-        given = getattr(description, column)
-        if given is not None:
-            kept = f" AND {column} IS NULL" if known_prompt_stays else ""
-            cursor.execute(
-                f"UPDATE embedding_entries SET {column} = ? WHERE embedding_id = ?{kept}",  # noqa: S608
-                [given, embedding_id],
-            )
-    for column in ("kind", "form"):
-        given, unknown = getattr(description, column), getattr(_UNKNOWN, column)
-        if given != unknown:
-            cursor.execute(
-                f"UPDATE embedding_entries SET {column} = ? WHERE embedding_id = ? AND {column} = ?",  # noqa: S608
-                [given, embedding_id, unknown],
-            )
-
-
-def _describe(
-    cursor: Cursor, index: Index, embedding_id: int, new: bool, description: Description, created: datetime
-) -> None:
-    if description.name in index.names:
-        cursor.execute(
-            "UPDATE embedding_names SET embedding_id = ?, note = ?, created = ? WHERE name = ?",
-            [embedding_id, description.note, created, description.name],
-        )
-    elif description.name is not None:
-        cursor.insert("embedding_names", description.name, embedding_id, description.note, created)
-    if description.name is not None:
-        index.names[description.name] = embedding_id
-    if description.tags:
-        query = "SELECT tag FROM embedding_tags WHERE embedding_id = ?"
-        there = set() if new else {tag for (tag,) in cursor.execute(query, [embedding_id]).fetchall()}
-        for tag in dict.fromkeys(t for t in description.tags if t not in there):
-            cursor.insert("embedding_tags", embedding_id, tag)
-    if description.key is not None:
-        key = description.key.cache_key
-        if key in index.keys:
-            cursor.execute("DELETE FROM embedding_keys WHERE cache_key = ?", [key])
-        identity = json.dumps(description.key.identity(), sort_keys=True)
-        cursor.insert("embedding_keys", key, embedding_id, identity, created)
-        index.keys[key] = embedding_id
-
-
-_COLUMNS = (
-    "embedding_id, embedding_hash, structure, parts, main_part, prompt, negative_prompt, kind, form, raw_bytes, created"
-)
-
-
-def read_entries(cursor: Cursor, first: int, last: int) -> list[Entry]:
-    """Entries with ids from `first` to `last`, those that exist."""
-    query = f"SELECT {_COLUMNS} FROM embedding_entries WHERE embedding_id BETWEEN ? AND ?"  # noqa: S608
-    rows = cursor.execute(query, [first, last]).fetchall()
-    return [Entry(*[*row[:3], tuple(map(Part.from_row, row[3])), *row[4:]]) for row in rows]
+def hash_of(packed: Packed, hashes: Sequence[str]) -> str:
+    kinds = [(dtype_name(t.dtype), list(t.shape)) for t in packed.tensors]
+    plain = [packed.structure, [[r, h, *k] for r, h, k in zip(packed.roles, hashes, kinds, strict=True)]]
+    return hashlib.sha256(json.dumps(plain).encode()).hexdigest()

@@ -12,8 +12,8 @@ class DamagedError(StoreError):
 
 
 class LockedError(StoreError):
-    """Another process holds the store."""
+    """Another process, or this one, has the store open."""
 
 
 class UnsupportedError(StoreError):
-    """A value, a file or a schema version that this version cannot store or read."""
+    """A value, a text or a file that this version cannot store or read."""

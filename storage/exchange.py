@@ -1,8 +1,8 @@
 """Sharing embeddings as safetensors: values, names, prompts, tags and notes in files that any tool can read.
 
-The metadata of a file has the key `wan_activation_editor`: JSON with a list of embeddings, each naming its
-tensors in the file. A safetensors file of another origin is imported too: every floating point tensor becomes
-an embedding, named by the file and its key. Nothing of a file is executed.
+The metadata of a file has the key `wan_activation_editor`: JSON with a list of embeddings, each naming its tensors in
+the file, and a sha256 of all of it. A safetensors file of another origin is imported too: tensors that can be a Wan
+prompt become embeddings, named by the file and their key. Nothing of a file is executed.
 
 A file is read and encoded value by value, within limits, before anything is stored; then all of it is stored or
 nothing. Values are stored `exact`: what the store rounded before it exported them comes back in the same form.
@@ -11,116 +11,146 @@ nothing. Values are stored `exact`: what the store rounded before it exported th
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from . import entries
 from .codec import MAX_TENSOR_BYTES, dtype_name
-from .entries import Prepared
-from .errors import StoreError, UnsupportedError
-from .identity import Kind
-from .names import clean_name, free_name
+from .entries import prepare
+from .errors import DamagedError, StoreError, UnsupportedError
 from .packing import MAX_TENSORS, pack, unpack
-from .records import Description, Listing
-
-if TYPE_CHECKING:
-    from .store import EmbeddingStore
+from .records import Description, Kind, Listing
+from .store import EmbeddingStore
+from .text import MAX_TAG, MAX_TAGS, MAX_TEXT, clean_name, free_name, plain, shown
 
 log = logging.getLogger("wanvideo_activation_editor")
 
 KEY = "wan_activation_editor"
-FORMAT = 1
-
+FORMAT = 2
 EXPORT_BYTES = 256 << 20
 EXPORT_EMBEDDINGS = 1000
-"""What export puts into one file at most; all of it is in memory for that time."""
-
 MAX_FILE_BYTES = 4 << 30
 MAX_TOTAL_BYTES = 1 << 30
 """Values that are read from one file, uncompressed."""
-MIN_COST = 4096
-"""What a tensor counts at least: about the memory that its description takes."""
 MAX_METADATA = 16 << 20
-EXPORT_TEXT = MAX_METADATA // 2
-"""Prompts, notes and tags in one file; the other half is for negative prompts and structures."""
 MAX_EMBEDDINGS = 10_000
-MAX_DIMENSIONS = 5
-MAX_TEXT = 100_000
+MAX_FILE_TENSORS = 20_000
+WIDTHS = (1536, 2048, 3072, 4096, 5120)
+"""Of a text encoder's output, or of a Wan model."""
+MAX_ROWS = 512
+
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import stored: ids, and the names they got."""
+    """What an import stored: ids, the names they got, and the tensors that cannot be a prompt."""
 
     ids: tuple[int, ...]
     names: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
 
-class Budget:
-    """Bytes that may still be read from a file."""
+@dataclass(frozen=True)
+class Exported:
+    """Files that were written, and (label, problem) of embeddings that are damaged and left out."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.left = MAX_TOTAL_BYTES
-
-    def take(self, size: int) -> None:
-        """Raises UnsupportedError when the file would hold more than may be imported at once."""
-        self.left -= max(size, MIN_COST)
-        if self.left < 0:
-            raise UnsupportedError(f"{self.path.name} holds more than {MAX_TOTAL_BYTES >> 20} MB of values; split it.")
+    files: tuple[Path, ...]
+    left_out: tuple[tuple[str, str], ...]
 
 
-def batches(embeddings: Sequence[Listing], limit: int) -> list[list[Listing]]:
-    """Embeddings in groups that fit into one file each; one that is larger than a file's limit stands alone."""
-    groups: list[list[Listing]] = []
-    size = text = 0
-    for listing in embeddings:
-        length = len(json.dumps(describe(listing, None)))
-        full = size + listing.raw_bytes > limit or text + length > EXPORT_TEXT
-        if not groups or full or len(groups[-1]) == EXPORT_EMBEDDINGS:
-            groups.append([])
-            size = text = 0
-        groups[-1].append(listing)
-        size += listing.raw_bytes
-        text += length
-    return groups
+def export_safetensors(store: EmbeddingStore, embeddings: Sequence[Listing], new_file: Callable[[], Path]) -> Exported:
+    """Write embeddings to as many files as they need; tensors keep their dtype and shape.
 
-
-def export_safetensors(store: EmbeddingStore, embeddings: Sequence[Listing], path: Path) -> Path:
-    """Write embeddings, such as one of `batches`, to one file; tensors keep their dtype and shape.
+    Args:
+        new_file: gives the path of the next file.
 
     Raises:
-        DamagedError: one of them is damaged in the store.
-        StoreError: the file could not be written, for example because the disk is full, or holds too much text.
+        StoreError: a file could not be written, for example because the disk is full.
     """
-    tensors: dict[str, torch.Tensor] = {}
-    described = []
-    for number, listing in enumerate(embeddings):
-        stored = store.load(listing.embedding_id)
-        packed = pack(stored.value)
-        warn_if_not_finite(listing, packed.tensors)
-        keys = [f"{number:05d}/{i}/{role}" for i, role in enumerate(packed.roles)]
+    files, left_out = [], []
+    tensors, described, size = dict[str, torch.Tensor](), list[dict[str, Any]](), 0
+    for listing in embeddings:
+        try:
+            packed = pack(store.load(listing.embedding_id).value)
+        except DamagedError as error:
+            left_out.append((listing.label, str(error)))
+            continue
+        about = {f: getattr(listing, f) for f in ("name", "prompt", "kind", "form", "tags", "note")}
+        length = listing.raw_bytes + 64 * len(packed.structure) + 256 * len(listing.prompt or "")
+        if described and (size + length > EXPORT_BYTES or len(described) == EXPORT_EMBEDDINGS):
+            files.append(_write(new_file(), tensors, described))
+            tensors, described, size = {}, [], 0
+        keys = [f"{len(described):05d}/{i}/{role}" for i, role in enumerate(packed.roles)]
         tensors.update(zip(keys, packed.tensors, strict=True))
-        described.append(
-            {**describe(listing, stored.entry.negative_prompt), "structure": packed.structure, "tensors": keys}
-        )
-    text = json.dumps({"format": FORMAT, "embeddings": described})
-    if len(text) > MAX_METADATA:
-        raise StoreError(f"{path.name} would hold more than {MAX_METADATA >> 20} MB of text; export fewer at once.")
-    metadata = {KEY: text, "format": "pt"}
-    with whole_file(path) as part:
-        save_file(tensors, str(part), metadata=metadata)
+        described.append({**about, "structure": packed.structure, "tensors": keys})
+        size += length
+    if described:
+        files.append(_write(new_file(), tensors, described))
+    return Exported(tuple(files), tuple(left_out))
+
+
+def export_table(store: EmbeddingStore, view: str, path: Path) -> Path:
+    """Write a view of schema.sql as a Parquet file. Raises StoreError when it cannot be written."""
+    part = store.database.beside(".export")  # the only folder that the store's connection may write to
+    try:
+        with store.database.snapshot() as db:
+            quoted = str(part).replace("'", "''")
+            db.execute(f"COPY (SELECT * FROM {view}) TO '{quoted}' (FORMAT parquet)")  # noqa: S608
+        with whole_file(path) as target:
+            target.write_bytes(part.read_bytes())
+    finally:
+        part.unlink(missing_ok=True)
     return path
+
+
+def import_safetensors(
+    store: EmbeddingStore, path: Path, replacing: bool = False, progress: Progress | None = None
+) -> Imported:
+    """Store the embeddings of a file, all or none.
+
+    Args:
+        replacing: give names of the file to its embeddings even if other embeddings have them; else a name that is
+            taken gets a number.
+        progress: called with embeddings read and in all; what it raises ends the import before anything is stored.
+
+    Raises:
+        UnsupportedError: not a safetensors file, one beyond the limits of this module, one that was changed since it
+            was exported, or values that are not finite.
+        StoreError: it could not be written; nothing was changed.
+    """
+    left_out: list[str] = []
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise UnsupportedError(f"it is larger than {MAX_FILE_BYTES >> 30} GB.")
+        found = [(prepare(value, exact=True), told) for value, told in _read(path, left_out, progress)]
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{shown(path.name)} cannot be imported: {error}") from error
+    except Exception as error:  # whatever a crafted file makes a reader raise
+        if type(error).__name__ == "InterruptProcessingException":  # ComfyUI's, from progress
+            raise
+        raise UnsupportedError(f"{shown(path.name)} cannot be read: {plain(error, 300)}") from error
+    taken, items = set(store.names()), []
+    for ready, told in found:
+        name = told.name
+        if name is not None and not replacing:
+            name = free_name(name, taken)
+            taken.add(name)
+        items.append((ready, replace(told, name=name)))
+    ids = store.put_all(items)
+    return Imported(tuple(ids), tuple(d.name for _, d in items if d.name is not None), tuple(left_out))
 
 
 @contextlib.contextmanager
@@ -138,180 +168,145 @@ def whole_file(path: Path) -> Iterator[Path]:
     except StoreError:
         raise
     except Exception as error:  # each library has its own
-        raise StoreError(f"{path.name} could not be written: {first_line(error)}") from error
+        raise StoreError(f"{shown(path.name)} could not be written: {plain(error, 300)}") from error
     finally:
         part.unlink(missing_ok=True)
 
 
-def first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+def _write(path: Path, tensors: dict[str, torch.Tensor], described: list[dict[str, Any]]) -> Path:
+    for key, tensor in tensors.items():
+        with contextlib.suppress(UnsupportedError):
+            _check_finite(tensor, key)
+            continue
+        log.warning("Embedding store: %s holds values that are not finite; no import takes them.", shown(key))
+    content: dict[str, Any] = {"format": FORMAT, "embeddings": described}
+    text = json.dumps({**content, "sha256": _checksum(content, tensors.__getitem__)})
+    if len(text) > MAX_METADATA:
+        raise StoreError(
+            f"{shown(path.name)} would hold more than {MAX_METADATA >> 20} MB of text; export fewer at once."
+        )
+    with whole_file(path) as part:
+        save_file(tensors, str(part), metadata={KEY: text, "format": "pt"})
+    return path
 
 
-def describe(listing: Listing, negative_prompt: str | None) -> dict[str, Any]:
-    """What is exported of an embedding beside its values."""
-    return {
-        "name": listing.name,
-        "prompt": listing.prompt,
-        "negative_prompt": negative_prompt,
-        "kind": listing.kind,
-        "form": listing.form,
-        "tags": list(listing.tags),
-        "note": listing.note or "",
-    }
+def _checksum(content: dict[str, Any], tensor: Callable[[str], torch.Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+    for described in content["embeddings"]:
+        for key in described["tensors"]:
+            values = tensor(key).detach().cpu().contiguous()
+            digest.update(f"{values.dtype} {list(values.shape)}".encode())
+            digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
-def import_safetensors(store: EmbeddingStore, path: Path, replace: bool = False) -> Imported:
-    """Store the embeddings of a file, all or none.
-
-    Args:
-        replace: give names of the file to its embeddings even if other embeddings have them; else a name that is
-            taken gets a number.
-
-    Raises:
-        UnsupportedError: not a safetensors file, or one beyond the limits of this module, or not finite.
-        StoreError: it could not be written; nothing was changed.
-    """
-    with readable(path):
-        found = encoded(read_safetensors(path))
-    return store_all(store, found, replace)
-
-
-@contextlib.contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Whatever a file makes a reader raise becomes one error that names the file."""
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise UnsupportedError(f"{path.name} is larger than {MAX_FILE_BYTES >> 30} GB.")
-        yield
-    except Exception as error:
-        text = first_line(error)
-        raise UnsupportedError(text if text.startswith(path.name) else f"{path.name} cannot be read: {text}") from error
-
-
-def read_safetensors(path: Path) -> Iterator[tuple[Any, Description]]:
-    """Values and descriptions in a file, checked, one after the other. Raises what a crafted file provokes."""
+def _read(path: Path, left_out: list[str], progress: Progress | None) -> Iterator[tuple[Any, Description]]:
+    """Values and descriptions in a file, checked, one after the other."""
     with safe_open(str(path), framework="pt", device="cpu") as file:
-        keys, budget = list(file.keys()), Budget(path)
-        metadata = (file.metadata() or {}).get(KEY)
-        if metadata is None:
-            yield from _foreign(file, keys, budget)
+        keys, metadata = list(file.keys()), file.metadata() or {}
+        if len(keys) > MAX_FILE_TENSORS:
+            raise UnsupportedError(f"it holds {len(keys)} tensors; at most {MAX_FILE_TENSORS} are imported at once.")
+        shapes = {key: file.get_slice(key).get_shape() for key in keys}
+        total = sum(
+            prod(s) for s in shapes.values()
+        )  # of the smallest dtype; what is kept is bounded by MAX_FILE_BYTES
+        if total > MAX_TOTAL_BYTES:
+            raise UnsupportedError(f"it holds more than {MAX_TOTAL_BYTES >> 20} MB of values; split it.")
+        if KEY not in metadata:
+            yield from _foreign(file, path.stem, shapes, metadata, left_out)
             return
-        for described in _embeddings_in(metadata):
-            yield _one(file, set(keys), described, budget)
+        content = _content(metadata[KEY], shapes)
+        for number, described in enumerate(content["embeddings"], 1):
+            tensors = [_tensor(file, key) for key in described["tensors"]]
+            structure = described.get("structure")
+            value = unpack(structure if isinstance(structure, str) else "", tensors)
+            if sorted(map(id, pack(value).tensors)) != sorted(map(id, tensors)):
+                raise UnsupportedError("an embedding does not use each of its tensors once.")
+            if progress:
+                progress(number, len(content["embeddings"]))
+            yield value, _description(described)
+        if content.pop("sha256", None) != _checksum(content, file.get_tensor):
+            raise UnsupportedError("its checksum is wrong: it was changed or damaged since it was exported.")
 
 
-def _embeddings_in(metadata: str) -> list[Any]:
+def _content(metadata: str, shapes: dict[str, Any]) -> dict[str, Any]:
     content = json.loads(metadata) if len(metadata) <= MAX_METADATA else None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UnsupportedError("it was written by another version of the pack.")
     described = content.get("embeddings")
     if not isinstance(described, list) or not 0 < len(described) <= MAX_EMBEDDINGS:
         raise UnsupportedError(f"expected 1 to {MAX_EMBEDDINGS} embeddings.")
-    return described
+    used: list[Any] = []
+    for item in described:
+        names = item.get("tensors") if isinstance(item, dict) else None
+        if not isinstance(names, list) or not 0 < len(names) <= MAX_TENSORS:
+            raise UnsupportedError(f"an embedding does not have 1 to {MAX_TENSORS} tensors.")
+        used += names
+    if not all(isinstance(n, str) and n in shapes for n in used) or len(set(used)) < len(used):
+        raise UnsupportedError("an embedding names a tensor that is not in the file, or one that is used twice.")
+    return content
 
 
-def _one(file: Any, keys: set[str], described: Any, budget: Budget) -> tuple[Any, Description]:
-    if not isinstance(described, dict):
-        raise UnsupportedError("an embedding is not described.")
-    names, structure = described.get("tensors"), described.get("structure")
-    if not isinstance(names, list) or not 0 < len(names) <= MAX_TENSORS:
-        raise UnsupportedError(f"an embedding does not have 1 to {MAX_TENSORS} tensors.")
-    if not all(isinstance(n, str) and n in keys for n in names):
-        raise UnsupportedError("an embedding names a tensor that is not in the file.")
-    if len(set(names)) < len(names):
-        raise UnsupportedError("an embedding names a tensor twice.")
-    value = rebuilt(structure, [_tensor(file, name, budget) for name in names])
-    return value, description_from(described)
-
-
-def rebuilt(structure: Any, tensors: Sequence[torch.Tensor]) -> Any:
-    """The value of a structure from a file. Raises StoreError for one that is not in order."""
-    if not isinstance(structure, str) or len(structure) > MAX_TEXT * 10:
-        raise UnsupportedError("an embedding is not described.")
-    value = unpack(structure, tensors)
-    if sorted(map(id, pack(value).tensors)) != sorted(map(id, tensors)):
-        raise UnsupportedError("an embedding does not use each of its tensors once.")
-    return value
-
-
-def _foreign(file: Any, keys: Sequence[str], budget: Budget) -> Iterator[tuple[Any, Description]]:
-    stem = budget.path.stem
+def _foreign(
+    file: Any, stem: str, shapes: dict[str, Any], metadata: dict[str, str], left_out: list[str]
+) -> Iterator[tuple[Any, Description]]:
+    """Tensors of a file of another origin that can be a Wan prompt, with a trainer's caption where there is one."""
+    caption = next((metadata[k] for k in ("caption", "prompt", "caption1") if metadata.get(k)), None)
     found = 0
-    for key in keys:
-        tensor = _tensor(file, key, budget)
-        if tensor.is_floating_point() and tensor.dim() >= 2:
-            found += 1
-            yield tensor, Description(name=clean_name(stem if len(keys) == 1 else f"{stem}/{key}"), form="tensor")
+    for key, shape in shapes.items():
+        rows, width = (shape[-2], shape[-1]) if len(shape) in (2, 3) else (0, 0)
+        is_prompt = width in WIDTHS and 0 < rows <= MAX_ROWS and (len(shape) == 2 or shape[0] == 1)
+        is_prompt &= not (key.endswith((".weight", ".bias")) or "lora" in key.lower())
+        tensor = _tensor(file, key) if is_prompt else None
+        if tensor is None or not tensor.is_floating_point():
+            left_out.append(f"{plain(key, 80)} {shape}")
+            continue
+        found += 1
+        name = clean_name(stem if len(shapes) == 1 else f"{stem}/{key}")
+        yield tensor.reshape(rows, width), Description(name=name, prompt=caption and clean_text(caption), form="tensor")
     if not found:
-        raise UnsupportedError("it holds no floating point tensor of two or more dimensions.")
+        raise UnsupportedError(
+            f"no tensor can be a Wan prompt (up to {MAX_ROWS} rows of {', '.join(map(str, WIDTHS))} numbers). "
+            f"It holds {', '.join(left_out[:5]) or 'nothing'}{' ...' if len(left_out) > 5 else ''}."
+        )
 
 
-def _tensor(file: Any, key: str, budget: Budget) -> torch.Tensor:
+def _tensor(file: Any, key: str) -> torch.Tensor:
     shape = file.get_slice(key).get_shape()
-    if len(shape) > MAX_DIMENSIONS or prod(shape) > MAX_TENSOR_BYTES:
-        raise UnsupportedError(f"the tensor {key} is of shape {shape}, beyond what an embedding has.")
-    budget.take(prod(shape))  # of the smallest dtype; the rest below
+    if len(shape) > 5 or prod(shape) > MAX_TENSOR_BYTES:
+        raise UnsupportedError(f"the tensor {shown(key)} is of shape {shape}, beyond what an embedding has.")
     tensor: torch.Tensor = file.get_tensor(key)
-    budget.take(tensor.numel() * (tensor.element_size() - 1))
-    check_finite(tensor, f"the tensor {key}")
+    _check_finite(tensor, f"the tensor {shown(key)}")
     return tensor
 
 
-def warn_if_not_finite(listing: Listing, tensors: Sequence[torch.Tensor]) -> None:
-    """At export: one line in the log, since no import takes such values."""
-    try:
-        for tensor in tensors:
-            check_finite(tensor, "a tensor")
-    except UnsupportedError as error:
-        label = repr(listing.name) if listing.name is not None else listing.embedding_id
-        log.warning("Embedding store: %s is exported, but its file cannot be imported: %s", label, error)
-
-
-def check_finite(tensor: torch.Tensor, what: str) -> None:
+def _check_finite(tensor: torch.Tensor, what: str) -> None:
     """Raises UnsupportedError for NaN and Inf."""
     values = tensor.float() if tensor.element_size() == 1 else tensor  # float8 has no isfinite
     if tensor.is_floating_point() and not torch.isfinite(values).all():
         raise UnsupportedError(f"{what} of {dtype_name(tensor.dtype)} holds NaN or infinite values.")
 
 
-def description_from(plain: dict[str, Any]) -> Description:
-    """A description from a file; what has not the right type or is too long is left out."""
+def clean_text(text: str) -> str:
+    """Text of a file within the store's limits."""
+    return text[:MAX_TEXT].encode(errors="replace").decode()
+
+
+def _description(told: dict[str, Any]) -> Description:
+    """A description from a file; what has not the right type or is too long is cut or left out."""
 
     def text(key: str) -> str | None:
-        found = plain.get(key)
-        return found[:MAX_TEXT] if isinstance(found, str) and found else None
+        found = told.get(key)
+        return clean_text(found) if isinstance(found, str) and found else None
 
-    tags = plain.get("tags")
-    kind: Kind = plain["kind"] if plain.get("kind") in get_args(Kind) else "other"
+    tags = told.get("tags")
+    kept = [clean_text(t)[:MAX_TAG] for t in tags if isinstance(t, str)][:MAX_TAGS] if isinstance(tags, list) else []
+    kind: Kind = told["kind"] if told.get("kind") in get_args(Kind) else "other"
     return Description(
         name=clean_name(text("name") or ""),
         prompt=text("prompt"),
-        negative_prompt=text("negative_prompt"),
         kind=kind,
         form=(text("form") or "tensor")[:100],
-        tags=tuple(t[:200] for t in tags if isinstance(t, str))[:100] if isinstance(tags, list) else (),
+        tags=kept,
         note=text("note") or "",
     )
-
-
-def encoded(found: Iterable[tuple[Any, Description]]) -> list[tuple[Prepared, Description]]:
-    """Values encoded as they come, so that one of them is in memory uncompressed."""
-    return [(entries.prepare(value, "exact"), description) for value, description in found]
-
-
-def store_all(store: EmbeddingStore, found: Sequence[tuple[Prepared, Description]], replacing: bool) -> Imported:
-    """Put what was read from a file in one transaction, with free names unless `replacing`."""
-
-    def job() -> Imported:
-        taken, items = set(store.index.names), []
-        for ready, description in found:
-            name = description.name
-            if name is not None and not replacing:
-                name = free_name(name, taken)
-                taken.add(name)
-            items.append((ready, replace(description, name=name)))
-        ids = store.put_prepared(items)
-        return Imported(tuple(ids), tuple(d.name for _, d in items if d.name is not None))
-
-    return store.run(job)

@@ -16,10 +16,12 @@ from typing import Any
 import torch
 
 from .errors import DamagedError, UnsupportedError
-from .records import check_text
+from .text import checked, plain
 
 MAX_TENSORS = 4096
 MAX_DEPTH = 16
+MAX_KEY = 200
+MAX_STRUCTURE = 1 << 20
 _TENSOR, _TUPLE = "$tensor", "$tuple"
 
 
@@ -57,7 +59,12 @@ def pack(value: Any) -> Packed:
     structure = _pack(value, "", 0, roles, tensors, dropped)
     if not tensors or len(tensors) > MAX_TENSORS:
         raise UnsupportedError(f"Expected a value with 1 to {MAX_TENSORS} tensors, got {len(tensors)}.")
-    return Packed(json.dumps(structure, separators=(",", ":")), tuple(roles), tuple(tensors), tuple(dropped))
+    text = json.dumps(structure, separators=(",", ":"))
+    if len(text) > MAX_STRUCTURE:
+        raise UnsupportedError(
+            f"The value holds {len(text)} characters of text; at most {MAX_STRUCTURE} can be stored."
+        )
+    return Packed(text, tuple(roles), tuple(tensors), tuple(dropped))
 
 
 def _pack(value: Any, path: str, depth: int, roles: list[str], tensors: list[torch.Tensor], dropped: list[str]) -> Any:
@@ -72,11 +79,11 @@ def _pack(value: Any, path: str, depth: int, roles: list[str], tensors: list[tor
     if isinstance(value, Mapping):
         out: dict[str, Any] = {}
         for key, item in value.items():
-            here = f"{path}/{key}" if path else str(key)
+            here = f"{path}/{plain(key, 80)}" if path else plain(key, 80)
             if not isinstance(key, str) or key.startswith("$") or not _storable(item):
                 dropped.append(here)
             else:
-                check_text("A key of the value", key)
+                checked("A key of the value", key, MAX_KEY)
                 out[key] = _pack(item, here, depth + 1, roles, tensors, dropped)
         return out
     if isinstance(value, list | tuple):
@@ -86,11 +93,6 @@ def _pack(value: Any, path: str, depth: int, roles: list[str], tensors: list[tor
         ]
         return {_TUPLE: items} if isinstance(value, tuple) else items
     raise UnsupportedError(f"{path or 'value'}: cannot store an object of type {type(value).__name__}.")
-
-
-def size_of(value: Any) -> int:
-    """Bytes of the tensors of a value. Errors as `pack`."""
-    return sum(t.numel() * t.element_size() for t in pack(value).tensors)
 
 
 def _storable(value: Any) -> bool:

@@ -1,151 +1,118 @@
-"""Figures as text that a person reads."""
+"""Figures of a store as text that a person reads; the views are in schema.sql."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
-from .analytics import OperationMetrics, Stats
-from .compaction import Compaction
 from .maintenance import Removal, Verification
 from .records import Listing
-from .selection import Neighbour
+from .store import EmbeddingStore
+from .text import plain
 
 
 def size(count: float | None) -> str:
     """Bytes as B, KB, MB or GB (1024)."""
     if count is None:
         return "-"
-    value = float(count)
-    for unit in ("B", "KB", "MB", "GB"):
-        if value < 1024 or unit == "GB":
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    raise AssertionError
+    value, units = float(count), ["B", "KB", "MB", "GB"]
+    while value >= 1024 and len(units) > 1:
+        value, units = value / 1024, units[1:]
+    return f"{value:.0f} B" if units[0] == "B" else f"{value:.1f} {units[0]}"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Columns as wide as their widest cell; the first is left-aligned, the others right."""
-    widths = [max(len(r[i]) for r in [head, *rows]) for i in range(len(head))]
+    texts = [head, *([_cell(c) for c in row] for row in rows)]
+    widths = [max(len(row[i]) for row in texts) for i in range(len(head))]
+    texts.insert(1, ["-" * w for w in widths])
+    lines = (
+        "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
+        for r in texts
+    )
+    return "\n".join(line.rstrip() for line in lines)
 
-    def line(cells: Sequence[str]) -> str:
-        first, *others = (
-            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))
-        )
-        return "  ".join([first, *others]).rstrip()
 
-    return "\n".join([line(head), line(["-" * w for w in widths]), *map(line, rows)])
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%d %H:%M")
+    return f"{value:.2f}" if isinstance(value, float) else plain(value, 48)
 
 
-def stats_report(stats: Stats) -> str:
+def stats(store: EmbeddingStore) -> str:
+    read = store.database.read
+    ((embeddings, named, raw, oldest, newest),) = read(
+        "SELECT count(*), count(name), coalesce(sum(raw_bytes), 0), min(created), max(created) FROM embeddings"
+    )
+    ((tensors, stored),) = read("SELECT count(*), coalesce(sum(bytes), 0) FROM contents")
+    ((operations,),) = read("SELECT count(*) FROM vector_operations")
+    files = [store.path, store.database.beside(".wal")]
+    disk = sum(f.stat().st_size for f in files if f.exists())
     lines = [
-        f"Embedding store: {stats.path or 'in memory only, lost when ComfyUI ends'}",
-        f"Embeddings: {stats.embeddings} ({stats.named} named), {stats.tensors} distinct tensors, "
-        f"{stats.accesses} times read",
-        f"Operations recorded: {stats.operations}",
-        f"Size: {size(stats.raw_bytes)} as handed in, {size(stats.stored_bytes)} stored "
-        f"({stats.compression:.2f} to 1), {size(stats.file_bytes + stats.log_bytes)} on disk, "
-        f"{stats.segments} segment(s)",
+        f"Embedding store: {plain(store.path)}",
+        f"Embeddings: {embeddings} ({named} named), {tensors} distinct tensors",
+        f"Operations recorded: {operations}",
+        f"Size: {size(raw)} as handed in, {size(stored)} stored ({raw / stored if stored else 0:.2f} to 1), "
+        f"{size(disk)} on disk",
     ]
-    if stats.oldest and stats.newest:
-        lines.append(f"Oldest: {_time(stats.oldest)}, newest: {_time(stats.newest)} (UTC)")
-    if stats.damaged:
-        lines.append(f"Damaged tensors found in this session: {stats.damaged}. Run verify.")
-    if stats.by_kind:
-        rows = [
-            [
-                f"{k.kind} {k.dtype}",
-                k.stored,
-                str(k.tensors),
-                str(k.token_rows),
-                size(k.raw_bytes),
-                size(k.stored_bytes),
-            ]
-            for k in stats.by_kind
+    if oldest:
+        lines.append(f"Oldest: {_cell(oldest)}, newest: {_cell(newest)} (UTC)")
+    if store.damaged:
+        lines.append(f"Damaged tensors found in this session: {len(store.damaged)}. Run verify.")
+    rows = read("SELECT kind || ' ' || dtype, stored, tensors, token_rows, bytes FROM storage_metrics")
+    if rows:
+        lines += [
+            "",
+            table(["kind and dtype", "kept as", "tensors", "rows", "stored"], [[*r[:4], size(r[4])] for r in rows]),
         ]
-        lines += ["", table(["kind and dtype", "kept as", "tensors", "rows", "handed in", "stored"], rows)]
     return "\n".join(lines)
 
 
-def recent_report(listings: Sequence[Listing]) -> str:
-    if not listings:
+def listing(embeddings: Sequence[Listing]) -> str:
+    if not embeddings:
         return "The store holds no embeddings."
     rows = [
-        [
-            _label(e),
-            f"{e.tokens}x{e.width}",
-            e.dtype,
-            str(e.access_count),
-            _time(e.last_access),
-            size(e.stored_bytes),
-            ", ".join(e.tags) or "-",
-        ]
-        for e in listings
+        [e.label, f"{e.tokens}x{e.width}", e.dtype, e.reads, e.used, size(e.bytes), ", ".join(e.tags) or "-"]
+        for e in embeddings
     ]
     return table(["embedding", "size", "dtype", "reads", "last used (UTC)", "stored", "tags"], rows)
 
 
-def performance_report(metrics: Sequence[OperationMetrics]) -> str:
-    if not metrics:
+def performance(store: EmbeddingStore) -> str:
+    rows = store.database.read(
+        "SELECT operation_type, runs, mean_ms, median_ms, max_ms, peak_memory_bytes FROM operations_by_type"
+    )
+    if not rows:
         return "No operations are recorded."
-    rows = [
-        [
-            m.operation_type,
-            str(m.operations),
-            _ms(m.mean_ms),
-            _ms(m.median_ms),
-            _ms(m.max_ms),
-            size(m.mean_peak_memory_bytes),
-            size(m.max_peak_memory_bytes),
-        ]
-        for m in metrics
-    ]
-    return table(["operation", "runs", "mean ms", "median ms", "max ms", "mean memory", "max memory"], rows)
+    head = ["operation", "runs", "mean ms", "median ms", "max ms", "max memory"]
+    return table(head, [[*row[:5], size(row[5])] for row in rows])
 
 
-def removal_report(removal: Removal) -> str:
-    count = len({e.embedding_id for e in removal.embeddings})
-    if not count:
+def removal(result: Removal) -> str:
+    if not result.embeddings:
         return "Nothing to remove."
-    verb = "Would remove" if removal.dry_run else "Removed"
-    text = f"{verb} {count} embedding(s), {size(removal.stored_bytes)}."
-    if removal.dry_run:
-        return f"{text} Turn dry_run off to remove them.\n\n{recent_report(removal.embeddings[:50])}"
-    return f"{text} Run compact to give the space back to the disk."
+    verb = "Would remove" if result.dry_run else "Removed"
+    text = f"{verb} {len(result.embeddings)} embedding(s), {size(result.bytes)}."
+    if result.dry_run:
+        return f"{text} Turn dry_run off to remove them.\n\n{listing(result.embeddings[:50])}"
+    return f"{text} Later puts use the space again; compact gives it back to the disk."
 
 
-def verification_report(result: Verification) -> str:
+def verification(result: Verification) -> str:
     if not result.damaged:
         return f"All {result.whole} tensors are whole."
-    lines = [f"{len(result.damaged)} damaged tensor(s), {result.whole} whole.", ""]
-    for damage in result.damaged:
-        lines.append(f"{', '.join(damage.embeddings) or 'no embedding'}: {damage.problem}")
-    return "\n".join([*lines, "", "Storing the same embedding again replaces its damaged bytes."])
+    lines = [f"{labels}: {problem}" for labels, problem in result.damaged]
+    return "\n".join([
+        f"{len(lines)} damaged tensor(s), {result.whole} whole.", "", *lines[:200], "",
+        "Storing the same embedding again replaces its damaged bytes. Export leaves damaged embeddings out.",
+    ])  # fmt: skip
 
 
-def compaction_report(result: Compaction) -> str:
-    return f"Compacted: {size(result.before)} before, {size(result.after)} after."
-
-
-def neighbours_report(neighbours: Sequence[Neighbour]) -> str:
-    if not neighbours:
+def neighbours(found: Sequence[tuple[Listing, float]]) -> str:
+    if not found:
         return "No stored embedding can be compared with this one."
-    rows = [
-        [_label(n.embedding), f"{n.cosine:.4f}", f"{n.embedding.tokens}", ", ".join(n.embedding.tags) or "-"]
-        for n in neighbours
-    ]
+    rows = [[e.label, f"{cosine:.4f}", e.tokens, ", ".join(e.tags) or "-"] for e, cosine in found]
     return table(["embedding", "cosine", "tokens", "tags"], rows)
-
-
-def _label(listing: Listing) -> str:
-    text = listing.name or listing.prompt or f"#{listing.embedding_id}"
-    text = " ".join(text.split())
-    return text if len(text) <= 48 else text[:45] + "..."
-
-
-def _time(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%d %H:%M")
-
-
-def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"

@@ -1,104 +1,127 @@
-"""Nearest neighbours by cosine over pooled vectors.
-
-The pooled vector of a tensor is the mean of its rows, scaled to length 1 (zero rows only shorten the mean, so
-padding does not matter). DuckDB keeps the vectors; searching goes through a matrix in memory, which is 15 times
-faster than DuckDB's own array functions at 10,000 x 4096 (measured).
-"""
+"""Nearest neighbours by cosine between mean token vectors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import threading
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from .codec import converted
-
 MAX_WIDTH = 16384
-Vector = npt.NDArray[np.float32]
+CACHED_BYTES = 256 << 20
+"""Vectors that are kept in memory after a search; those beyond are read each time."""
+CHUNK = 1024
 
 
-@dataclass(frozen=True)
-class Match:
-    """A stored tensor and the cosine of its pooled vector with the query's, -1..1."""
+def pooled(tensor: torch.Tensor) -> Any:
+    """Direction of the mean row, float32 [width]; None for what has none.
 
-    content_hash: str
-    cosine: float
-
-
-def pooled_vector(tensor: torch.Tensor) -> bytes | None:
-    """Direction of the mean row as float16 bytes, little-endian; None for what has none.
-
-    That is: integers, rows of one value or of more than 16384, an all-zero or non-finite mean.
+    That is: integers, rows of one value or of more than 16384, an all-zero or non-finite mean. Zero rows only shorten
+    the mean, so padding does not matter.
     """
-    vector = pooled(tensor)
-    return None if vector is None else vector.astype("<f2").tobytes()
-
-
-def pooled(tensor: torch.Tensor) -> Vector | None:
-    """Direction of the mean row, float32 [width], or None as `pooled_vector`."""
-    if not tensor.is_floating_point() or tensor.dim() < 1 or not 2 <= tensor.shape[-1] <= MAX_WIDTH:
+    if (
+        not tensor.is_floating_point()
+        or tensor.dim() < 1
+        or not 2 <= tensor.shape[-1] <= MAX_WIDTH
+        or not tensor.numel()
+    ):
         return None
     rows = tensor.detach().reshape(-1, tensor.shape[-1])
-    if not rows.shape[0]:
-        return None
-    if rows.device.type == "cpu":
-        mean = converted(rows.contiguous(), torch.float32).numpy().mean(axis=0)
-    else:
-        mean = rows.float().mean(dim=0).cpu().numpy()
+    rows = rows.float() if rows.element_size() == 1 else rows  # float8 has no mean
+    mean = rows.mean(dim=0, dtype=torch.float32).cpu().numpy()
     norm = np.linalg.norm(mean)
-    if not np.isfinite(norm) or not norm:
-        return None
-    return np.asarray(mean / norm, np.float32)
+    return np.asarray(mean / norm, np.float32) if np.isfinite(norm) and norm else None
 
 
-class VectorIndex:
-    """Unit vectors of one width, in a matrix that grows by half when full. Not for several threads at once."""
+class Vectors:
+    """The stored directions, in memory from the first search on; kept up to date by reading what is newer."""
 
-    def __init__(self, width: int) -> None:
-        self.width = width
-        self._matrix: Vector = np.empty((0, width), np.float32)
-        self._hashes: list[str] = []
-        self._row_of: dict[str, int] = {}
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[int, tuple[Any, Any, int]] = {}
 
-    def __len__(self) -> int:
-        return len(self._hashes)
+    def clear(self) -> None:
+        """Read all again at the next search: something was removed."""
+        with self._lock:
+            self._known = {}
 
-    def reserve(self, count: int) -> None:
-        """Make room for `count` vectors at once."""
-        if count > len(self._matrix):
-            grown = np.empty((count, self.width), np.float32)
-            grown[: len(self)] = self._matrix[: len(self)]
-            self._matrix = grown
+    def nearest_embeddings(
+        self, db: Any, query: Any, without: Sequence[str], among: Sequence[int] | None, count: int
+    ) -> dict[int, float]:
+        """Cosine by embedding_id of those whose direction is one of the `count` nearest to a unit vector.
 
-    def add(self, content_hash: str, vector: bytes) -> None:
-        """Add or replace the pooled vector of a tensor."""
-        row = self._row_of.get(content_hash, len(self))
-        if row == len(self._matrix):
-            self.reserve(max(64, row + row // 2))
-        if row == len(self):
-            self._hashes.append(content_hash)
-            self._row_of[content_hash] = row
-        self._matrix[row] = np.frombuffer(vector, "<f2")
+        Args:
+            db: a snapshot of the store.
+            without: hashes of tensors to leave out.
+            among: ids of embeddings to look at; None for all.
+        """
+        query_ids = (
+            "SELECT embedding_id, main_id FROM embeddings WHERE main_id NOT IN "
+            "(SELECT content_id FROM contents WHERE hash IN (SELECT unnest($without::VARCHAR[]))) "
+            "AND ($among IS NULL OR embedding_id IN (SELECT unnest($among::BIGINT[])))"
+        )
+        rows = db.execute(query_ids, {"among": among, "without": without}).fetchnumpy()
+        best = dict(self._nearest(db, query, count, rows["main_id"]))
+        pairs = zip(rows["embedding_id"].tolist(), rows["main_id"].tolist(), strict=True)
+        return {i: best[content] for i, content in pairs if content in best}
 
-    def remove(self, content_hashes: Iterable[str]) -> None:
-        for content_hash in content_hashes:
-            row = self._row_of.pop(content_hash, None)
-            if row is None:
-                continue
-            last = self._hashes.pop()
-            if last != content_hash:
-                self._matrix[row] = self._matrix[len(self._hashes)]
-                self._hashes[row], self._row_of[last] = last, row
-
-    def nearest(self, query: Vector, count: int) -> list[Match]:
-        """The `count` vectors of largest cosine with a unit vector [width], best first."""
-        if not len(self) or count < 1:
+    def _nearest(self, db: Any, query: Any, count: int, among: Any) -> list[tuple[int, float]]:
+        """(content_id, cosine) of the `count` of `among` that are nearest, best first."""
+        width = int(query.size)
+        with self._lock:
+            ids, matrix, used = self._known.get(width, (np.empty(0, np.int64), np.empty((0, width), np.float32), 0))
+            limit = CACHED_BYTES // (4 * width)
+            found = [(ids[:used], matrix[:used] @ query)]
+            last = int(ids[used - 1]) if used else -1
+            rows = db.execute(
+                "SELECT content_id, vector FROM contents WHERE column_count = ? AND content_id > ? "
+                "AND vector IS NOT NULL ORDER BY content_id",
+                [width, last],
+            )
+            while chunk := rows.fetchmany(CHUNK):
+                new = np.frombuffer(b"".join(v for _, v in chunk), "<f2").reshape(len(chunk), width).astype(np.float32)
+                numbers = np.array([i for i, _ in chunk], np.int64)
+                found.append((numbers, new @ query))
+                if used + len(chunk) <= limit:
+                    if used + len(chunk) > len(ids):
+                        room = min(limit, max(2 * len(ids), used + len(chunk)))
+                        ids, matrix = _grown(ids, room), _grown(matrix, room)
+                    ids[used : used + len(chunk)], matrix[used : used + len(chunk)] = numbers, new
+                    used += len(chunk)
+                else:
+                    limit = 0  # what is kept is the beginning, without gaps
+            self._known[width] = ids, matrix, used
+        numbers, scores = np.concatenate([n for n, _ in found]), np.concatenate([s for _, s in found])
+        kept = np.isin(numbers, among)
+        numbers, scores = numbers[kept], scores[kept]
+        count = min(count, len(numbers))
+        if not count:
             return []
-        scores = self._matrix[: len(self)] @ query
-        count = min(count, len(self))
         best = np.argpartition(scores, -count)[-count:]
         best = best[np.argsort(-scores[best], kind="stable")]
-        return [Match(self._hashes[i], float(scores[i])) for i in best]
+        return [(int(numbers[i]), float(scores[i])) for i in best]
+
+
+def _grown(array: Any, count: int) -> Any:
+    out = np.empty((count, *array.shape[1:]), array.dtype)
+    out[: len(array)] = array
+    return out
+
+
+def kept_scores(db: Any, embedding_id: int, count: int) -> dict[int, float]:
+    """Scores that an earlier search computed; empty when there are fewer, or something was stored since."""
+    query = (
+        "SELECT other_id, score FROM embedding_similarities WHERE embedding_id = ? "
+        "AND as_of = (SELECT max(embedding_id) FROM embeddings) ORDER BY score DESC LIMIT ?"
+    )
+    rows = db.execute(query, [embedding_id, count]).fetchall()
+    return dict(rows) if len(rows) == count else {}
+
+
+def keep_scores(db: Any, embedding_id: int, scores: dict[int, float], as_of: int) -> None:
+    """Keep what a search computed while `as_of` was the newest embedding."""
+    db.execute("DELETE FROM embedding_similarities WHERE embedding_id = ?", [embedding_id])
+    values = [embedding_id, list(scores), list(scores.values()), as_of]
+    db.execute("INSERT INTO embedding_similarities SELECT ?, unnest(?::BIGINT[]), unnest(?::DOUBLE[]), ?", values)

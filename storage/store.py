@@ -1,161 +1,145 @@
 """The store: put embeddings, get them back, know what was done with them.
 
-with EmbeddingStore.open(path) as store:
+with EmbeddingStore(path) as store:
     store.put(embeds, Description(name="castle", prompt="a castle at dusk", tags=("gothic",)))
     again = store.get("castle").value
+
+One DuckDB file. A value is encoded, then written in one transaction, which DuckDB's log makes durable; a read is one
+snapshot. Nothing runs in the background.
 """
 
 from __future__ import annotations
 
 import atexit
-import contextlib
-import logging
+import json
 import threading
-import time
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from datetime import datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
-import duckdb
 import torch
 
-from . import entries, operations
-from .codec import Precision, available_device, decode
-from .entries import Prepared
-from .errors import DamagedError, LockedError, StoreError
-from .identity import EmbeddingKey
-from .journaled import LARGE, JournaledSession
-from .names import write_names
-from .operations import PreparedOperation
-from .packing import size_of, unpack
-from .pending import Waiting
-from .records import Description, Entry, Operation, Part, Stored, now
-from .snapshots import snapshot
-from .usage import Usage, add_usage
-from .vectors import VectorCache
+from .codec import content_hash, decode
+from .database import Database
+from .entries import Prepared, Writer, count_reads, hash_of, now, prepare, rows, value_hash
+from .errors import DamagedError, StoreError, UnsupportedError
+from .packing import pack, unpack
+from .records import Description, EmbeddingKey, Listing, Operation, OperationInput, Stored
+from .search import Vectors, keep_scores, kept_scores, pooled
+from .text import checked, query_words, shown
 
-log = logging.getLogger("wanvideo_activation_editor")
-
-LOCK_RETRIES, LOCK_WAIT = 3, 0.1
-NAMES_SECONDS, USAGE_SECONDS = 1.0, 5.0
-MAX_KNOWN = 16384
-NEIGHBOURS = 32
-"""Entries that are read together: one query for 32 takes little longer than one for 1."""
-
-MEMORY_ONLY_BYTES = 96 << 20
-"""Size to which a store without a file is kept by dropping what was used longest ago."""
+T = TypeVar("T")
+_COLUMNS = ", ".join(f.name for f in fields(Listing))
+_ORDERS = {"id": "embedding_id", "recent": "used DESC, embedding_id DESC", "name": "name, embedding_id"}
 
 
-CAPTURE_BYTES = 4 << 30
-"""Size to which hidden states without a name are kept, in the same way: they are a cache, and large."""
-
-
-class EmbeddingStore(JournaledSession):
-    """An open store. Methods may be called from any thread; only one thread writes.
+class EmbeddingStore:
+    """An open store. Methods may be called from any thread.
 
     Args:
-        path: the DuckDB file, created when missing. None keeps everything in memory, up to 96 MB.
+        path: the DuckDB file, created when missing, with its folder.
 
     Raises:
-        LockedError: another process holds the file.
-        UnsupportedError: it was written by a newer version.
-        StoreError: it cannot be opened for another reason.
+        LockedError, UnsupportedError, DamagedError, StoreError: as database.Database; the file is left as it is.
     """
 
-    def __init__(self, path: Path | str | None) -> None:
-        self.vectors = VectorCache(self)
-        self._usage = Usage()
-        self.dropped_named = False
-        """A store without a file has dropped an embedding that had a name, and said so."""
-        self._checked_captures = -1
-        self._known: dict[int, Entry] = {}
-        self._known_lock = threading.Lock()
-        self._written_names: frozenset[str] | None = None
-        self._names_written_at = 0.0
-        super().__init__(None if path is None else Path(path), self._housekeeping_due, self._keep_house)
-        self._publish_names()
+    def __init__(self, path: Path | str) -> None:
+        self.database = Database(Path(path))
+        self.path = self.database.path
+        self.vectors = Vectors()
+        self._writer = Writer(self.database, self.vectors)
+        self.damaged = self._writer.damaged
+        self._reads: dict[int, tuple[int, datetime]] = {}
+        self._counting = threading.Lock()
         atexit.register(self.close)
 
-    @classmethod
-    def open(cls, path: Path | str) -> EmbeddingStore:
-        """Open a store; a lock is waited for 0.3 s, in case its holder is just closing."""
-        for _ in range(LOCK_RETRIES - 1):
-            with contextlib.suppress(LockedError):
-                return cls(path)
-            time.sleep(LOCK_WAIT)
-        return cls(path)
-
-    @classmethod
-    def open_or_memory(cls, path: Path | str) -> EmbeddingStore:
-        """Open a store, or one in memory that ends with the process when the file cannot be had; says so once."""
-        try:
-            return cls.open(path)
-        except (StoreError, OSError) as error:
-            log.warning("%s Embeddings are kept in memory only until ComfyUI is started again.", error)
-            return cls(None)
-
     def close(self) -> None:
-        """Write what is waiting and close the file. Does nothing again, or in a process forked in the meantime."""
-        if self.abandoned:
-            return
+        """Write the access counts and close the file. Does nothing again."""
+        atexit.unregister(self.close)
         try:
-            if not self._writer.closing:
-                self.flush_usage()
-        except Exception as error:
-            log.warning("Embedding store: access counts were not written: %s", error)
+            if not self.database.broken:
+                self.flush_reads()
+        except StoreError:
+            pass  # closed already, forked, or a full disk: counts only
         finally:
-            self._writer.close()
-            atexit.unregister(self.close)
-            with self.database.gate.exclusive():
-                self._close_journal()
-                self.database.close()
+            self.database.close()
 
     def __enter__(self) -> EmbeddingStore:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: Any) -> None:
         self.close()
 
     # putting
 
-    def put(self, value: Any, description: Description | None = None, precision: Precision = "half") -> int:
+    def put(self, value: Any, description: Description | None = None, exact: bool = False) -> int:
         """Store a tensor, or dicts and lists of tensors and plain values; durable when it returns.
 
-        Returns:
-            The embedding's id. The same value stored again has the same id and takes no space.
+        A value that is there already takes no space: it keeps its id, unless it has another name.
+
+        Args:
+            exact: keep every bit of float32 and float64 too.
 
         Raises:
             UnsupportedError: a value that cannot be stored.
             StoreError: it could not be written, for example because the disk is full; nothing was changed.
         """
-        return self.put_prepared([(entries.prepare(value, precision), description or Description())])[0]
+        return self.put_all([(prepare(value, exact), description or Description())])[0]
 
-    def put_prepared(self, items: Sequence[tuple[Prepared, Description]]) -> list[int]:
-        """Store values that entries.prepare has encoded, all or none; their ids. Errors as `put`."""
-        return self._writer.run(lambda: self._put(items))
+    def put_all(self, items: Sequence[tuple[Prepared, Description]]) -> list[int]:
+        """Store values that `prepare` has encoded, all or none; their ids. Errors as `put`."""
+        return self.write(lambda db: [self._writer.insert(db, ready, told) for ready, told in items])
 
-    def put_later(
-        self,
-        value: Any,
-        description: Description | None = None,
-        precision: Precision = "half",
-    ) -> Future[int]:
-        """As `put`, but returns once the tensors are copied; encoding and writing happen on the writer's thread.
-
-        Raises:
-            QueueFullError: more than 64 MB are waiting already.
-        """
-        kept = snapshot(value)
-        return self._writer.submit(lambda: self.put(kept, description, precision), size_of(kept))
-
-    def record(self, operation: Operation, precision: Precision = "half") -> int:
+    def record(self, operation: Operation) -> int:
         """Store an operation with its inputs and its result; its id. Errors as `put`."""
-        ready = operations.prepare_operation(operation, precision)
-        return self._writer.run(lambda: self._record(ready))
+
+        def ready(value: Any) -> Any:
+            return value if value is None or isinstance(value, int) else prepare(value)
+
+        inputs = [OperationInput(i.role, ready(i.embedding), i.weight) for i in operation.inputs]
+        result, told = ready(operation.result), operation.description
+
+        def number(db: Any, value: Any, described: Description) -> int | None:
+            return self._writer.insert(db, value, described, True) if isinstance(value, Prepared) else value
+
+        def job(db: Any) -> int:
+            plain = Description(kind=told.kind, form=told.form)
+            ids = [number(db, i.embedding, plain) for i in inputs]
+            result_id, (me,) = number(db, result, told), self.database.next_ids(db, 1)
+            o = operation
+            rows(db, "vector_operations",
+                  [(me, o.type, result_id, o.duration_ms, o.peak_memory_bytes, o.device, o.node, now())])  # fmt: skip
+            rows(db, "operation_inputs", [(me, n, i.role, ids[n], i.weight) for n, i in enumerate(inputs)])
+            texts = {k: v if isinstance(v, str) else json.dumps(v, default=repr) for k, v in o.parameters.items()}
+            rows(db, "operation_parameters", [(me, k, checked(k, v)) for k, v in texts.items()])
+            return me
+
+        return self.write(job)
+
+    def flush_reads(self) -> None:
+        """Write the access counts, which wait for the next write otherwise."""
+        if self._reads:
+            self.write(lambda db: None)
+
+    def write(self, job: Callable[[Any], T]) -> T:
+        """Run a job in one transaction, while nobody else writes; with it go the access counts since the last one."""
+        with self._counting:
+            reads, self._reads = self._reads, {}
+
+        def whole(db: Any) -> T:
+            result = job(db)
+            if reads:
+                count_reads(db, reads)
+            return result
+
+        try:
+            return self.database.write(whole)
+        except BaseException:
+            with self._counting:
+                self._reads = {**reads, **self._reads}
+            raise
 
     # getting
 
@@ -170,170 +154,179 @@ class EmbeddingStore(JournaledSession):
             KeyError: there is none.
             DamagedError: its bytes on disk are damaged.
         """
-        self._writer.flush()
-        return self.load(self.index.names[name], restore_devices)
+        return self._load("name = ?", name, restore_devices)
 
-    def find(self, key: EmbeddingKey, restore_devices: bool = False) -> Stored | None:
-        """The embedding that was stored under this cache key, or None. Arguments and DamagedError as `get`."""
-        self._writer.flush()
-        embedding_id = self.index.keys.get(key.cache_key)
+    def find(self, key: EmbeddingKey) -> Stored | None:
+        """The embedding that was stored under this cache key, or None. Raises DamagedError as `get`."""
         try:
-            return None if embedding_id is None else self.load(embedding_id, restore_devices)
-        except KeyError:  # removed in the meantime
+            return self._load("cache_key = ?", key.hash, False)
+        except KeyError:
             return None
 
     def load(self, embedding_id: int, restore_devices: bool = False) -> Stored:
         """The embedding of an id. Arguments and errors as `get`."""
-        entry = self.entry(embedding_id)
-        try:
-            tensors = [self._tensor(part) for part in entry.parts]
-        except StoreError:
-            if entry.embedding_hash in self.index.id_of:
-                raise
-            raise KeyError(embedding_id) from None  # removed in the meantime
-        if restore_devices:
-            tensors = [t.to(available_device(part.device)) for t, part in zip(tensors, entry.parts, strict=True)]
-        self._usage.touch(embedding_id)
-        return Stored(entry, unpack(entry.structure, tensors))
-
-    def blob(self, content_hash: str) -> bytes:
-        """The compressed bytes of a tensor. Raises DamagedError when they are missing or cannot be read."""
-        try:
-            return self._fetch(content_hash)
-        except StoreError:  # a clean-up may have moved them just then: look again while nobody writes
-            return self.run(lambda: self._fetch(content_hash))
-
-    def entry(self, embedding_id: int) -> Entry:
-        """What is known of an embedding. Raises KeyError when there is none of that id."""
-        self._writer.flush()
-        known = self._pending.entries.get(embedding_id) or self._known.get(embedding_id)
-        if known is not None:
-            return known
-        generation, first = self.generation, embedding_id - embedding_id % NEIGHBOURS
-        read = self._read(lambda cursor: entries.read_entries(cursor, first, first + NEIGHBOURS - 1))
-        found = {entry.embedding_id: entry for entry in read}
-        with self._known_lock:
-            if generation == self.generation and len(self._known) < MAX_KNOWN:
-                self._known.update(found)
-        return found[embedding_id]
-
-    def id_of(self, name: str) -> int | None:
-        """Id of the embedding that has a name, or None."""
-        self._writer.flush()
-        return self.index.names.get(name)
+        return self._load("embedding_id = ?", embedding_id, restore_devices)
 
     def names(self) -> list[str]:
         """All names, sorted."""
-        self._writer.flush()
-        return sorted(self.index.names)
+        return [n for (n,) in self.database.read("SELECT name FROM embeddings WHERE name IS NOT NULL ORDER BY name")]
+
+    def id_of(self, name: str) -> int | None:
+        """Id of the embedding that has a name, or None."""
+        found = self.database.read("SELECT embedding_id FROM embeddings WHERE name = ?", [_text(name)])
+        return int(found[0][0]) if found else None
+
+    def id_of_prompt(self, prompt: str) -> int | None:
+        """Id of the newest embedding whose prompt is this, but for outer blanks, or None."""
+        query = "SELECT max(embedding_id) FROM embeddings WHERE trim(prompt, ?) = ?"
+        found: int | None = self.database.read(query, [" \t\r\n", _text(prompt.strip())])[0][0]
+        return found
 
     def id_of_value(self, value: Any) -> int | None:
-        """Id under which this value is stored, at whatever precision, or None."""
-        self._writer.flush()
-        return next(filter(None, map(self.index.id_of.get, entries.hashes_of(value))), None)
+        """Id under which this value is stored, or None."""
+        packed = pack(value)
+        hashes = {hash_of(packed, [content_hash(t, exact) for t in packed.tensors]) for exact in (False, True)}
+        query = "SELECT min(embedding_id) FROM embeddings WHERE hash IN (SELECT unnest(?))"
+        found: int | None = self.database.read(query, [list(hashes)])[0][0]
+        return found
 
-    def flush_usage(self) -> None:
-        """Write access counts that are still in memory."""
-        reads = self._usage.take()
-        if reads:
-            self.write(lambda cursor: add_usage(cursor, reads))
+    def listings(
+        self,
+        text: str = "",
+        tag: str = "",
+        names: Sequence[str] | None = None,
+        named_only: bool = False,
+        ids: Iterable[int] | None = None,
+        order: str = "id",
+        limit: int | None = None,
+    ) -> list[Listing]:
+        """Embeddings that fit every condition given.
+
+        Args:
+            text: at most 16 words that must all occur in the name, the prompt or the note, in any case.
+            order: `id`, `recent` (last used first) or `name`.
+
+        Raises:
+            UnsupportedError: a text of more than 500 characters or 16 words.
+        """
+        conditions, values = ["true"], list[Any]()
+        for word in query_words(text):
+            conditions.append("contains(lower(concat_ws(' ', name, prompt, note)), lower(?))")
+            values.append(word)
+        if tag:
+            conditions.append("list_contains(tags, ?)")
+            values.append(checked("tag", tag, 500))
+        if named_only:
+            conditions.append("name IS NOT NULL")
+        for column, given, kind in (("name", names, "VARCHAR"), ("embedding_id", ids, "BIGINT")):
+            if given is not None:
+                conditions.append(f"{column} IN (SELECT unnest(?::{kind}[]))")
+                values.append([_text(v) if isinstance(v, str) else v for v in given])
+        query = f"SELECT {_COLUMNS} FROM listing WHERE {' AND '.join(conditions)} ORDER BY {_ORDERS[order]}"  # noqa: S608
+        if limit is not None:
+            query += f" LIMIT {int(limit)}"
+        return [Listing(*row) for row in self.database.read(query, values)]
+
+    def nearest(self, value: Any, count: int = 10, text: str = "", tag: str = "") -> list[tuple[Listing, float]]:
+        """Embeddings whose first prompt is nearest to that of `value`, with the cosine, best first.
+
+        Compared are mean token vectors of equal width. Embeddings that hold the same prompt are left out.
+
+        Raises:
+            UnsupportedError: `value` holds no tensor, or its first prompt has no direction; or as `listings`.
+        """
+        main = (packed := pack(value)).tensors[packed.main]
+        query = pooled(main)
+        if query is None:
+            raise UnsupportedError("The embedding to search for is all zero or not finite.")
+        filtered = bool(text.strip() or tag)
+        me = None if filtered else self.id_of_value(value)
+        among = [e.embedding_id for e in self.listings(text, tag)] if filtered else None
+        same = [content_hash(main, exact) for exact in (False, True)]
+        with self.database.snapshot() as db:
+            scores = {} if me is None else kept_scores(db, me, count)
+            is_new = not scores
+            if is_new:
+                scores = self.vectors.nearest_embeddings(db, query, same, among, count)
+            newest = db.execute("SELECT max(embedding_id) FROM embeddings").fetchall()[0][0]
+        if me is not None and scores and is_new:
+            self.write(lambda db: keep_scores(db, me, scores, newest))
+        listed = self.listings(ids=scores)
+        listed.sort(key=lambda e: (-scores[e.embedding_id], e.name is None, e.embedding_id))
+        return [(e, scores[e.embedding_id]) for e in listed[:count]]
+
+    # results about embeddings
+
+    def analysis(self, value: Any, kind: str) -> str | None:
+        """The report that `save_analysis` kept for this value, or None."""
+        query = "SELECT result FROM embedding_analysis WHERE hash = ? AND analysis_type = ?"
+        found = self.database.read(query, [value_hash(value), kind])
+        return str(found[0][0]) if found else None
+
+    def save_analysis(self, value: Any, kind: str, report: str) -> None:
+        """Keep a report about a value; an earlier one of the same kind is replaced."""
+        hash = value_hash(value)
+
+        def job(db: Any) -> None:
+            db.execute("DELETE FROM embedding_analysis WHERE hash = ? AND analysis_type = ?", [hash, kind])
+            rows(db, "embedding_analysis", [(hash, kind, report, now())])
+
+        self.write(job)
 
     # inside
 
-    def _load(self) -> None:
-        super()._load()
-        with self._known_lock:
-            self._known.clear()
+    def _load(self, condition: str, value: Any, restore_devices: bool) -> Stored:
+        with self.database.snapshot() as db:
+            found = db.execute(
+                "SELECT embedding_id, name, prompt, note, kind, form, structure "  # noqa: S608
+                f"FROM embeddings WHERE {condition}",
+                [_text(value) if isinstance(value, str) else value],
+            ).fetchall()
+            if not found:
+                raise KeyError(shown(value))
+            *about, structure = found[0]
+            parts = db.execute(
+                "SELECT p.content_id, p.device, p.dtype, p.shape, c.stored, c.row_count, c.column_count "
+                "FROM embedding_parts p LEFT JOIN contents c USING (content_id) WHERE embedding_id = ? "
+                "ORDER BY position",
+                [about[0]],
+            ).fetchall()
+            data = {part[0]: self._bytes(db, part[0]) for part in parts}
+        tensors = [self._decoded(data, part, restore_devices) for part in parts]
+        with self._counting:
+            self._reads[about[0]] = self._reads.get(about[0], (0, None))[0] + 1, now()
+        return Stored(*about, unpack(structure, tensors))  # type: ignore[call-arg]
 
-    def _put(self, items: Sequence[tuple[Prepared, Description]]) -> list[int]:
-        first = self.index.next_embedding
-        waiting = [Waiting(first + i, now(), prepared, told) for i, (prepared, told) in enumerate(items)]
-        if self._append(waiting):
-            for prepared, _ in items:
-                self.vectors.add(prepared)
-            return [item.embedding_id for item in waiting]
-        rewrite = frozenset(self.damaged)
-        with self._room_for([prepared for prepared, _ in items]):
-            ids = self.change(
-                lambda cursor, index: [entries.insert(cursor, index, self.segments, *item, rewrite) for item in items]
-            )
-        for prepared, _ in items:
-            self._note_contents(prepared)
-        with self._known_lock:
-            for embedding_id in ids:
-                self._known.pop(embedding_id, None)
-        return ids
-
-    def _record(self, ready: PreparedOperation) -> int:
-        rewrite = frozenset(self.damaged)
-        with self._room_for(ready.values):
-            result = self.change(
-                lambda cursor, index: operations.insert_operation(cursor, index, self.segments, ready, rewrite)
-            )
-        for prepared in ready.values:
-            self._note_contents(prepared)
-        with self._known_lock:
-            self._known.clear()
-        return result
-
-    def _room_for(self, values: Sequence[Prepared]) -> contextlib.AbstractContextManager[None]:
-        large = sum(prepared.stored_bytes for prepared in values) > LARGE
-        return self.database.room() if large else contextlib.nullcontext()
-
-    def _note_contents(self, prepared: Prepared) -> None:
-        self.damaged.difference_update(e.content_hash for e in prepared.encoded)
-        self.vectors.add(prepared)
-
-    def _tensor(self, part: Part) -> torch.Tensor:
+    def _bytes(self, db: Any, content_id: int) -> bytes:
         try:
-            return decode(self.blob(part.content_hash), part.dtype, part.shape)
-        except DamagedError:
-            if part.content_hash in self.index.segment_of:
-                self.damaged.add(part.content_hash)
+            rows = db.execute("SELECT part, data FROM content_parts WHERE content_id = ?", [content_id]).fetchall()
+        except Exception:
+            self.damaged.add(content_id)
             raise
+        rows.sort()
+        return b"".join(data for _, data in rows)
 
-    def _fetch(self, content_hash: str) -> bytes:
-        waiting = self._pending.blobs.get(content_hash)
-        if waiting is not None:
-            return waiting
-        segment = self.index.segment_of.get(content_hash)
-        if segment is None:
-            raise DamagedError(f"The blob {content_hash[:12]} is missing from the store.")
-        return self._read(lambda cursor: self.segments.fetch(cursor, segment, content_hash))
+    def _decoded(self, data: dict[int, bytes], part: Sequence[Any], restore_devices: bool) -> torch.Tensor:
+        content_id, device, dtype, shape, *kept = part
+        try:
+            if kept[0] is None:
+                raise DamagedError("A tensor of the embedding is missing from the store.")
+            tensor = decode(data[content_id], dtype, tuple(shape), *kept)
+        except DamagedError:
+            self.damaged.add(content_id)
+            raise
+        return tensor.to(available_device(device)) if restore_devices else tensor
 
-    def _housekeeping_due(self) -> bool:
-        stale = self.persistent and time.monotonic() - self._names_written_at > NAMES_SECONDS
-        return self.segments.filled or self._journal_is_full or not self.persistent or (stale and self._names_changed())
 
-    def _keep_house(self) -> None:
-        """What nobody waits for: the journal, a full segment's checkpoint, names beside the file, access counts."""
-        if not self._settle_quietly():
-            self._publish_names()
-            return
-        self.database.settle_limit()
-        if self.segments.filled:
-            self.segments.filled = False
-            database, failed = self.database, duckdb.TransactionException
-            with database.gate.shared(), database.room(), contextlib.suppress(failed):
-                database.cursor().execute("CHECKPOINT")
-        if not self.persistent:
-            from .maintenance import evict_now
+def available_device(kind: str) -> torch.device:
+    """The device of a kind such as `cuda`; the CPU where this machine has none."""
+    try:
+        found = kind == "cpu" or torch.get_device_module(kind).is_available()
+    except (RuntimeError, AttributeError):  # a kind that this torch does not know
+        found = False
+    return torch.device(kind if found else "cpu")
 
-            evict_now(self, MEMORY_ONLY_BYTES)
-        elif self._checked_captures != self.generation:
-            from .maintenance import evict_captures_now
 
-            evict_captures_now(self, CAPTURE_BYTES)
-            self._checked_captures = self.generation
-        self._publish_names()
-        if self._usage.age > USAGE_SECONDS or self._writer.closing:
-            self.flush_usage()
-
-    def _names_changed(self) -> bool:
-        return frozenset(self.index.names) != self._written_names
-
-    def _publish_names(self) -> None:
-        if self.path is not None and self._names_changed():
-            self._written_names = frozenset(self.index.names)
-            write_names(self.path, self._written_names)
-        self._names_written_at = time.monotonic()
+def _text(value: str) -> str:
+    """A text that can be asked for; one that cannot be stored is nobody's name."""
+    return value if value.isascii() else value.encode(errors="replace").decode()

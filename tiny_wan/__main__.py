@@ -20,7 +20,11 @@ from .wan_pipeline import TRANSFORMER
 def main() -> int:
     from .measure import Sampler, accuracy_of, block_table
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m wanvideo_activation_editor.tiny_wan",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "--comfyui", type=Path, metavar="DIR", help="write model, VAE decoder and text embeddings into this ComfyUI"
     )

@@ -82,6 +82,11 @@ def documents(root: Path = ROOT) -> list[Path]:
     return [path for name in DOCUMENTS for path in sorted(root.glob(name))] + pages
 
 
+def _name(schema: Any) -> str:
+    """The display name, without the words for the search in brackets."""
+    return re.sub(r" \(.*\)$", "", schema.display_name)
+
+
 def problems(nodes: Mapping[str, Any], root: Path = ROOT) -> Iterator[str]:
     """One line per thing that is named and does not exist, or exists and is not named."""
     pages = {path.stem: path for path in (root / "web" / "docs").glob("*.md")}
@@ -89,12 +94,12 @@ def problems(nodes: Mapping[str, Any], root: Path = ROOT) -> Iterator[str]:
     yield from (f"web/docs/{page}.md: no such node" for page in sorted(pages.keys() - nodes.keys()))
     for node in sorted(nodes.keys() & pages.keys()):
         yield from _page(nodes[node], pages[node], root)
-    names = {schema.display_name for schema in nodes.values()} | OTHER_NODES
+    names = {_name(schema) for schema in nodes.values()} | OTHER_NODES
     words = known_words(nodes, root)
     readme = (root / "README.md").read_text(encoding="utf-8")
     for schema in nodes.values():
-        if schema.display_name.removeprefix("WanVideo ") not in readme:
-            yield f"README.md: {schema.display_name} is not named"
+        if _name(schema).removeprefix("WanVideo ") not in readme:
+            yield f"README.md: {_name(schema)} is not named"
     for path in documents(root):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             for what in (*_line(line, path, names, root), *_words(line, words)):

@@ -12,8 +12,10 @@ import torch
 
 from ..active import ActiveEdit
 from ..edit import EditStack
+from ..passes import in_extra_pass
 from ..runtime import Run
 from ..wan_model import discover
+from .branches import Branches, Encoded, branch_named, listening, replace_method
 from .compile import eager, edits_inside, is_compiled
 
 COMPILE_SETTING = "pipe.transformer.compile_repeated_blocks()"
@@ -34,23 +36,27 @@ class Attachment:
         self.model = discover(transformer)
         self.run = Run(EditStack(), self.model)
         self._contexts: dict[object, list[ActiveEdit]] = {}
-        self._branch = "cond"  # outside of a cache context every call is taken for the prompt's
+        self._encoded: dict[object, Encoded] = {}
+        self._branches = Branches(self.model.name)
         self._thread: int | None = None  # in which a call is in progress
         self._exits = contextlib.ExitStack()
         self._hook()
 
-    def open(self, token: object, stack: EditStack, scheduler: Any) -> None:
+    def open(self, token: object, stack: EditStack, scheduler: Any, encoded: Encoded) -> None:
         """Let a stack act for context `token`, after those that act already."""
-        self.check_idle("open a context on")
+        self.check_idle("open `inject` on", inside=True)
+        self._encoded[token] = encoded
         with self._paused():
             self._contexts[token] = self.run.extend(stack, scheduler)
 
     def close(self, token: object, completed: bool) -> bool:
         """End what `open` began; True when no context is left and the hooks are gone."""
+        self.end_call()  # what an interrupt left
+        self._encoded.pop(token, None)
         if token in self._contexts:
             edits = self._contexts.pop(token)
             with self._paused():
-                self.run.close(completed and self.run.calls > 0, edits)
+                self.run.close(completed and any(edit.seen for edit in edits), edits)
                 self.run.remove(edits)
         if not self._contexts:
             self._exits.close()
@@ -60,45 +66,54 @@ class Attachment:
     def _paused(self) -> Iterator[None]:
         """Without the hooks of edits; they are installed again in the order of the stack."""
         self.run.__exit__()
-        yield
-        if self._contexts:
-            self.run.__enter__()
+        try:
+            yield
+        finally:
+            if self._contexts:
+                self.run.__enter__()
 
-    def check_idle(self, what: str) -> None:
-        """Raise RuntimeError while another thread calls the transformer."""
-        if self._thread not in (None, threading.get_ident()):
-            raise RuntimeError(
-                f"Another thread is calling this {self.model.name}; you cannot {what} it until the call has ended. "
-                "Give each thread a transformer of its own, or let them take turns."
-            )
+    def check_idle(self, what: str, inside: bool = False) -> None:
+        """Raise RuntimeError while another thread calls the transformer; with `inside`, also while this one does."""
+        if self._thread is None or (self._thread == threading.get_ident() and not inside):
+            return
+        where = "A call of" if self._thread == threading.get_ident() else "Another thread is calling"
+        raise RuntimeError(
+            f"{where} this {self.model.name}: you cannot {what} it until the call has ended. "
+            "Give each thread a transformer of its own, or let them take turns; after an interrupted call, leave the "
+            "`with` block."
+        )
 
     def _hook(self) -> None:
         module: Any = self.model.module
         before = torch.compiler.disable(self._begin)  # type: ignore[no-untyped-call]
-        after = torch.compiler.disable(self._end)  # type: ignore[no-untyped-call]
+        after = torch.compiler.disable(self.end_call)  # type: ignore[no-untyped-call]
         self._exits.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
         self._exits.callback(module.register_forward_hook(after, always_call=True).remove)
-        cache_context = getattr(module, "cache_context", None)
-        if cache_context is not None:
-            outer = vars(module).get("cache_context")
-            object.__setattr__(module, "cache_context", self._named(cache_context))
-            self._exits.callback(_restore, module, outer)
+        if hasattr(module, "cache_context"):
+            self._exits.callback(replace_method(module, "cache_context", self._named))
 
     def _named(self, cache_context: Any) -> Callable[..., Any]:
         """The module's own `cache_context`, by which pipelines name their calls."""
 
         @contextlib.contextmanager
         def named(name: str, *args: Any, **kwargs: Any) -> Iterator[None]:
-            before, self._branch = self._branch, "uncond" if name == "uncond" else "cond"
-            try:
-                with cache_context(name, *args, **kwargs):
-                    yield
-            finally:
-                self._branch = before
+            with self.calls_of(branch_named(name)), cache_context(name, *args, **kwargs):
+                yield
 
         return named
 
+    @contextlib.contextmanager
+    def calls_of(self, branch: str | None) -> Iterator[None]:
+        """Every call in the `with` block is of one branch; None when its text has to tell."""
+        before, self._branches.named = self._branches.named, branch
+        try:
+            yield
+        finally:
+            self._branches.named = before
+
     def _begin(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if in_extra_pass():
+            return
         self.check_idle("call")
         if not _open.get().issuperset(self._contexts):
             raise RuntimeError(
@@ -108,25 +123,38 @@ class Attachment:
         self._thread = threading.get_ident()
         t = kwargs["timestep"] if "timestep" in kwargs else args[1]
         text = kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[2]
+        latents = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        split = any(active.edit.branch != "both" for edits in self._contexts.values() for active in edits)
+        rows = self._branches.rows(text, latents, self._encoded.values(), split)
         self.run.begin(
-            rows={self._branch: [(row, row) for row in range(text.shape[0])]},
+            rows=rows,
             progress=lambda scheduler: progress(t, scheduler),
             label=lambda: f"Step at timestep {float(t.max()):.1f}",
-            prompt_count=text.shape[0],
+            prompt_count=max(map(len, rows.values())),
             sigma=lambda: float(t.max()) / 1000,
-            grid=self.model.grid(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]),
+            grid=self.model.grid(latents),
+            text=text,
         )
 
-    def _end(self, *_: Any) -> None:
-        self._thread = None
+    def end_call(self, *_: Any) -> None:
+        """Torch calls this after an exception as well, also after that of a call which `_begin` refused."""
+        if self._thread == threading.get_ident() and not in_extra_pass():
+            self._thread = None
+
+
+def call_was_cut(module: torch.nn.Module) -> None:
+    """Say that the call in progress has ended by an exception that torch's hooks do not see."""
+    if module in _attachments:
+        _attachments[module].end_call()
 
 
 @contextlib.contextmanager
-def attached(transformers: list[Any], stack: EditStack, scheduler: Any) -> Iterator[None]:
+def attached(pipeline: Any, transformers: list[Any], stack: EditStack, scheduler: Any) -> Iterator[None]:
     """Let a stack act on transformers for as long as the `with` block lasts.
 
     Args:
-        transformers: of one pipeline.
+        pipeline: what `inject` was given.
+        transformers: of the pipeline.
         stack: checked edits.
         scheduler: tells the edits' windows where sampling is.
 
@@ -134,20 +162,22 @@ def attached(transformers: list[Any], stack: EditStack, scheduler: Any) -> Itera
         RuntimeError: a call of one of them is in progress in another thread.
     """
     token = object()
+    transformers = list({id(discover(t).module): t for t in transformers}.values())  # one may be both of a pipeline
     modules = [discover(transformer).module for transformer in transformers]
     completed, exits = False, contextlib.ExitStack()
     try:
         for transformer in transformers:
             exits.enter_context(compile_stance(transformer, stack))
+        encoded = exits.enter_context(listening(pipeline))
         with _lock:
             for module, transformer in zip(modules, transformers, strict=True):
                 if module not in _attachments:
                     _attachments[module] = Attachment(transformer)
-                _attachments[module].open(token, stack, scheduler)
+                _attachments[module].open(token, stack, scheduler, encoded)
         _open.set(_open.get() | {token})
         yield
         for module in modules:
-            _attachments[module].check_idle("close the context of")
+            _attachments[module].check_idle("close `inject` on")
         completed = True
     finally:
         exits.close()
@@ -157,6 +187,11 @@ def attached(transformers: list[Any], stack: EditStack, scheduler: Any) -> Itera
                 # With two transformers, one of them may rightly see no step of the window.
                 if module in _attachments and _attachments[module].close(token, completed and len(modules) == 1):
                     del _attachments[module]
+
+
+def calls_of_prompt(module: Any) -> contextlib.AbstractContextManager[None]:
+    """Calls of a transformer in the `with` block are the prompt's, for the edits open on it."""
+    return _attachments[module].calls_of("cond") if module in _attachments else contextlib.nullcontext()
 
 
 def compile_stance(transformer: Any, stack: EditStack) -> contextlib.AbstractContextManager[Any]:
@@ -174,6 +209,11 @@ def progress(t: torch.Tensor, scheduler: Any) -> float:
     """
     timesteps = torch.as_tensor(scheduler.timesteps).float()
     now = float(t.max())
+    if getattr(scheduler, "num_inference_steps", len(timesteps)) is None:
+        raise ValueError(
+            "The scheduler of the pipeline that was given to `inject` has no steps: another pipeline samples with this "
+            "transformer. Give `inject` the pipeline that samples, or no window."
+        )
     distances = (timesteps - now).abs()
     if float(distances.min()) > 4.0:  # half floats round 1000 to a multiple of 4
         raise ValueError(
@@ -189,3 +229,8 @@ def _restore(module: torch.nn.Module, outer: Callable[..., Any] | None) -> None:
         del module.__dict__["cache_context"]
     else:
         object.__setattr__(module, "cache_context", outer)
+
+
+def is_attached(transformer: Any) -> bool:
+    """True while a context is open on a transformer."""
+    return discover(transformer).module in _attachments

@@ -16,7 +16,6 @@ import torch
 
 from ...embeddings.text_embeds import EmbedsError, TextEmbeds, is_wrapper_embeds
 from ..capture import HiddenStates
-from ..checks import check_frames, check_stack, warn_about_cache
 from ..edit import KEY, EditStack, stack_of
 from ..fingerprint import fingerprint as digest
 from ..fingerprint import unwrapped
@@ -24,6 +23,7 @@ from ..projection import readable_weights
 from ..runtime import Run
 from ..wan_model import WanModel, discover, unwrap
 from .compile import eager, edits_inside, is_compiled
+from .native_checks import check
 from .status import observer_for
 
 NAME = "ComfyUI"
@@ -222,10 +222,9 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     stack = stack_of(options)
     if not len(stack):
         return executor(*args, **kwargs)
-    _check(stack, guider)
-    _check_windows(stack, guider.model_options.get("context_handler"), args[0] if args else kwargs["noise"])
-    if "easycache" in options:  # the key of both EasyCache and LazyCache
-        warn_about_cache(stack)
+    # outer_sample(noise, latent_image, sampler, sigmas, ...)
+    noise = kwargs["noise"] if "noise" in kwargs else args[0]
+    check(stack, guider, noise, kwargs["sampler"] if "sampler" in kwargs else args[2] if len(args) > 2 else None)
     _make_innermost(options)
     # Nodes such as ModelSamplingSD3 patch the sampling when the model is loaded, which is yet to come.
     model_sampling = guider.model_patcher.get_model_object("model_sampling")
@@ -248,31 +247,6 @@ def calc_cond_batch(executor: Any, model: Any, conds: Any, x: Any, t: Any, model
         return executor(model, conds, x, t, model_options)
     with sampling.batch(conds):
         return executor(model, conds, x, t, model_options)
-
-
-def _check(stack: EditStack, guider: Any) -> None:
-    """Check each edit against the conditionings of the branches that it edits, before the model is loaded."""
-    model = discover(guider.model_patcher.model.diffusion_model)
-    for edit in stack:
-        for name, branch in (("positive", "cond"), ("negative", "uncond")):
-            conds = guider.conds.get(name) or ()
-            if edit.branch not in (branch, "both") or not conds:
-                continue
-            tokens = [c["cross_attn"].shape[1] for c in conds if c.get("cross_attn") is not None]
-            check_stack((edit,), model, prompt_count=len(conds), context_tokens=min(tokens, default=None))
-
-
-def _check_windows(stack: EditStack, handler: Any, noise: torch.Tensor) -> None:
-    """With context windows over frames each model call sees `context_length` latent frames.
-
-    Raises:
-        ValueError: a captured difference is of another length.
-    """
-    length = getattr(handler, "context_length", None)
-    if length is None or getattr(handler, "dim", 2) != 2 or noise.shape[2] <= length:
-        return
-    for edit in stack:
-        check_frames(edit, length, "the context window", "remove the context windows node")
 
 
 def _make_innermost(options: Mapping[str, Any]) -> None:
@@ -309,6 +283,7 @@ def apply_model(executor: Any, x: torch.Tensor, t: torch.Tensor, *args: Any, **k
         label=lambda: f"Step at sigma {float(t.max()):.4f}",
         grid=run.model.grid(x),
         sigma=lambda: float(t.max()),
+        text=kwargs["c_crossattn"] if "c_crossattn" in kwargs else args[1] if len(args) > 1 else None,
     )
     completed = False
     try:

@@ -25,7 +25,11 @@ def is_compiled(module: Any) -> bool:
 
 def edits_inside(stack: Iterable[Edit], model: WanModel) -> bool:
     """True when an edit acts at a site inside of a block, where compiled code does not see hooks that come later."""
-    return any((SITES[edit.site].paths or (edit.mask and edit.site == "context")) and edit.strengths.active_blocks(model.block_count) for edit in stack)
+    return any(
+        (SITES[edit.site].paths or (edit.mask and edit.site == "context"))
+        and edit.strengths.active_blocks(model.block_count)
+        for edit in stack
+    )
 
 
 def eager(

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from ...embeddings import TextEmbeds, read_text_embeds
+from ...embeddings import TextEmbeds
+from ..arguments import Blocks, chosen_blocks, given_prompt
 from ..capture import Capture, HiddenStates
-from ..checks import check_stack
+from ..checks import check_stack, warn_about_cache
 from ..difference import Reduce, captured_difference
 from ..edit import Branch, Edit, EditStack, LogLevel, Window
 from ..fingerprint import fingerprint as digest
@@ -20,14 +21,11 @@ from ..mask import Box, Mask, as_mask
 from ..operations import Add, Operation
 from ..projection import readable_weights
 from ..schedule import parse_schedule
-from ..selection import parse_selection
-from ..sources import Direction, SecondStream
-from ..strengths import BlockStrengths, as_block_strengths
 from ..tokens import Tokens, parse_tokens
 from ..transforms import ContextTransform
 from ..wan_model import WanModel, discover, unwrap
 from ..words import words_of
-from .attachment import COMPILE_SETTING, attached
+from .attachment import COMPILE_SETTING, attached, call_was_cut, calls_of_prompt
 from .compile import eager, is_compiled
 
 NAME = "diffusers"
@@ -38,7 +36,7 @@ MAX_PROMPT_TOKENS = None  # given embeddings are not cut
 def inject(
     target: Any,
     embeds: Any,
-    blocks: str | BlockStrengths | dict[int, float] | list[float] = "all",
+    blocks: Blocks = "all",
     strength: float = 1.0,
     *,
     window: tuple[float, float] = (0.0, 1.0),
@@ -62,12 +60,15 @@ def inject(
 
     Args:
         target: a diffusers Wan pipeline (both of its transformers, when it has two) or a Wan transformer.
-        embeds: the prompt to inject, [tokens, 4096] or [batch, tokens, 4096] as `pipe.encode_prompt` gives it; or a
-            Direction.
-        blocks: a selection (see patching/selection.py), or strengths per block.
+        embeds: the prompt to inject: text, or [tokens, 4096] or [batch, tokens, 4096] as `pipe.encode_prompt` gives it;
+            or a source such as a Direction (see patching/sources.py).
+        blocks: a selection (`"10-29:0.6"`, see patching/selection.py), a block, several ([1, 2], range(10, 30)), or
+            strengths by block ({1: 0.5}).
         strength: multiplies the strengths of `blocks`, 0..1.
         window: part of sampling in which it acts, as fractions (start, end). Needs a pipeline.
-        branch: `cond` (the prompt), `uncond` (the negative prompt) or `both`.
+        branch: `cond` (the prompt), `uncond` (the negative prompt) or `both`. A pipeline's calls are told apart by the
+            names it gives them, by what it encoded, or by its guider; of a bare transformer every call is the prompt's
+            unless it is within `transformer.cache_context("uncond")`.
         operation: what is done with the tensor at the site; any object with `name` that is called as
             `operation(x, value, strength)` (see patching/operations.py). Blend() by default for a prompt, Add() for a
             direction.
@@ -86,11 +87,11 @@ def inject(
 
     Raises:
         ValueError: a malformed selection, a block that the model lacks, a strength outside 0..1, embeddings of
-            another width or with more than 512 tokens, no Wan model, a cache of diffusers (`hidden` only).
+            another width or with more than 512 tokens, no Wan model, a cache of diffusers that would replay the edit.
     """
     edit = Edit(
-        source=embeds if isinstance(embeds, Direction) else read_text_embeds(embeds, "embeds").detached(),  # type: ignore[arg-type]
-        strengths=_strengths(blocks) * strength,
+        source=embeds if hasattr(embeds, "gives") else given_prompt(target, embeds),  # type: ignore[arg-type]
+        strengths=chosen_blocks(blocks) * strength,
         window=Window(*window),
         branch=branch,
         operation=operation,  # type: ignore[arg-type]  # None: the default of the source
@@ -112,7 +113,7 @@ def inject_hidden(
     target: Any,
     main: HiddenStates,
     injection: HiddenStates,
-    blocks: str | BlockStrengths | dict[int, float] | list[float],
+    blocks: Blocks,
     strength: float = 1.0,
     *,
     reduce: Reduce = "none",
@@ -134,7 +135,7 @@ def inject_hidden(
     Raises:
         ValueError: as `inject` and `captured_difference`.
     """
-    strengths = _strengths(blocks) * strength
+    strengths = chosen_blocks(blocks) * strength
     count = discover(_transformers(target)[0]).block_count
     edit = Edit(
         source=captured_difference(main, injection, strengths.active_blocks(count), reduce),
@@ -193,13 +194,14 @@ def capture(
     device, dtype = latents.device, module.dtype
     running = Capture(parts, count, every, after_block)
     try:
-        with eager(COMPILE_SETTING, whole=is_compiled(transformer)), running:
+        with eager(COMPILE_SETTING, whole=is_compiled(transformer)), calls_of_prompt(module), running:
             transformer(
                 hidden_states=latents.to(dtype),
                 timestep=torch.full((len(latents),), timestep, device=device),
                 encoder_hidden_states=text_embeds.to(device, dtype),
                 **inputs,
             )
+        call_was_cut(module)
         if (offload := getattr(module, "_hf_hook", None)) is not None:  # of accelerate; a call cut short leaves it out
             offload.post_forward(module, None)
     finally:
@@ -258,6 +260,22 @@ def check_prompts(main: TextEmbeds, injected: TextEmbeds, edit: str) -> None:
     """Any prompts go together."""
 
 
+def _check_cache(stack: EditStack, module: Any) -> None:
+    """What a step or attention cache of diffusers would replay, with the edit in it or without it.
+
+    Raises:
+        ValueError: the edit and the cache cannot be combined.
+    """
+    if not getattr(module, "is_cache_enabled", False):
+        return
+    for edit in stack:
+        if edit.site == "hidden":
+            _check_no_cache(module, "site='hidden'")
+        elif edit.text is not None and edit.site != "context":
+            _check_no_cache(module, f"A prompt at site={edit.site!r}")
+    warn_about_cache(stack)
+
+
 def _check_no_cache(module: Any, what: str) -> None:
     """The caches of diffusers keep a state per block, which an extra pass through the block would read and overwrite.
 
@@ -271,10 +289,6 @@ def _check_no_cache(module: Any, what: str) -> None:
         )
 
 
-def _strengths(blocks: str | BlockStrengths | dict[int, float] | list[float]) -> BlockStrengths:
-    return parse_selection(blocks) if isinstance(blocks, str) else as_block_strengths(blocks)
-
-
 def located(target: Any, tokens: str, prompt: str) -> Tokens | None:
     """What `tokens` says, in token numbers."""
     if not tokens.strip():
@@ -284,7 +298,9 @@ def located(target: Any, tokens: str, prompt: str) -> Tokens | None:
         return parsed
     tokenizer = getattr(target, "tokenizer", None)
     if not prompt or tokenizer is None:
-        raise ValueError(f"tokens: {parsed} names words. Pass the pipeline with its tokenizer, and the text as `prompt`.")
+        raise ValueError(
+            f"tokens: {parsed} names words. Pass the pipeline with its tokenizer, and the text as `prompt`."
+        )
     return parsed.located(words_of(tokenizer, prompt))
 
 
@@ -308,7 +324,6 @@ def edited(target: Any, stack: EditStack) -> Iterator[None]:
     for transformer in transformers:
         model = discover(transformer)
         check_stack(stack, model)
-        if any(isinstance(edit.source, SecondStream) for edit in stack):
-            _check_no_cache(model.module, "site='hidden'")
-    with attached(transformers, stack, scheduler):
+        _check_cache(stack, model.module)
+    with attached(target, transformers, stack, scheduler):
         yield

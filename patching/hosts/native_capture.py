@@ -17,7 +17,7 @@ from .compile import eager, is_compiled
 CAPTURE_KEY = KEY + "_capture"
 
 
-def _without_windows(model: Any) -> Any:
+def without_windows(model: Any) -> Any:
     """The clone `model` without ComfyUI's context windows, so that one call sees the whole video."""
     model.model_options.pop("context_handler", None)
     for kind in ("prepare_sampling", "sampler_sample"):
@@ -73,7 +73,7 @@ def capture(
     if samples is None:
         channels = model.get_model_object("latent_format").latent_channels
         samples = torch.zeros(1, channels, *size.latent(channels))
-    clone = _without_windows(model)
+    clone = without_windows(model)
     samples = comfy.sample.fix_empty_latent_channels(clone, samples)
     noise = comfy.sample.prepare_noise(samples, seed, given.get("batch_index"))
     running = Capture(discover(clone.model.diffusion_model), count, every, after_block)

@@ -24,6 +24,7 @@ from ..capture import HiddenStates
 from ..edit import KEY, EditStack, stack_of
 from ..fingerprint import fingerprint as digest
 from ..fingerprint import unwrapped
+from ..passes import in_extra_pass
 from ..projection import readable_weights
 from ..runtime import Run
 from ..sources import SecondStream
@@ -235,6 +236,8 @@ def _sample(process: Callable[..., Any], bound: inspect.BoundArguments, stack: E
         )
 
     def attach_and_call(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if in_extra_pass():
+            return
         # By its first model call the sampler has loaded weights, replaced linears and compiled blocks.
         if not attached:
             attached.append(stack_of_hooks.enter_context(run))

@@ -15,7 +15,7 @@ from ..grid import CHANNELS_5B, Size
 from ..wan_model import discover
 from .wan_video_wrapper import NAME, SAMPLERS, compile_stance, sampler_classes
 
-_IMAGE_CHANNELS = 36  # inputs of an image-to-video model: noise, image and mask
+IMAGE_CHANNELS = 36  # inputs of an image-to-video model: noise, image and mask
 
 
 def capture(
@@ -57,7 +57,7 @@ def capture(
     samples = None
     # The sampler takes shapes at an eighth of the video's size and halves them for the 5B model.
     scale = 2 if getattr(transformer, "out_dim", 16) == CHANNELS_5B else 1
-    _check_inputs(latent, image_embeds, scale)
+    check_inputs(latent, image_embeds, scale)
     if latent is not None:
         samples = {"samples": latent["samples"]}
         if "add_noise_to_samples" not in parameters:
@@ -65,7 +65,7 @@ def capture(
                 f"latent: this version of {NAME} cannot add noise to a latent. Update it, or disconnect it."
             )
     if image_embeds is None:
-        if getattr(transformer, "in_dim", None) == _IMAGE_CHANNELS:
+        if getattr(transformer, "in_dim", None) == IMAGE_CHANNELS:
             raise ValueError("This is an image-to-video model. Connect the sampler's image_embeds.")
         channels = CHANNELS_5B if scale == 2 else 16
         frames, height, width = latent["samples"].shape[-3:] if latent is not None else size.latent(channels)
@@ -93,11 +93,11 @@ def capture(
         with compile_stance(model), running:
             sampler().process(**arguments)
     finally:
-        _offload(model, sampler)
+        offload(model, sampler)
     return running.result(seed=seed, **known)
 
 
-def _check_inputs(latent: Any, image_embeds: Mapping[str, Any] | None, scale: int) -> None:
+def check_inputs(latent: Any, image_embeds: Mapping[str, Any] | None, scale: int) -> None:
     """What the sampler would stumble over, or run on without a word.
 
     Args:
@@ -129,7 +129,7 @@ def _check_inputs(latent: Any, image_embeds: Mapping[str, Any] | None, scale: in
         )
 
 
-def _offload(model: Any, sampler: type) -> None:
+def offload(model: Any, sampler: type) -> None:
     """What the sampler does at its end with force_offload, for versions that do not when it ends early.
 
     Not for weights on `meta`, which cannot be moved: loading failed, or the sampler has offloaded them itself.

@@ -65,7 +65,7 @@ def test_a_run_from_the_page_gives_the_latents_of_the_api_and_is_shown(page: Gra
     told = page.js("() => window.told")
     assert [m["phase"] for m in told] == ["step", "step", "end"]
     assert {m["node"] for m in told} == {editor}
-    assert page.line(int(editor)) == f"2 steps, 10 of {host.blocks} blocks, mean change {told[-1]['change']:.3f}"
+    assert page.line(int(editor)) == f"2 steps, 10 of {host.blocks} blocks, output change {told[-1]['change']:.3f}"
     bars = page.part(".wan-ae-picture path", 0, int(editor)).get_attribute("d")
     assert bars.count("M") == 10, "a bar for every block that changed"
     dimmed = page.picture(int(builder)).query_selector_all(".wan-ae-cell.wan-ae-beyond")
@@ -134,9 +134,9 @@ def test_messages_reach_the_editor_of_the_workflow_that_runs(page: GraphPage):
     page.settle()
     assert page.line() == planned
     page.js(SEND, {**message, "workflow": own, "phase": "step"})
-    assert page.line() == "Step 2, 3 of 30 blocks, mean change 0.125"
+    assert page.line() == "Step 2, 3 of 30 blocks, output change 0.125"
     page.js(SEND, {**message, "workflow": own, "phase": "stopped"})
-    assert page.line() == "Stopped after 2 steps, 3 of 30 blocks, mean change 0.125"
+    assert page.line() == "Stopped after 2 steps, 3 of 30 blocks, output change 0.125"
     page.js(SEND, {**message, "workflow": own, "phase": "stopped", "step": 0})
     page.settle()
     assert page.line() == "Stopped before the edit acted"

@@ -9,7 +9,7 @@ import pytest
 from .workflows import FOX, Host, Workflow, edit
 
 OURS = ("WanVideo Activation Editor", "wan_activation_editor", "changed by more than")
-BLOCK_LINE = re.compile(r"Step at sigma [0-9.]+, block \d+: [0-9.]+% of elements changed by more than 0.01, .*")
+BLOCK_LINE = re.compile(r"Step at sigma [0-9.]+, block \d+: [a-z_ ]+ changed by [0-9.]+ \(relative L2\), norm .*")
 
 
 def log_of(host: Host, *edits, **kwargs) -> str:

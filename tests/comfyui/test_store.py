@@ -120,13 +120,59 @@ def second(server: ComfyServer, models: Path, tmp_path: Path, monkeypatch: pytes
     yield from serve(tmp_path, models, comfyui_path() / "custom_nodes" / WRAPPER_NAME)
 
 
-def test_a_second_comfyui_on_the_same_store_says_so_once_and_goes_on(wrapper: Host, second: ComfyServer):
+def test_a_second_comfyui_on_the_same_store_says_who_has_it_and_samples_on(wrapper: Host, second: ComfyServer):
     keep(wrapper, "held by the first", FOX, "half")
     other = type(wrapper)(second)
     expected = wrapper.digest(FOX, encode=partial(encode, wrapper))
-    for name in ("one", "two"):
-        keep(other, name, FOX, "half")
-        assert other.digest(FOX, encode=partial(load, other, name)) == expected
-    assert "in memory only" in report(second, "stats")
-    assert len(re.findall(r"is in use by process \d+", second.log())) == 1
+    assert other.digest(FOX, encode=partial(encode, other)) == expected
+    with pytest.raises(AssertionError, match=r"is in use by process \d+"):
+        keep(other, "one", FOX, "half")
     assert wrapper.digest(FOX, encode=partial(load, wrapper, "held by the first")) == expected
+
+
+def test_a_remembered_prompt_is_encoded_in_the_first_run_only(wrapper: Host):
+    def remembered(flow: Workflow, prompt: str, negative: str, nonce: int = 0) -> Link:
+        embeds = encode(wrapper, flow, prompt, negative, nonce)
+        return output(flow.add("WanVideoRememberedPrompt", name="remembered fox", text_embeds=embeds, refresh=False), 0)
+
+    original = wrapper.digest(FOX, encode=partial(encode, wrapper))
+    assert wrapper.digest(FOX, encode=remembered) == original
+    assert wrapper.digest(MOON, encode=remembered) == original  # the name decides: the moon is not asked for
+
+
+def test_the_direct_injector_follows_what_is_stored_under_its_text(host: Host):
+    """Another embedding stored under the name is injected in the next run of the same graph."""
+
+    def injected() -> str:
+        given = edit(None, "WanVideoDirectInjector", injection_prompt=f"followed {host.name}", difference_target=15.0,
+                     injection_mode="blend", block_activations="all")  # fmt: skip
+        return host.digest(FOX, given)
+
+    keep(host, f"followed {host.name}", MOON, "exact")
+    moon = injected()
+    assert injected() == moon
+    keep(host, f"followed {host.name}", "a red lantern in the rain", "exact")
+    assert injected() != moon
+
+
+def test_a_report_comes_after_a_store_of_the_same_run(wrapper: Host):
+    flow = Workflow()
+    asked = {"action": "delete", "name": "stored first", "dry_run": True, **DATABASE}
+    stored = flow.add("WanVideoStoreEmbedding", text_embeds=encode(wrapper, flow, FOX, "blurry"), name="stored first",
+                      tags="", note="", prompt="", precision="half")  # fmt: skip
+    report_id = flow.add("WanVideoEmbeddingDatabase", **asked, after=stored)[0]
+    assert "Would remove 1" in wrapper.server.run(flow).checked().output(report_id, "text")[0]
+
+
+@pytest.mark.parametrize("text", ["\ud800", "\u202e\x00", "x" * 1_000_000], ids=["surrogate", "controls", "megabyte"])
+def test_text_that_no_log_can_hold_does_not_end_the_server(wrapper: Host, text: str):
+    for kind, inputs in (
+        ("WanVideoExportEmbeddings", {"names": text, "tag": "", "format": "safetensors", "filename_prefix": "x"}),
+        ("WanVideoEmbeddingDatabase", {**DATABASE, "action": "delete", "name": text}),
+        ("WanVideoImportEmbeddings", {"file": text, "replace": False}),
+    ):
+        flow = Workflow()
+        flow.add(kind, **inputs)
+        with contextlib.suppress(RejectedError):
+            assert wrapper.server.run(flow).error is not None
+    assert "Embeddings:" in report(wrapper.server, "stats")

@@ -165,7 +165,7 @@ def test_the_example_does_what_its_note_says(tiny: ComfyServer):
         if node["type"] not in graph_files.FRONT_END_ONLY:
             node["mode"] = graph_files.ALWAYS if node["mode"] == graph_files.MUTED else graph_files.MUTED
     flow = graph_files.api_workflow(graph, tiny.call("/object_info"))
-    (video,) = (number for number, node in flow.items() if node["class_type"] == "SaveVideo")
+    (video,) = (number for number, node in flow.items() if node["class_type"] == "SaveAnimatedWEBP")
     (shown,) = (number for number, node in flow.items() if node["class_type"] == "VAEDecode")
     save = str(1 + max(map(int, flow)))
     flow[save] = {"class_type": "SaveImage", "inputs": {"images": [shown, 0], "filename_prefix": "tiny_example"}}

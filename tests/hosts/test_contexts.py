@@ -7,7 +7,7 @@ import threading
 
 import pytest
 import torch
-from wanvideo_activation_editor.patching.hosts.diffusers import inject
+from wanvideo_activation_editor.patching.hosts.diffusers import capture, inject
 
 from .conftest import Sampler, hook_count, make_transformer, prompt_embeds
 
@@ -47,6 +47,7 @@ def test_contexts_close_in_any_order(sampler, main, other):
 def test_a_context_opened_again_acts_again(sampler, main, other):
     with inject(sampler.pipe, other):
         wanted = sampler(main)
+    assert not torch.equal(wanted, sampler(main))
     for _ in range(2):
         with inject(sampler.pipe, other):
             assert torch.equal(sampler(main), wanted)
@@ -111,6 +112,7 @@ def test_a_transformer_of_two_pipelines_is_edited_by_both(main, other):
         wanted = a(main)
     with inject(a.pipe, other, "1:0.5"), inject(b.pipe, third, "2:0.5"):
         assert torch.equal(a(main), wanted) and torch.equal(b(main), wanted)
+    assert not torch.equal(a(main), wanted)
 
 
 def test_a_window_by_the_wrong_pipelines_schedule_is_refused(main, other):
@@ -132,3 +134,51 @@ def test_a_failed_opening_leaves_nothing(main, other, monkeypatch):
     with pytest.raises(MemoryError), contextlib.ExitStack() as exits:
         exits.enter_context(inject(sampler.pipe, other))
     assert hook_count(sampler.pipe.transformer) == hook_count(sampler.pipe.transformer_2) == 0
+
+
+def test_a_transformer_is_not_opened_inside_of_its_own_call(sampler, main, other):
+    """Its hooks would be taken off and put on in the middle of the call."""
+    errors = []
+
+    def open_here(*_):
+        with pytest.raises(RuntimeError, match="A call of this WanTransformer3DModel"):
+            inject(sampler.pipe, other).__enter__()
+        errors.append(1)
+
+    with inject(sampler.pipe, other):
+        with sampler.pipe.transformer.blocks[2].register_forward_hook(open_here):
+            edited = sampler(main, steps=1)
+        assert errors and torch.equal(edited, sampler(other, steps=1))
+
+
+def test_an_error_while_opening_leaves_the_outer_context_in_force(sampler, main, other, monkeypatch):
+    with inject(sampler.pipe, other):
+        wanted = sampler(main)
+        with monkeypatch.context() as patch:
+            patch.setattr("wanvideo_activation_editor.patching.runtime.Run.extend", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                inject(sampler.pipe, other, 1).__enter__()
+        assert torch.equal(sampler(main), wanted)
+    assert not torch.equal(sampler(main), wanted)
+
+
+def test_a_schedule_that_was_never_set_is_no_schedule(main, other):
+    transformer = make_transformer()
+    a, b = Sampler(transformer), Sampler(transformer)
+    with inject(a.pipe, other, window=(0, 0.5)), pytest.raises(ValueError, match="has no steps"):
+        b(main)
+
+
+def test_one_transformer_in_both_places_is_edited_once(main, other):
+    transformer = make_transformer()
+    sampler, single = Sampler(transformer, transformer, steps=4), Sampler(make_transformer(), None, steps=4)
+    single.pipe.scheduler = sampler.pipe.scheduler
+    with inject(sampler.pipe, other, "1-3:0.5"), inject(single.pipe, other, "1-3:0.5"):
+        assert torch.equal(sampler(main), single(main))
+
+
+def test_a_capture_inside_of_a_context_does_not_lock_out_other_threads(sampler, main, other):
+    with inject(sampler.pipe, other):
+        capture(sampler.pipe, main, 2, latents=torch.randn(1, 4, 2, 4, 4))
+        error = in_thread(lambda: sampler(main))
+    assert "other than the one that opened" in str(error)

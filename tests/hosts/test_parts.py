@@ -73,7 +73,9 @@ def test_real_tokens_of_a_prompt_and_all_tokens_are_what_it_was_without(model, s
         assert torch.equal(run(model, part(site, Prompt(PROMPT), "1-2:0.7", tokens=tokens)), whole)
     # Every row that a token of either prompt is in, by number.
     assert torch.equal(run(model, part(site, Prompt(PROMPT), "1-2:0.7", tokens="0-19")), whole)
-    assert torch.equal(run(model, part(site, DIRECTION, "1-2:0.7", tokens="all")), run(model, part(site, DIRECTION, "1-2:0.7")))
+    assert torch.equal(
+        run(model, part(site, DIRECTION, "1-2:0.7", tokens="all")), run(model, part(site, DIRECTION, "1-2:0.7"))
+    )
 
 
 @pytest.mark.parametrize(("tokens", "places"), [
@@ -123,12 +125,18 @@ def test_words_are_found_by_the_pipelines_tokenizer(sampler):
 
     with inject(sampler.pipe, OTHER, "1", tokens="1"):
         expected = sampler(MAIN)
-    with pytest.raises(ValueError, match="Pass the pipeline with its tokenizer"), inject(sampler.pipe, OTHER, tokens='"red"'):
+    with (
+        pytest.raises(ValueError, match="Pass the pipeline with its tokenizer"),
+        inject(sampler.pipe, OTHER, tokens='"red"'),
+    ):
         pass
     sampler.pipe.register_modules(tokenizer=Tokenizer())
     with inject(sampler.pipe, OTHER, "1", tokens='"red"', prompt="a red fox"):
         assert torch.equal(sampler(MAIN), expected)
-    with pytest.raises(ValueError, match="Its words: 1 a, 2 red"), inject(sampler.pipe, OTHER, tokens='"dog"', prompt="a red"):
+    with (
+        pytest.raises(ValueError, match="Its words: 1 a, 2 red"),
+        inject(sampler.pipe, OTHER, tokens='"dog"', prompt="a red"),
+    ):
         pass
 
 
@@ -207,7 +215,9 @@ def test_rows_of_the_other_branch_stay_whatever_an_operation_does(model):
     with Run(EditStack((part("context", DIRECTION, "all", Noise(), mask=LEFT),)), discover(model)) as active:
         active.begin({"uncond": [(0, 0)], "cond": [(1, 0)]}, progress=lambda clock: 0.0, grid=GRID)
         edited = call(model)
-    assert torch.equal(edited[0], plain[0]) and torch.equal(edited[2], plain[2]) and not torch.equal(edited[1], plain[1])
+    assert (
+        torch.equal(edited[0], plain[0]) and torch.equal(edited[2], plain[2]) and not torch.equal(edited[1], plain[1])
+    )
 
 
 def test_tokens_in_a_region(model):
@@ -246,7 +256,9 @@ def test_a_box_is_the_mask_of_its_pixels(data):
     pixels = torch.zeros(4 * frames - 3, 8 * height, 8 * width)
     pixels[first : None if last is None else last + 1, y[0] : y[1], x[0] : x[1]] = 1
     box = Box(x[0] / 8 / width, y[0] / 8 / height, x[1] / 8 / width, y[1] / 8 / height, first, last)
-    assert torch.allclose(box.weights((frames, height, width)), Mask(pixels).weights((frames, height, width)), atol=2e-6)
+    assert torch.allclose(
+        box.weights((frames, height, width)), Mask(pixels).weights((frames, height, width)), atol=2e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -260,7 +272,10 @@ def test_a_box_is_the_mask_of_its_pixels(data):
         (lambda: Box(0.5, right=0.5), "has no area"),
         (lambda: Box(right=1.5), "has no area"),
         (lambda: Box(first_frame=4, last_frame=2), "frames 4 to 2 are none"),
-        (lambda: Mask(torch.rand(4, 8, 8)).weights((2, 2, 2)), r"has 4 frames, but the model samples 5 \(2 latent frames\)"),
+        (
+            lambda: Mask(torch.rand(4, 8, 8)).weights((2, 2, 2)),
+            r"has 4 frames, but the model samples 5 \(2 latent frames\)",
+        ),
     ],
 )
 def test_what_is_no_mask_is_an_error(make, message):
@@ -279,5 +294,3 @@ def test_a_mask_of_other_frames_is_an_error_that_leaves_no_hook():
     with pytest.raises(MaskError, match="has 9 frames"), inject(sampler.pipe, OTHER, mask=torch.ones(9, 4, 4)):
         sampler(MAIN)
     assert hook_count(sampler.pipe.transformer) == 0
-
-

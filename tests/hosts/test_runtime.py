@@ -165,19 +165,27 @@ def observed(model, observe, *edits: Edit, labels=("a", "b"), completed: bool = 
     run_.close(completed)
 
 
-def test_an_observer_gets_the_change_that_its_edit_made(model):
+def output_change(model, *edits: Edit) -> float:
+    """Relative L2 change of the prompt's row of the output."""
+    plain, edited = call(model, NEGATIVE, MAIN)[1], run(model, *edits)[1]
+    return ((edited - plain).norm() / plain.norm()).item()
+
+
+def test_an_observer_gets_the_change_of_the_output_and_per_block_that_of_its_edit(model):
     messages: list[dict] = []
     silent: list[dict] = []
     half = edit(OTHER, "1-2:0.5, 4", log_level="basic")
     observed(model, lambda e: messages.append if e is half else silent.append, half, edit(THIRD, "0"))
     main, other = (model.condition_embedder.text_embedder(x) for x in (MAIN, OTHER))
     full = ((other - main).norm() / main.norm()).item()
+    expected = output_change(model, edit(OTHER, "1-2:0.5, 4"), edit(THIRD, "0"))
+    assert expected > 0.01
     assert silent == [], "its log level is off"
     assert [m["phase"] for m in messages] == ["step", "step", "end"]
     assert [m["step"] for m in messages] == [1, 2, 2]
     for message in messages:
         assert (message["active"], message["blocks"]) == (3, 6)
-        assert message["change"] == pytest.approx(full * 2 / 3, rel=1e-5)
+        assert message["change"] == pytest.approx(expected, rel=1e-4)
     changes = messages[-1]["changes"]
     assert [c is None for c in changes] == [True, False, False, True, False, True]
     assert [c for c in changes if c is not None] == pytest.approx([full / 2, full / 2, full], rel=1e-5)
@@ -199,7 +207,9 @@ def test_an_observer_of_a_second_stream_gets_the_change_of_the_hidden_state(mode
     observed(model, messages.append, edit(OTHER, "3", site="hidden", log_level="basic"), labels="a")
     expected = ((other - plain).norm() / plain.norm()).item()
     assert [(m["phase"], m["active"]) for m in messages] == [("step", 1), ("end", 1)]
-    assert [m["change"] for m in messages] == pytest.approx([expected, expected], rel=1e-4)
+    assert messages[-1]["changes"][3] == pytest.approx(expected, rel=1e-4)
+    output = output_change(model, edit(OTHER, "3", site="hidden"))
+    assert [m["change"] for m in messages] == pytest.approx([output, output], rel=1e-4)
 
 
 def test_an_observer_changes_nothing_and_off_measures_nothing(model):
@@ -211,3 +221,51 @@ def test_an_observer_changes_nothing_and_off_measures_nothing(model):
             active.begin(ROWS, progress=lambda clock: 0.0)
             assert torch.equal(call(model, NEGATIVE, MAIN), plain)
             assert (active.statistics is None) == (level == "off")
+
+
+def in_turn(model: torch.nn.Module, *texts: torch.Tensor) -> torch.Tensor:
+    """The rows of a batch one after the other, as RES4LYF's patcher of Wan models takes them."""
+    return torch.cat(
+        [model(hidden_states=X, timestep=torch.tensor([500]), encoder_hidden_states=text).sample for text in texts]
+    )
+
+
+@pytest.mark.parametrize("site", ["context", "hidden", "attention"])
+@pytest.mark.parametrize("order", [(NEGATIVE, MAIN), (MAIN, NEGATIVE)])
+def test_rows_that_a_model_takes_in_turn_are_those_that_it_projects(model, site, order):
+    for branch in ("cond", "uncond", "both"):
+        one = edit(OTHER, "1-3:0.4", branch, site=site)
+        with Run(EditStack((one,)), discover(model)) as active:
+            active.begin(ROWS, progress=lambda clock: 0.0, text=torch.cat([NEGATIVE, MAIN]))
+            edited = in_turn(model, *order)
+        alone = [
+            ({"cond": [(0, 0)]} if branch in ("both", "uncond" if t is NEGATIVE else "cond") else {}) for t in order
+        ]
+        for row, text, rows in zip(edited, order, alone, strict=True):
+            with Run(EditStack((edit(OTHER, "1-3:0.4", site=site),)), discover(model)) as active:
+                active.begin(rows, progress=lambda clock: 0.0)
+                assert torch.equal(row, in_turn(model, text)[0]), branch
+
+
+def test_a_row_that_was_not_announced_is_refused(model):
+    with Run(EditStack((edit(OTHER),)), discover(model)) as active, pytest.raises(RuntimeError, match="none of them"):
+        active.begin(ROWS, progress=lambda clock: 0.0, text=torch.cat([NEGATIVE, MAIN]))
+        in_turn(model, THIRD)
+
+
+@pytest.mark.parametrize("site", ["context", "hidden"])
+def test_a_model_that_calls_no_block_as_a_module_is_an_error_that_names_it(model, site):
+    """As Wan-Animate-2, which calls `forward_gen` of its blocks."""
+    for block in model.blocks:
+        block.__class__ = type("Bare", (type(block),), {"__call__": type(block).forward})
+    run = Run(EditStack((edit(OTHER, label="First editor", site=site),)), discover(model))
+    with run:
+        run.begin(ROWS, progress=lambda clock: 0.0)
+        call(model, NEGATIVE, MAIN)
+    with pytest.raises(RuntimeError, match="First editor: WanTransformer3DModel ran without calling the chosen blocks"):
+        run.close(completed=True)
+    with run, pytest.raises(RuntimeError, match="ran without calling"):
+        run.begin(ROWS, progress=lambda clock: 0.0)
+        call(model, NEGATIVE, MAIN)
+        run.begin(ROWS, progress=lambda clock: 0.0)
+    run.close(completed=False)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -28,6 +31,7 @@ from .conftest import Sampler, hook_count, make_transformer, prompt_embeds
 
 NEGATIVE, MAIN, EXTRA, OTHER = prompt_embeds(9, 5), prompt_embeds(1), prompt_embeds(4, 7), prompt_embeds(2, 20)
 ROWS = {"uncond": [(0, 0)], "cond": [(1, 0)]}  # row 2 is another pack's
+README = Path(__file__).parents[2] / "README.md"
 X = torch.randn(3, 4, 2, 4, 4, generator=torch.Generator().manual_seed(3))
 PROMPT = read_text_embeds(OTHER)
 DIRECTION = Direction(torch.randn(32, generator=torch.Generator().manual_seed(5)))
@@ -207,7 +211,7 @@ def test_an_operation_that_returns_something_else_is_named(model, bad):
 
 def test_replace_is_a_blend_at_full_strength(model):
     half = run(model, edit("context", Prompt(PROMPT), "1-2:0.5", Replace()))
-    assert torch.equal(half, run(model, edit("context", Prompt(PROMPT), "1-2")))
+    assert torch.equal(half, run(model, edit("context", Prompt(PROMPT), "1-2"))) and not torch.equal(half, call(model))
 
 
 def test_inject_takes_any_operation_at_any_site(model, main, other):
@@ -222,9 +226,10 @@ def test_inject_takes_any_operation_at_any_site(model, main, other):
         negated = call(model)
     assert not torch.equal(negated, plain) and torch.equal(call(model), plain)
     with pytest.raises(ValueError, match="has merged its projections"):
-        for block in model.blocks:
+        fused = make_transformer(2)
+        for block in fused.blocks:
             block.attn2.fuse_projections()
-        with inject(model, other, "1-2", site="keys"):
+        with inject(fused, other, "1", site="keys"):
             pass
 
 
@@ -240,3 +245,65 @@ def test_a_site_inside_of_compiled_blocks_is_reached(main, other):
     with inject(compiled.pipe, other, "1:0", site="attention"):
         assert torch.equal(compiled(main), before)
     assert torch.equal(compiled(main), before) and not torch.equal(before, wanted)
+
+
+def test_the_readme_says_what_goes_with_what():
+    rows = re.findall(r"^\| (`[a-z_`, ]+`) \|[^|]*\| ?([a-z, ]*) ?\| add \|$", README.read_text("utf-8"), re.MULTILINE)
+    told = {name: bool(text.strip()) for names, text in rows for name in re.findall(r"[a-z_]+", names)}
+    assert told == {site: site in (*Prompt.sites, *SecondStream.sites) for site in SITES}
+    assert all(site in Direction.sites for site in SITES)
+
+
+def test_an_operation_may_change_its_arguments_in_place(model):
+    class Careless:
+        name = "careless"
+
+        def __call__(self, x, value, strength):
+            value.mul_(0)
+            return x.mul_(0.5)
+
+    class Careful:
+        name = "careful"
+
+        def __call__(self, x, value, strength):
+            return x * 0.5
+
+    for site, source in COMBINATIONS:
+        again = [run(model, edit(site, source, "1-2", op())) for op in (Careless, Careful, Careless)]
+        assert torch.equal(again[0], again[1]) and torch.equal(again[0], again[2]), site
+
+
+def test_a_callers_tensor_may_change_afterwards(model):
+    mine, prompt = torch.ones(32), OTHER.clone()
+    direction = Direction(mine)
+    with inject(model, prompt, 1):
+        wanted = call(model)
+        prompt.zero_()
+        assert torch.equal(call(model), wanted)
+    mine.zero_()
+    assert torch.equal(direction.vector, torch.ones(32))
+
+
+def test_what_is_no_edit_is_said_when_it_is_made():
+    blocks = parse_selection("1")
+    for wrong, message in (
+        (lambda: Edit(PROMPT, "1:0.5"), "strengths: BlockStrengths"),
+        (lambda: Edit(PROMPT, blocks, window=(0, 0.5)), "window: Window"),
+        (lambda: Edit(None, blocks), "source: a Prompt"),
+        (lambda: Edit(DIRECTION, blocks, "hidden", Add), "operation: an object"),
+        (lambda: Edit(DIRECTION, blocks, "hidden", lambda x, v, s: x), "operation: an object"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            wrong()
+
+
+def test_blocks_do_not_share_what_a_source_gives_each_of_them(model):
+    """A source may make its tensors as they are asked for, and let them go."""
+
+    class PerBlock(Direction):
+        def tensor(self, block):
+            return torch.full((1, 1, 32), float(block))
+
+    one_by_one = [edit("hidden", Direction(torch.full((32,), float(b))), str(b)) for b in range(4)]
+    together = edit("hidden", PerBlock(torch.ones(32)), "all")
+    assert torch.equal(run(model, together), run(model, *one_by_one))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from wanvideo_activation_editor.storage import EmbeddingStore
+from wanvideo_activation_editor.storage.store import EmbeddingStore
 
 
 @pytest.fixture
@@ -14,5 +14,5 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(path: Path) -> Iterator[EmbeddingStore]:
-    with EmbeddingStore.open(path) as opened:
+    with EmbeddingStore(path) as opened:
         yield opened

@@ -1,420 +1,259 @@
-"""Putting, getting, naming, caching; what the store promises about the same value stored twice."""
+"""What is put comes back, is found, and can be told what became of it."""
 
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
-from datetime import datetime
+from pathlib import Path
 
 import pytest
 import torch
-from wanvideo_activation_editor.storage import (
-    Description,
-    EmbeddingKey,
-    EmbeddingStore,
-    Operation,
-    OperationInput,
-    StoreError,
-    UnsupportedError,
-    analysis,
-    analytics,
-    names,
-    pack,
-    unpack,
-    usage,
-)
-from wanvideo_activation_editor.storage import store as storage_store
-from wanvideo_activation_editor.storage.codec import MAX_TENSOR_BYTES, available_device
-from wanvideo_activation_editor.storage.names import read_names
-from wanvideo_activation_editor.storage.selection import list_embeddings
-from wanvideo_activation_editor.storage.writer import QueueFullError
+from wanvideo_activation_editor.storage import maintenance, reports
+from wanvideo_activation_editor.storage.errors import StoreError, UnsupportedError
+from wanvideo_activation_editor.storage.packing import pack
+from wanvideo_activation_editor.storage.records import Description, EmbeddingKey, Operation, OperationInput
+from wanvideo_activation_editor.storage.store import EmbeddingStore
 
-from .helpers import finish, python, randn, same_value
+from .helpers import randn, same_bits, same_value
 
-WRAPPER = {
-    "prompt_embeds": [randn(12, seed=1), randn(30, seed=2)],
-    "negative_prompt_embeds": [randn(5, seed=3)],
-    "echoshot": False,
-    "nag_params": {"scale": 11.0, "tau": 2.5, "alpha": None},
-}
-CONDITIONING = [[torch.nn.functional.pad(randn(9)[None], (0, 0, 0, 503)), {"pooled_output": None}]]
+VALUES = [
+    randn(9),
+    {"prompt_embeds": [randn(9), randn(4, seed=1)], "negative_prompt_embeds": [randn(2, seed=2)], "echoshot": False},
+    [[randn(512, 8)[None], {"pooled_output": None, "guidance": 3.5}]],
+    {"hidden": randn(7, dtype=torch.float16), "grid": (2, 3), "nested": {"a": [1, "x", None, randn(3)[0]]}},
+    {"empty": torch.empty(0, 4), "scalar": torch.tensor(1.5)},
+]
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        WRAPPER,
-        CONDITIONING,
-        randn(7),
-        [randn(3), (randn(4), "text", 1, 2.5, None, True)],
-        {"x": torch.tensor(3)},
-    ],
-    ids=["wrapper", "conditioning", "tensor", "nested", "scalar"],
-)
-def test_a_value_comes_back_as_it_was(store: EmbeddingStore, value):
-    store.put(value, Description("a"))
-    assert same_value(store.get("a").value, value)
-
-
-@pytest.mark.parametrize("kind", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
-def test_tensors_return_to_the_kind_of_device_that_they_came_from(store: EmbeddingStore, kind: str):
-    value = {"prompt_embeds": [randn(5).to(kind)], "mask": torch.ones(3)}
-    store.put(value, Description("a", key=KEY))
-    for stored in (store.get("a", restore_devices=True), store.find(KEY, restore_devices=True)):
-        assert stored is not None
+@pytest.mark.parametrize("value", VALUES)
+def test_a_value_comes_back_as_it_was_in_this_session_and_the_next(path: Path, value):
+    with EmbeddingStore(path) as store:
+        store.put(value, Description(name="x", prompt="a fox", note="n", tags=("t",)), exact=True)
+        assert same_value(store.get("x").value, value)
+    with EmbeddingStore(path) as store:
+        stored = store.get("x")
         assert same_value(stored.value, value)
-        assert stored.value["prompt_embeds"][0].device.type == kind
-        assert stored.value["mask"].device.type == "cpu"
-    assert store.get("a").value["prompt_embeds"][0].device.type == "cpu"
+        assert (stored.prompt, stored.note) == ("a fox", "n")
+        assert store.names() == ["x"] and list(store.listings()[0].tags) == ["t"]
 
 
-def test_a_device_that_this_machine_lacks_becomes_the_cpu():
-    assert available_device("no_such_device") == available_device("cpu") == torch.device("cpu")
-    assert available_device("cuda").type == ("cuda" if torch.cuda.is_available() else "cpu")
+def test_objects_that_cannot_be_stored_are_left_out_of_dicts_and_refused_in_lists():
+    packed = pack({"prompt_embeds": [randn(2)], "model": object()})
+    assert packed.dropped == ("model",)
+    with pytest.raises(UnsupportedError, match="cannot store an object of type object"):
+        pack([randn(2), object()])
+    for nothing in ({}, [], None, "text"):
+        with pytest.raises(UnsupportedError, match="1 to"):
+            pack(nothing)
 
 
-def test_each_tensor_is_restored_by_the_kind_that_is_recorded_for_it(store: EmbeddingStore, monkeypatch):
-    """On any machine: `meta` stands for the device of the first tensor."""
-    store.put({"a": randn(5), "b": randn(6)}, Description("x"))
-    places = iter([torch.device("meta"), torch.device("cpu")])
-    monkeypatch.setattr(storage_store, "available_device", lambda kind: {"cpu": next(places)}[kind])
-    value = store.get("x", restore_devices=True).value
-    assert (value["a"].device.type, value["b"].device.type) == ("meta", "cpu")
+def test_the_same_value_takes_no_space_and_keeps_its_id(store: EmbeddingStore):
+    first = store.put(randn(50))
+    assert store.put(randn(50), Description(name="fox")) == first
+    assert store.put(randn(50)) == first == store.id_of("fox") == store.id_of_value(randn(50))
+    assert store.id_of_value(randn(50, seed=9)) is None
+    shared = store.put({"prompt_embeds": [randn(50)], "other": randn(3, seed=3)})
+    assert shared != first
+    assert store.database.read("SELECT count(*) FROM contents") == [(2,)]
 
 
-def test_a_store_is_the_same_after_it_was_opened_again(path):
-    with EmbeddingStore.open(path) as store:
-        store.put(WRAPPER, Description("a", prompt="fox", negative_prompt="blurry", tags=("x", "y"), note="n"))
-    with EmbeddingStore.open(path) as store:
-        stored = store.get("a")
-        assert same_value(stored.value, WRAPPER)
-        assert (stored.entry.prompt, stored.entry.negative_prompt) == ("fox", "blurry")
-        (listing,) = list_embeddings(store)
-        assert (listing.name, listing.tags, listing.note, listing.tokens) == ("a", ("x", "y"), "n", 12)
+def test_a_value_under_two_names_is_found_under_both_and_outlives_the_removal_of_one(store: EmbeddingStore):
+    store.put(randn(5), Description(name="one"))
+    store.put(randn(5), Description(name="two"))
+    assert store.names() == ["one", "two"]
+    maintenance.delete(store, "one", dry_run=False)
+    assert store.names() == ["two"] and same_bits(store.get("two").value, randn(5))
 
 
-def test_the_largest_tensor_is_stored_however_little_it_compresses(path):
-    value = torch.randint(0, 256, (MAX_TENSOR_BYTES,), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    with EmbeddingStore.open(path) as store:
-        store.put(value, Description("a"))
-        assert torch.equal(store.get("a").value, value)
+def test_a_name_moves_to_what_is_stored_under_it_last(store: EmbeddingStore):
+    old = store.put(randn(5), Description(name="fox"))
+    new = store.put(randn(5, seed=1), Description(name="fox"))
+    assert store.id_of("fox") == new != old
+    assert same_bits(store.get("fox").value, randn(5, seed=1)) and same_bits(store.load(old).value, randn(5))
 
 
-def test_the_same_value_stored_twice_is_one_embedding_and_one_blob(store: EmbeddingStore):
-    first = store.put(WRAPPER, Description("a"))
-    assert store.put(WRAPPER, Description("b", tags=("t",))) == first
-    assert analytics.stats(store).tensors == 3
-    assert store.names() == ["a", "b"]
+def test_a_cache_key_finds_what_was_stored_under_it_and_nothing_else(store: EmbeddingStore):
+    key = EmbeddingKey("fox", "umt5", "bf16", details={"block": 3})
+    others = [EmbeddingKey("fox ", "umt5", "bf16", details={"block": 3}), EmbeddingKey("fox", "umt5", "fp16"),
+              EmbeddingKey("fox", "other", "bf16", details={"block": 3}),
+              EmbeddingKey("fox", "umt5", "bf16", "fp8", details={"block": 3})]  # fmt: skip
+    assert store.find(key) is None
+    store.put(randn(5), Description(key=key))
+    assert same_bits(store.find(key).value, randn(5))
+    assert [store.find(other) for other in others] == [None] * 4
+    store.put(randn(5, seed=1), Description(key=key))
+    assert same_bits(store.find(key).value, randn(5, seed=1))
+    with pytest.raises(UnsupportedError, match="key"):
+        store.find(EmbeddingKey("fox", "umt5", "bf16", details={"blocks": {1: 2}}))
 
 
-def test_padded_and_trimmed_forms_of_a_prompt_share_a_blob_and_keep_their_shapes(store: EmbeddingStore):
-    trimmed, padded = CONDITIONING[0][0][0, :9].clone(), CONDITIONING[0][0]
-    assert store.put(trimmed, Description("t")) != store.put(padded, Description("p"))
-    assert analytics.stats(store).tensors == 1
-    assert store.get("t").value.shape == (9, 64) and store.get("p").value.shape == (1, 512, 64)
+def test_what_is_not_stored_is_a_key_error_whatever_the_name(store: EmbeddingStore):
+    for name in ("wolf", "", "a\ud800", "x" * 10_000):
+        with pytest.raises(KeyError):
+            store.get(name)
+    assert store.id_of("\udfff") is None and store.id_of_prompt("\ud800") is None
 
 
-def test_a_name_moves_to_what_was_stored_under_it_last(store: EmbeddingStore):
-    first = store.put(randn(3, seed=1), Description("a"))
-    second = store.put(randn(3, seed=2), Description("a", note="newer"))
-    assert store.id_of("a") == second != first
-    assert store.load(first).entry.embedding_id == first
+@pytest.mark.parametrize("told", [
+    {"name": ""}, {"name": "x" * 201}, {"name": "a\nb"}, {"name": "a\ud800"}, {"prompt": "x" * 20_001},
+    {"note": "x" * 20_001}, {"note": "\udc00"}, {"tags": ["x" * 101]},
+    {"tags": [f"t{i}" for i in range(51)]}, {"tags": ["\ud800"]}, {"name": 3},
+])  # fmt: skip
+def test_text_beyond_the_limits_is_refused_by_a_short_printable_message(told: dict):
+    with pytest.raises((UnsupportedError, AttributeError)) as caught:
+        Description(**told)
+    assert len(str(caught.value)) < 300 and str(caught.value).isprintable()
 
 
-def test_a_missing_name_or_id_is_a_key_error(store: EmbeddingStore):
-    with pytest.raises(KeyError):
-        store.get("nothing")
-    with pytest.raises(KeyError):
-        store.load(99)
+def test_lists_are_filtered_by_words_and_tag_and_a_search_is_bounded(store: EmbeddingStore):
+    store.put(randn(3, seed=1), Description(name="Fox", prompt="a red animal", tags=("a", "b")))
+    store.put(randn(3, seed=2), Description(name="owl", prompt="a grey animal", note="at night", tags=("b",)))
+    store.put(randn(3, seed=3))
+
+    def names(*args, **kwargs):
+        return [e.name for e in store.listings(*args, **kwargs)]
+
+    assert names("ANIMAL red") == ["Fox"] and names("night") == ["owl"] and names("animal day") == []
+    assert names(tag="b") == ["Fox", "owl"] and names("grey", "a") == [] and names("") == ["Fox", "owl", None]
+    assert names(named_only=True, order="name") == ["Fox", "owl"]
+    store.get("Fox")
+    store.flush_reads()
+    assert names(order="recent", limit=1) == ["Fox"]
+    for text in ("x" * 501, "a " * 17, "\ud800"):
+        with pytest.raises(UnsupportedError, match="text"):
+            store.listings(text)
 
 
-def test_a_description_given_later_is_added(store: EmbeddingStore):
-    store.put(randn(3))
-    store.put(randn(3), Description("a", prompt="fox", tags=("x",)))
-    store.put(randn(3), Description(tags=("x", "y")))
-    (listing,) = list_embeddings(store)
-    assert (listing.name, listing.prompt, listing.tags) == ("a", "fox", ("x", "y"))
-
-
-def test_what_a_later_put_knows_better_takes_the_place_of_what_was_not_known(store: EmbeddingStore):
-    store.record(Operation("amplification", (OperationInput("a", randn(3)),)))
-    store.put(randn(3), Description("castle", kind="projected", form="CONDITIONING"))
-    store.put(randn(3), Description())
-    store.put(randn(3), Description(kind="other", form="list"))
-    (listing,) = list_embeddings(store)
-    assert (listing.kind, listing.form) == ("projected", "CONDITIONING")
-    entry = store.get("castle").entry
-    assert (entry.kind, entry.form) == ("projected", "CONDITIONING")
-
-
-KEY = EmbeddingKey("fox", "umt5-xxl", "bf16", "fp8_e4m3fn", "hidden", {"block": 3, "sigma": 0.9, "grid": [2, 4, 4]})
-
-
-def test_a_cached_embedding_is_found_by_its_key_only(path):
-    with EmbeddingStore.open(path) as store:
-        store.put(WRAPPER, Description(key=KEY))
-        assert same_value(store.find(KEY).value, WRAPPER)
-    others = [
-        replace(KEY, prompt="fox "),
-        replace(KEY, encoder="umt5-xxl-v2"),
-        replace(KEY, precision="fp32"),
-        replace(KEY, quantization="disabled"),
-        replace(KEY, kind="raw"),
-        replace(KEY, details={**KEY.details, "block": 4}),
-        replace(KEY, details={}),
-    ]
-    with EmbeddingStore.open(path) as store:
-        assert same_value(store.find(replace(KEY, details=dict(reversed(KEY.details.items())))).value, WRAPPER)
-        assert [store.find(key) for key in others] == [None] * len(others)
-    assert len({key.cache_key for key in (KEY, *others)}) == len(others) + 1
-
-
-def test_a_new_format_version_makes_every_cached_embedding_a_miss(store: EmbeddingStore, monkeypatch):
-    store.put(WRAPPER, Description(key=KEY))
-    monkeypatch.setattr("wanvideo_activation_editor.storage.identity.FORMAT", 2)
-    assert store.find(KEY) is None
-
-
-def test_a_key_points_to_what_was_stored_under_it_last(store: EmbeddingStore):
-    store.put(randn(3, seed=1), Description(key=KEY))
-    store.put(randn(3, seed=2), Description(key=KEY))
-    assert same_value(store.find(KEY).value, randn(3, seed=2))
-
-
-def test_reads_are_counted(path):
-    with EmbeddingStore.open(path) as store:
-        store.put(randn(3), Description("a"))
+def test_reads_are_counted_and_kept(path: Path):
+    with EmbeddingStore(path) as store:
+        store.put(randn(3), Description(name="fox"))
         for _ in range(3):
-            store.get("a")
-    with EmbeddingStore.open(path) as store:
-        store.get("a")
-        store.flush_usage()
-        assert list_embeddings(store)[0].access_count == 4
+            store.get("fox")
+    with EmbeddingStore(path) as store:
+        assert store.listings()[0].reads == 3
 
 
-def test_the_last_read_is_kept_with_the_count(store: EmbeddingStore, monkeypatch):
-    store.put(randn(3), Description("a"))
-    for year in (2040, 2041):
-        monkeypatch.setattr(usage, "now", lambda year=year: datetime(year, 1, 1))
-        store.get("a")
-        store.flush_usage()
-        assert list_embeddings(store)[0].last_access == datetime(year, 1, 1)
+def test_the_nearest_are_those_of_the_largest_cosine(store: EmbeddingStore):
+    rows = {f"n{i}": randn(6, 32, seed=i) for i in range(40)}
+    for name, tensor in rows.items():
+        store.put(tensor, Description(name=name, tags=("even",) if int(name[1:]) % 2 == 0 else ()))
+    query = randn(6, 32, seed=3)
+    means = {name: tensor.float().mean(0) for name, tensor in rows.items()}
+    cosines = {n: float(torch.cosine_similarity(means[n], query.float().mean(0), dim=0)) for n in rows if n != "n3"}
+    expected = sorted(cosines, key=lambda n: -cosines[n])
+    for _ in range(2):  # computed, then kept
+        found = store.nearest(query, 5)
+        assert [e.name for e, _ in found] == expected[:5]
+        assert all(abs(score - cosines[e.name]) < 2e-3 for e, score in found)
+    assert [e.name for e, _ in store.nearest(query, 3, tag="even")] == [n for n in expected if int(n[1:]) % 2 == 0][:3]
+    maintenance.delete(store, expected[0], dry_run=False)
+    assert [e.name for e, _ in store.nearest(query, 2)] == expected[1:3]
+    store.put(query.float() * 2 + 0.001, Description(name="new"))
+    assert store.nearest(query, 1)[0][0].name == "new"
+    with pytest.raises(UnsupportedError, match="all zero"):
+        store.nearest(torch.zeros(2, 8))
+    assert store.nearest(randn(3, 16)) == []
 
 
-def test_background_puts_are_there_for_the_next_read_and_after_closing(path):
-    with EmbeddingStore.open(path) as store:
-        value = {"prompt_embeds": [randn(20)]}
-        future = store.put_later(value, Description("a"))
-        value["prompt_embeds"][0].zero_()
-        assert same_value(store.get("a").value, {"prompt_embeds": [randn(20)]})
-        assert future.result() == 1
-        futures = [store.put_later(randn(20, seed=i), Description(f"n{i}")) for i in range(30)]
-    assert all(f.done() for f in futures)
-    with EmbeddingStore.open(path) as store:
-        assert len(store.names()) == 31
+def test_search_beyond_the_memory_for_vectors_gives_the_same(store: EmbeddingStore, monkeypatch):
+    for i in range(60):
+        store.put(randn(4, 16, seed=i), Description(name=f"n{i}"))
+    query = randn(4, 16, seed=99)
+    expected = [(e.name, round(s, 5)) for e, s in store.nearest(query, 7)]
+    monkeypatch.setattr("wanvideo_activation_editor.storage.search.CACHED_BYTES", 4 * 16 * 20)
+    monkeypatch.setattr("wanvideo_activation_editor.storage.search.CHUNK", 8)
+    store.vectors.clear()
+    for _ in range(2):
+        assert [(e.name, round(s, 5)) for e, s in store.nearest(query, 7)] == expected
 
 
-def test_background_puts_are_written_when_the_process_ends_without_closing(path):
-    finish(python(
-        "import sys, torch\n"
-        "from wanvideo_activation_editor.storage import *\n"
-        "store = EmbeddingStore.open(sys.argv[1])\n"
-        "for i in range(20): store.put_later(torch.full((50, 64), float(i)), Description(f'n{i}'))\n",
-        str(path),
-    ))  # fmt: skip
-    with EmbeddingStore.open(path) as store:
-        assert len(store.names()) == 20
+def test_an_operation_is_recorded_with_its_inputs_and_stays_when_one_is_removed(store: EmbeddingStore):
+    a = store.put(randn(4, seed=1), Description(name="a", prompt="known"))
+    inputs = [OperationInput("a", randn(4, seed=1)), OperationInput("b", randn(4, seed=2), -1.0)]
+    told = Description(prompt="a minus b")
+    store.record(Operation("difference", inputs, randn(4, seed=3), {"scale": 2.0}, 5.0, 100, told, "cpu", "Node"))
+    rows = store.database.read(
+        "SELECT result, role, weight, input, parameters, duration_ms FROM lineage ORDER BY position"
+    )
+    assert rows == [
+        ("a minus b", "a", None, "a", "scale=2.0", 5.0),
+        ("a minus b", "b", -1.0, rows[1][3], "scale=2.0", 5.0),
+    ]
+    result = store.id_of_prompt("a minus b")
+    assert {d for (d,) in store.database.read("SELECT ancestor_id FROM ancestry WHERE result_id = ?", [result])} >= {a}
+    assert store.database.read("SELECT operation_type, runs FROM operations_by_type") == [("difference", 1)]
+    maintenance.delete(store, "a", dry_run=False)
+    assert "(removed)" in store.database.read("SELECT input FROM lineage WHERE role = 'a'")[0][0]
+    maintenance.remove(store, [e.embedding_id for e in store.listings()])
+    assert store.database.read("SELECT count(*) FROM vector_operations") == [(0,)]
 
 
-def test_a_store_works_while_the_interpreter_ends_and_starts_no_threads(path, monkeypatch):
-    """From Python 3.12; what was handed over and what was counted is written on the caller's thread."""
-
-    def refused(thread: threading.Thread) -> None:
-        raise RuntimeError("can't create new thread at interpreter shutdown")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", refused)
-        with EmbeddingStore.open(path) as store:
-            assert store.put_later(randn(5), Description("a")).result() == store.put(randn(5))
-            store.record(Operation("copy", (OperationInput("a", 1),)))
-            store.get("a")
-        assert read_names(path) == ["a"]
-    with EmbeddingStore.open(path) as store:
-        assert analytics.stats(store).operations == 1
-        assert [e.access_count for e in list_embeddings(store)] == [1]
+def test_a_report_is_kept_for_the_value_that_it_is_about(store: EmbeddingStore):
+    store.put(randn(4))
+    store.save_analysis(randn(4), "shape 1", "old")
+    store.save_analysis(randn(4), "shape 1", "report")
+    assert store.analysis(randn(4), "shape 1") == "report"
+    assert store.analysis(randn(4), "pca 1") is None and store.analysis(randn(4, seed=1), "shape 1") is None
 
 
-def test_a_background_put_can_be_cancelled(store: EmbeddingStore):
-    gate = threading.Event()
-    store._writer.submit(gate.wait)
-    first, second = (store.put_later(randn(5, seed=i), Description(f"n{i}")) for i in range(2))
-    assert first.cancel()
-    gate.set()
-    assert second.result() and store.names() == ["n1"]
+def test_reports_hold_the_figures_and_no_character_that_breaks_a_line(store: EmbeddingStore):
+    assert "0 (0 named)" in reports.stats(store) and "No operations" in reports.performance(store)
+    store.put(randn(4), Description(name="fox", prompt="p", note="a\nb"))
+    store.put(randn(4, seed=1), Description(prompt="two\nlines \u202e"))
+    store.record(Operation("add", duration_ms=3.0))
+    assert "2 (1 named)" in reports.stats(store) and str(store.path) in reports.stats(store)
+    assert len(reports.listing(store.listings()).splitlines()) == 4 and "\u202e" not in reports.listing(
+        store.listings()
+    )
+    assert "3.00" in reports.performance(store)
 
 
-def test_a_read_waits_for_what_was_handed_over_before_it_only(store: EmbeddingStore):
-    """The job handed over next does not end before the read does."""
-    store.put(randn(5), Description("a"))
-    begin, read = threading.Event(), threading.Event()
-    store._writer.submit(begin.wait)
-    found = []
-    reader = threading.Thread(target=lambda: (found.append(store.names()), read.set()))
-    waited = threading.Event()
-    wait_for = store._writer._condition.wait_for
+def test_many_threads_read_and_write_at_once_and_see_whole_values(store: EmbeddingStore):
+    def value(n: int) -> torch.Tensor:
+        return torch.full((20, 512), float(n % 251)).bfloat16() + torch.arange(512).bfloat16()
 
-    def watched(*args):
-        if threading.current_thread() is reader:
-            waited.set()
-        return wait_for(*args)
+    for n in range(20):
+        store.put(value(n), Description(name=f"n{n}"))
+    wrong, stop = [], threading.Event()
 
-    store._writer._condition.wait_for = watched
-    reader.start()
-    assert waited.wait(30)
-    later = store._writer.submit(lambda: read.wait(30))
-    begin.set()
-    assert later.result() and found == [["a"]]
-    reader.join()
+    def guarded(job, *args) -> None:
+        try:
+            job(*args)
+        except Exception as error:
+            wrong.append(repr(error))
 
+    def read(seed: int) -> None:
+        n = seed
+        while not stop.is_set():
+            n = (n * 7 + 3) % 20
+            if not torch.equal(store.get(f"n{n}").value, value(n)):
+                wrong.append(n)
+            store.nearest(value(n), 2, tag="none")
 
-def test_the_queue_of_background_puts_is_bounded(store: EmbeddingStore):
-    gate = threading.Event()
-    blocked = store._writer.submit(gate.wait)
-    try:
-        with pytest.raises(QueueFullError):
-            for i in range(20):
-                store.put_later(torch.zeros(5 << 20, dtype=torch.uint8) + i)
-    finally:
-        gate.set()
-    assert blocked.result()
+    def write(seed: int) -> None:
+        for i in range(15):
+            store.put(value(100 + seed * 15 + i), Description(name=f"w{seed}-{i}"))
+            if i == 7:
+                maintenance.cleanup(store, 0, 1, dry_run=False)
+        if seed == 0:
+            store.database.compact()
 
-
-def test_a_background_failure_reaches_its_future_and_not_the_next_put(store: EmbeddingStore):
-    future = store.put_later(torch.zeros(2, dtype=torch.complex64))
-    with pytest.raises(UnsupportedError):
-        future.result()
-    store.put(randn(3), Description("a"))
-
-
-def test_a_recorded_result_that_is_stored_already_keeps_its_prompt(store: EmbeddingStore):
-    store.put(randn(5), Description("fox", prompt="a red fox"))
-    store.put(randn(6), Description("plain"))
-    for n, prompt in ((5, "base + 0.0 * (a - b)"), (6, "a - b")):
-        store.record(Operation("difference", result=randn(n), result_description=Description(prompt=prompt)))
-    assert store.get("fox").entry.prompt == "a red fox"
-    assert store.get("plain").entry.prompt == "a - b"
-    store.put(randn(5), Description(prompt="a fox"))
-    assert store.get("fox").entry.prompt == "a fox"
+    readers = [threading.Thread(target=guarded, args=(read, k)) for k in range(8)]
+    writers = [threading.Thread(target=guarded, args=(write, k)) for k in range(4)]
+    for thread in readers + writers:
+        thread.start()
+    for thread in writers:
+        thread.join()
+    stop.set()
+    for thread in readers:
+        thread.join()
+    assert wrong == [] and len(store.names()) == 80
+    assert not maintenance.verify(store).damaged
 
 
-def test_a_closed_store_says_so(path):
-    store = EmbeddingStore.open(path)
+def test_a_closed_store_says_so_and_closing_again_does_nothing(path: Path):
+    store = EmbeddingStore(path)
     store.close()
     store.close()
-    with pytest.raises(StoreError, match="closed"):
-        store.put(randn(3))
-
-
-@pytest.mark.parametrize("value", [{}, {"a": 1}, "text", None, [object(), torch.zeros(1)]], ids=str)
-def test_values_without_tensors_or_with_objects_in_lists_are_refused(store: EmbeddingStore, value):
-    with pytest.raises(UnsupportedError):
-        store.put(value)
-
-
-def test_objects_in_dicts_are_left_out_and_named():
-    packed = pack({"prompt_embeds": [torch.zeros(1, 2)], "model": object(), "deep": {"f": print}, 3: "x"})
-    assert packed.dropped == ("model", "deep/f", "3")
-    assert unpack(packed.structure, packed.tensors).keys() == {"prompt_embeds", "deep"}
-
-
-def test_names_are_listed_without_opening_the_store(path):
-    with EmbeddingStore.open(path) as store:
-        store.put(randn(3), Description("fox é"))
-        store.put(randn(4), Description("owl"))
-    assert read_names(path) == ["fox é", "owl"]
-    assert read_names(path.with_name("none.duckdb")) == []
-
-
-def test_names_are_listed_through_a_link_to_the_store(store: EmbeddingStore, path, tmp_path):
-    store.put(randn(3), Description("a"))
-    store.close()
-    (tmp_path / "elsewhere").mkdir()
-    link = tmp_path / "elsewhere" / "link.duckdb"
-    try:
-        link.symlink_to(path)
-    except OSError:
-        pytest.skip("needs symbolic links")
-    assert read_names(link) == ["a"]
-
-
-def test_names_that_cannot_be_written_leave_no_file(tmp_path, monkeypatch):
-    def full(*args):
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(names.os, "replace", full)
-    names.write_names(tmp_path / "store.duckdb", ["a"])
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_lineage_says_what_made_a_result(store: EmbeddingStore):
-    a, b = randn(10, seed=1), randn(10, seed=2)
-    store.put(a, Description("gothic", prompt="a castle at dusk"))
-    style = Operation(
-        "difference", (OperationInput("a", a), OperationInput("b", b, 0.5)), a - b, {"normalize": False, "scale": 2.0},
-        duration_ms=3.0, peak_memory_bytes=1000, result_description=Description("style"), device="cpu", node="N",
-    )  # fmt: skip
-    store.record(style)
-    store.record(Operation("arithmetic", (OperationInput("base", store.id_of("style")),), randn(10, seed=5)))
-    steps = analytics.lineage(store, store.id_of("style"))
-    assert [(s.role, s.weight, s.input) for s in steps] == [("a", None, "gothic"), ("b", 0.5, "#2")]
-    assert steps[0].parameters == "normalize=false, scale=2.0"
-    assert analytics.ancestors(store, 4) == [(1, 3), (2, 1), (2, 2)]
-    figures = {m.operation_type: m for m in analytics.performance(store)}
-    assert (figures["difference"].mean_ms, figures["difference"].mean_peak_memory_bytes) == (3.0, 1000)
-    assert figures["arithmetic"].mean_ms is None
-
-
-def test_analyses_and_similarities_are_kept(store: EmbeddingStore):
-    store.put(randn(3, seed=1))
-    store.put(randn(3, seed=2))
-    analysis.save_analysis(store, 1, "statistics", {"mean": 0.5})
-    analysis.save_analysis(store, 1, "statistics", {"mean": 0.25, "rank": [1, 2]})
-    assert analysis.saved_analysis(store, 1, "statistics") == {"mean": 0.25, "rank": [1, 2]}
-    assert analysis.saved_analysis(store, 2, "statistics") is None
-    analysis.save_similarities(store, 1, [(2, 0.5)])
-    analysis.save_similarities(store, 1, [(2, 0.75)])
-    assert analysis.saved_similarities(store, 1) == [(2, 0.75)]
-
-
-def test_a_store_in_memory_does_all_but_last(tmp_path):
-    with EmbeddingStore(None) as store:
-        store.put(WRAPPER, Description("a"))
-        assert same_value(store.get("a").value, WRAPPER)
-        assert not store.persistent
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_store_in_memory_stays_small_keeps_the_newest_and_says_once_that_names_go(monkeypatch, caplog):
-    monkeypatch.setattr("wanvideo_activation_editor.storage.store.MEMORY_ONLY_BYTES", 1 << 20)
-    with EmbeddingStore(None) as store:
-        for i in range(120):
-            store.put(randn(60, 256, seed=i), Description(f"n{i}"))
-        store.flush()
-        names = store.names()
-        assert 10 < len(names) < 60 and "n119" in names
-        assert same_value(store.get("n119").value, randn(60, 256, seed=119))
-    assert len([r for r in caplog.records if "in memory" in r.message and "'n0'" in r.message]) == 1
-
-
-def test_queries_are_optimized_after_a_put(store: EmbeddingStore):
-    store.put(randn(5, seed=0))
-    store.flush()
-    cursor = store.database.cursor()
-    query = "EXPLAIN SELECT data FROM blobs_00000 WHERE content_hash = 'x'"
-    optimized = cursor.execute(query).fetchall()
-    cursor.execute("PRAGMA disable_optimizer")
-    assert cursor.execute(query).fetchall() != optimized
-    cursor.execute("PRAGMA enable_optimizer")
-    store.put(randn(5, seed=1))
-    store.flush()
-    assert cursor.execute(query).fetchall() == optimized
+    for action in (lambda: store.put(randn(2)), store.names, lambda: store.database.compact()):
+        with pytest.raises(StoreError, match="is closed"):
+            action()

@@ -7,8 +7,8 @@ from wanvideo_activation_editor.nodes.store_access import ENVIRONMENT, STORE
 
 
 @pytest.fixture(autouse=True)
-def store_in_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nodes that keep what they make keep it in memory here."""
+def no_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nodes that keep what they make keep nothing here."""
     monkeypatch.setenv(ENVIRONMENT, "off")
     yield
     STORE.close()

@@ -174,7 +174,7 @@ def test_bad_input_of_the_encoder(nodes, model, changes, message):
 
 
 def test_the_wrappers_lynx_reference_is_refused():
-    check = wrapper_capture._check_inputs
+    check = wrapper_capture.check_inputs
     check(None, {"lynx_embeds": {"ip_x": torch.zeros(1), "ref_latent": None}}, 1)
     with pytest.raises(ValueError, match=r"reference of Lynx .* Capture without the reference"):
         check(None, {"lynx_embeds": {"ref_latent": torch.zeros(1)}}, 1)
@@ -270,7 +270,7 @@ def test_a_capture_too_large_for_the_store_is_kept_in_memory_and_said_to_be(monk
     monkeypatch.setattr(codec, "MAX_TENSOR_BYTES", A.size - 1)
     assert "in memory only" in cached().keep(A)
     assert cached().find() is A
-    assert STORE.open().index.keys == {}
+    assert STORE.open().listings() == []
     STORE.close()
 
 

@@ -68,6 +68,22 @@ CONTRACT = {
         ["model", "main_latent", "injection_latent", ("injection_strength", 0.5), ("block_activations", FRESH)],
         ["model"],
     ),
+    "WanVideoBlockMap": (
+        ["model", "text_embeds", "injection_embeds", ("injection_strength", 1.0), ("block_activations", "all"),
+         ("noise_levels", "0.8, 0.6, 0.4"), ("seeds", 4), ("seed", 0), "image_embeds", ("width", 832), ("height", 480),
+         ("num_frames", 81), "control_vector", ("branch", "cond"), ("verify", 0), ("use_cache", True),
+         ("store_in_db", False)],
+        ["block_map", "info"],
+    ),
+    "WanVideoBlockMapViewer": (
+        ["block_map", ("quantity", "share"), ("top", 6), ("base_strength", 1.0)],
+        ["graph_image", "report", "block_strengths"],
+    ),
+    "WanVideoTokenReading": (
+        ["model", "text_embeds", ("words", "each"), ("noise_levels", "0.6"), ("seed", 0), ("block_activations", "all"),
+         "image_embeds", ("width", 832), ("height", 480), ("num_frames", 81), ("use_cache", True)],
+        ["heat_map", "report"],
+    ),
 }  # fmt: skip
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import io
+import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -85,6 +87,31 @@ def test_every_package_is_installed():
     listed = {name.partition(".")[2] for name in project["tool"]["setuptools"]["packages"]} - {"", "tiny_wan"}
     shipped = {path.parent.relative_to(REPOSITORY).as_posix() for path in published() if path.name == "__init__.py"}
     assert {name.replace(".", "/") for name in listed} == shipped - {"."}
+
+
+def test_the_wheel_has_the_tiny_model_and_runs_it(tmp_path):
+    pytest.importorskip("setuptools", minversion="77")
+    source, wheels, installed = tmp_path / "source", tmp_path / "wheels", tmp_path / "installed"
+    for name in tracked():
+        target = source / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (REPOSITORY / name).exists():
+            shutil.copy(REPOSITORY / name, target)
+    options = ["--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir", str(wheels)]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(source)], check=True)
+    with zipfile.ZipFile(next(wheels.glob("*.whl"))) as wheel:
+        wheel.extractall(installed)
+    weights = installed / "wanvideo_activation_editor" / "tiny_wan" / "weights"
+    assert {path.name for path in weights.iterdir()} == {
+        *("README.md", "codec.safetensors", "comfy_vae.safetensors", "transformer.safetensors")
+    }
+    assert sum(path.stat().st_size for path in weights.iterdir()) < 8_000_000
+    (tmp_path / "ComfyUI" / "models").mkdir(parents=True)
+    command = [sys.executable, "-m", "wanvideo_activation_editor.tiny_wan", "--comfyui", str(tmp_path / "ComfyUI")]
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    written = sorted(path.parent.name for path in (tmp_path / "ComfyUI").rglob("*.safetensors"))
+    assert written == ["diffusion_models", "vae", "wanvideo_embeddings"]
 
 
 def test_requirements_say_the_same_as_the_project():

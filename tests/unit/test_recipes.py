@@ -50,7 +50,12 @@ def full_stack() -> EditStack:
         (
             Edit(prompt, parse_selection("1-3:0.4, late_blocks"), transforms=(Boost(2.0),), label="first"),
             Edit(prompt, parse_selection("even") * 0.5, "hidden", window=Window(0.1, 0.6), log_level="verbose"),
-            Edit(prompt, parse_selection("4"), schedule=Schedule(((0.0, 0.5), (1.0, 1.0))), tokens=parse_tokens("real:0.5, 3-4")),
+            Edit(
+                prompt,
+                parse_selection("4"),
+                schedule=Schedule(((0.0, 0.5), (1.0, 1.0))),
+                tokens=parse_tokens("real:0.5, 3-4"),
+            ),
             Edit(prompt, parse_selection("5"), mask=Mask(torch.full((2, 3, 4), 0.5))),
             Edit(prompt, parse_selection("6"), mask=Box(right=0.5, last_frame=8)),
             Edit(Prompt(prompt), parse_selection("all"), "attention", Replace(), branch="both"),
@@ -182,7 +187,7 @@ def test_a_file_with_changed_values_is_refused_or_loaded_as_it_says(tmp_path, ch
 def numbers_as_floats(value):
     """Values as they compare: 1 is 1.0; tensors are renumbered; pairs of a map that repeat a key are one."""
     if isinstance(value, dict):
-        if set(value) == {"tensor"}:
+        if "tensor" in value:
             return "tensor"
         if isinstance(value.get("map"), list):
             return {"map": {json.dumps(numbers_as_floats(k)): numbers_as_floats(v) for k, v in value["map"]}}

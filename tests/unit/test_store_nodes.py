@@ -14,24 +14,15 @@ import folder_paths
 import pytest
 import torch
 import wanvideo_activation_editor
+from safetensors.torch import save_file
 from wanvideo_activation_editor.nodes import recording, store_access
 from wanvideo_activation_editor.nodes.store import NOTHING
 from wanvideo_activation_editor.nodes.store_access import STORE, store_path
 from wanvideo_activation_editor.nodes.store_values import stored_under
-from wanvideo_activation_editor.storage import (
-    Description,
-    EmbeddingKey,
-    EmbeddingStore,
-    analytics,
-    exchange,
-    maintenance,
-    names,
-    parquet,
-    selection,
-)
+from wanvideo_activation_editor.storage import exchange, maintenance
 from wanvideo_activation_editor.storage import store as storage_store
-from wanvideo_activation_editor.storage.analysis import saved_analysis
-from wanvideo_activation_editor.storage.selection import list_embeddings
+from wanvideo_activation_editor.storage.records import EmbeddingKey
+from wanvideo_activation_editor.storage.store import EmbeddingStore
 
 WIDTH = 4096
 
@@ -96,13 +87,14 @@ def test_inputs_are_those_of_the_contract_in_order(nodes):
         assert [(i.id, getattr(i, "default", None)) for i in found[: len(expected)]] == expected
         assert all(i.optional for i in found[len(expected) :])
     actions = nodes["WanVideoEmbeddingDatabase"].define_schema().inputs[0].options
-    assert actions == ["stats", "cleanup", "list_recent", "performance", "verify", "compact"]
+    assert actions[:6] == ["stats", "cleanup", "list_recent", "performance", "verify", "compact"]
+    assert actions[6:] == ["delete", "rename", "retag"]
 
 
 def test_every_node_has_a_help_page_and_a_tooltip_on_every_input(nodes):
     pages = Path(wanvideo_activation_editor.__file__).parent / "web" / "docs"
     for name in ("EmbeddingDatabase", "StoreEmbedding", "LoadEmbedding", "SearchEmbeddings", "ExportEmbeddings",
-                 "ImportEmbeddings"):  # fmt: skip
+                 "ImportEmbeddings", "RememberedPrompt"):  # fmt: skip
         text = (pages / f"WanVideo{name}.md").read_text(encoding="utf-8")
         for given in nodes[f"WanVideo{name}"].define_schema().inputs:
             assert given.tooltip and f"`{given.id}`" in text, (name, given.id)
@@ -199,18 +191,6 @@ def test_a_name_that_was_removed_is_stored_again(nodes):
         assert fingerprint(name="fox", tags="") == seen[-1]
 
 
-def test_search_keeps_the_scores_it_computed(nodes):
-    for seed in (1, 2, 3):
-        keep(nodes, wrapper_embeds(seed), f"n{seed}")
-    nodes["WanVideoSearchEmbeddings"].execute(wrapper_embeds(1), 10, "", "")
-    store = STORE.open()
-    found = selection.nearest(store, wrapper_embeds(1), 10)
-    query = "SELECT embedding_id, other_id, score FROM embedding_similarities"
-    rows = store.read(lambda cursor: cursor.execute(query).fetchall())
-    expected = [(store.id_of("n1"), n.embedding.embedding_id, n.cosine) for n in found]
-    assert len(expected) == 2 and sorted(rows) == sorted(expected)
-
-
 def test_search_gives_the_nearest_in_the_form_of_the_query(nodes):
     query = wrapper_embeds(1)
     near = {**query, "prompt_embeds": [(query["prompt_embeds"][0].float() * 1.5 + 0.01).bfloat16()]}
@@ -244,12 +224,12 @@ def test_export_and_import_stay_in_their_folders(nodes, folders: Path):
     keep(nodes, wrapper_embeds(1), "fox", "t")
     keep(nodes, conditioning(2), "owl")
     export = nodes["WanVideoExportEmbeddings"].execute
-    for kind, count in (("safetensors", 1), ("safetensors_each", 2), ("parquet", 2)):
+    for kind, count in (("safetensors", 1), ("safetensors_each", 2), ("parquet", 4)):
         text = export("", "", kind, "../../escape/me").result[0]
         assert text.count("output/wanvideo_embeddings/") == count
     files = [f for f in folders.rglob("*") if f.suffix in (".safetensors", ".parquet")]
-    assert len(files) == 5 and {f.parent for f in files} == {folders / "output" / "wanvideo_embeddings"}
-    with pytest.raises(ValueError, match="Not stored: wolf"):
+    assert len(files) == 7 and {f.parent for f in files} == {folders / "output" / "wanvideo_embeddings"}
+    with pytest.raises(ValueError, match="Not stored: 'wolf'"):
         export("fox, wolf", "", "safetensors", "x")
     with pytest.raises(ValueError, match="No named embedding fits"):
         export("", "none", "safetensors", "x")
@@ -269,32 +249,46 @@ def test_export_and_import_stay_in_their_folders(nodes, folders: Path):
             take.execute(bad, False)
 
 
+def test_imported_fp8_loads_in_a_dtype_that_can_be_computed_with_and_the_error_names_the_menu(nodes, folders: Path):
+    (folders / "input" / "wanvideo_embeddings").mkdir()
+    value = torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(1)).to(torch.float8_e4m3fn)
+    save_file({"prompt": value}, str(folders / "input" / "wanvideo_embeddings" / "small.SAFETENSORS"))
+    nodes["WanVideoImportEmbeddings"].execute("small.SAFETENSORS", False)
+    for dtype in ("fp32", "bf16"):
+        wrapper, native, _ = load(nodes, "small", dtype=dtype)
+        assert torch.equal(wrapper["prompt_embeds"][0].float(), value.float())
+        assert torch.equal(native[0][0][0, :5].float(), value.float())
+    with pytest.raises(ValueError, match="Choose bf16 in dtype"):
+        load(nodes, "small")
+
+
 def test_names_with_commas_and_long_names_of_any_script_are_exported(nodes, folders: Path):
     long = "夕焼けの城" * 40
     for i, name in enumerate(("fog, red", "owl", long)):
         keep(nodes, wrapper_embeds(i), name)
     export = nodes["WanVideoExportEmbeddings"].execute
-    for kind, count in (("safetensors", 1), ("safetensors_each", 3), ("parquet", 2)):
+    for kind, count in (("safetensors", 1), ("safetensors_each", 3), ("parquet", 4)):
         lines = export(f"fog, red\nowl, {long}", "", kind, "夕焼け" * 60).result[0].splitlines()
         assert lines[0] == "Exported 3 embedding(s):" and len(lines) == 1 + count
         assert all((folders / line).is_file() for line in lines[1:])
-    with pytest.raises(ValueError, match="Not stored: fog, red"):
+    with pytest.raises(ValueError, match="Not stored: 'fog', 'red'"):
         export("fog, red, owl", "", "safetensors", "x")
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "parquet"])
-def test_an_export_that_is_too_large_for_one_file_makes_several(nodes, folders: Path, kind, monkeypatch):
-    for module in (exchange, parquet):
-        monkeypatch.setattr(module, "EXPORT_BYTES", 200_000)
+def test_an_export_that_is_too_large_for_one_file_makes_several(nodes, folders: Path, monkeypatch):
+    monkeypatch.setattr(exchange, "EXPORT_BYTES", 250_000)
     for i in range(5):
         keep(nodes, wrapper_embeds(i), f"n{i}")  # 90 KB each
-    text = nodes["WanVideoExportEmbeddings"].execute("", "", kind, "all").result[0]
-    files = [f for f in (folders / "output" / "wanvideo_embeddings").iterdir() if "operations" not in f.name]
+    text = nodes["WanVideoExportEmbeddings"].execute("", "", "safetensors", "all").result[0]
+    files = list((folders / "output" / "wanvideo_embeddings").iterdir())
     assert len(files) == 3 and all(f.name in text for f in files)
-    read = {"safetensors": exchange.import_safetensors, "parquet": parquet.import_parquet}[kind]
-    with EmbeddingStore(None) as other:
-        found = [name for file in files for name in read(other, file).names]
+    with EmbeddingStore(folders / "other.duckdb") as other:
+        found = [name for file in files for name in exchange.import_safetensors(other, file).names]
         assert sorted(found) == [f"n{i}" for i in range(5)]
+
+
+def count_of_operations(store: EmbeddingStore) -> int:
+    return store.database.read("SELECT count(*) FROM vector_operations")[0][0]
 
 
 def wait_for_records() -> EmbeddingStore:
@@ -310,11 +304,14 @@ def test_a_recorded_operation_is_in_the_store_with_its_inputs_and_time(nodes):
         record.result(result, prompt="fox minus owl")
     a["prompt_embeds"][0].zero_()  # what happens to the tensors later does not matter
     store = wait_for_records()
-    (entry,) = [e for e in list_embeddings(store) if e.prompt == "fox minus owl"]
-    steps = analytics.lineage(store, entry.embedding_id)
-    assert [(s.role, s.weight) for s in steps] == [("a", None), ("b", -1.0)]
-    assert steps[0].parameters == "normalize=false, scale=2.0" and steps[0].duration_ms > 0
-    stored = store.load(steps[0].input_id).value
+    (entry,) = [e for e in store.listings() if e.prompt == "fox minus owl"]
+    steps = store.database.read(
+        "SELECT role, weight, input_id, parameters, duration_ms FROM lineage WHERE result_id = ? ORDER BY position",
+        [entry.embedding_id],
+    )
+    assert [step[:2] for step in steps] == [("a", None), ("b", -1.0)]
+    assert steps[0][3] == "normalize=false, scale=2.0" and steps[0][4] > 0
+    stored = store.load(steps[0][2]).value
     assert torch.equal(stored["prompt_embeds"][0], wrapper_embeds(1)["prompt_embeds"][0])
     assert "difference" in report(nodes, "performance")
 
@@ -325,7 +322,7 @@ def test_nothing_is_recorded_when_it_is_switched_off_or_the_operation_fails():
     with pytest.raises(ZeroDivisionError), recording.recorded("difference"):
         _ = 1 / 0
     assert STORE.opened is None
-    assert analytics.stats(wait_for_records()).operations == 0
+    assert count_of_operations(wait_for_records()) == 0
 
 
 @pytest.mark.parametrize("made", [object(), {"no": "tensor"}, torch.zeros(2, dtype=torch.complex64)], ids=repr)
@@ -338,25 +335,36 @@ def test_recording_never_fails_the_node(caplog, made):
     assert "odd" in caplog.text
 
 
-def test_a_store_that_cannot_be_opened_does_not_fail_recording(folders: Path, monkeypatch, caplog):
+def test_a_store_that_cannot_be_opened_does_not_fail_recording_and_is_told_once(folders: Path, monkeypatch, caplog):
     (folders / "file").write_text("")
     monkeypatch.setenv("WAN_ACTIVATION_STORE", str(folders / "file" / "below" / "store.duckdb"))
-    recording.record_operation("add", [("base", wrapper_embeds())], wrapper_embeds(1))
-    assert not wait_for_records().persistent
-    assert "kept in memory only" in caplog.text
+    for i in range(3):
+        recording.record_operation("add", [("base", wrapper_embeds())], wrapper_embeds(i))
+    with pytest.raises(RuntimeError, match="below"):
+        wait_for_records()
+    assert caplog.text.count("nothing is recorded") == 1
+
+
+def test_a_store_that_is_off_keeps_nothing_and_store_and_load_say_so(nodes, monkeypatch, caplog):
+    monkeypatch.setenv("WAN_ACTIVATION_STORE", "off")
+    recording.record_operation("add", [], wrapper_embeds())
+    for action in (lambda: keep(nodes, wrapper_embeds(), "fox"), lambda: load(nodes, "fox")):
+        with pytest.raises(RuntimeError, match="embedding store is off"):
+            action()
+    assert nodes["WanVideoLoadEmbedding"].define_schema().inputs[0].options == [NOTHING] and caplog.text == ""
 
 
 @pytest.fixture
 def slow_opening(monkeypatch) -> Iterator[tuple[threading.Event, threading.Event]]:
     """The store takes as long to open as the test likes: (set once opening has begun, to be set to let it go on)."""
-    begun, go_on, open_store = threading.Event(), threading.Event(), EmbeddingStore.open_or_memory
+    begun, go_on, open_store = threading.Event(), threading.Event(), store_access._opened
 
     def slowly(path):
         begun.set()
         assert go_on.wait(60)
         return open_store(path)
 
-    monkeypatch.setattr(EmbeddingStore, "open_or_memory", slowly)
+    monkeypatch.setattr(store_access, "_opened", slowly)
     yield begun, go_on
     go_on.set()
 
@@ -375,7 +383,8 @@ def test_a_node_that_records_does_not_wait_while_the_store_opens(slow_opening):
     assert begun.wait(60)
     assert returns(lambda: recording.record_operation("second", [("a", wrapper_embeds(1))], wrapper_embeds(3)))
     go_on.set()
-    assert {m.operation_type for m in analytics.performance(STORE.open())} == {"first", "second"}
+    rows = STORE.open().database.read("SELECT operation_type FROM vector_operations ORDER BY operation_id")
+    assert rows == [("first",), ("second",)]
 
 
 def test_what_waits_to_be_recorded_is_bounded_and_the_log_says_so_once(slow_opening, caplog, monkeypatch):
@@ -385,10 +394,10 @@ def test_what_waits_to_be_recorded_is_bounded_and_the_log_says_so_once(slow_open
     for i in range(20):
         recording.record_operation("add", [], torch.full((100, 1024), float(i)))  # 0.4 MB
     go_on.set()
-    assert analytics.stats(STORE.open()).operations == 2
-    assert len([r for r in caplog.records if "waiting to be written" in r.message]) == 1
+    assert count_of_operations(STORE.open()) == 2
+    assert len([r for r in caplog.records if "wait to be written" in r.message]) == 1
     recording.record_operation("add", [], torch.full((100, 1024), 99.0))
-    assert analytics.stats(STORE.open()).operations == 3
+    assert count_of_operations(STORE.open()) == 3
 
 
 def test_what_was_recorded_is_written_when_the_process_ends_without_closing(tmp_path: Path, monkeypatch):
@@ -401,31 +410,25 @@ def test_what_was_recorded_is_written_when_the_process_ends_without_closing(tmp_
         "    recording.record_operation('add', [('a', torch.ones(3, 8))], torch.full((90, 640), float(i)))"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
-    with EmbeddingStore.open(path) as store:
-        assert analytics.stats(store).operations == 9
+    with EmbeddingStore(path) as store:
+        assert count_of_operations(store) == 9
 
 
-def test_the_menu_waits_for_nothing(nodes):
-    keep(nodes, wrapper_embeds(), "fox")
-    go_on = threading.Event()
-    STORE.open()._writer.submit(lambda: go_on.wait(60))
-    seen: list[list[str]] = []
-    assert returns(lambda: seen.append(STORE.names()))
-    go_on.set()
-    assert seen == [["fox"]]
-
-
-def test_a_session_that_cannot_have_the_file_lists_its_names_and_says_why_they_cannot_be_loaded(nodes):
-    with EmbeddingStore.open(store_path()) as other:
-        other.put(wrapper_embeds(), Description("theirs"))
-        other.flush()
-        names.write_names(store_path(), other.names())
-        keep(nodes, wrapper_embeds(1), "mine")
-        assert not STORE.open().persistent
-        assert nodes["WanVideoLoadEmbedding"].define_schema().inputs[0].options == ["mine", "theirs"]
-        assert load(nodes, "mine")
-        with pytest.raises(ValueError, match="in memory only"):
-            load(nodes, "theirs")
+def test_a_session_that_cannot_have_the_file_says_who_has_it(nodes, folders: Path):
+    path = store_path()
+    script = (
+        "import sys, torch\n"
+        "from wanvideo_activation_editor.storage.store import EmbeddingStore\n"
+        "store = EmbeddingStore(sys.argv[1])\nprint('open', flush=True)\nsys.stdin.read()"
+    )
+    other = subprocess.Popen([sys.executable, "-c", script, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdout.readline() == b"open\n"
+    for action in (lambda: keep(nodes, wrapper_embeds(), "fox"), lambda: load(nodes, "fox")):
+        with pytest.raises(RuntimeError, match=f"in use by process {other.pid}"):
+            action()
+    assert nodes["WanVideoLoadEmbedding"].define_schema().inputs[0].options == [NOTHING]
+    other.communicate()
+    assert keep(nodes, wrapper_embeds(), "fox")  # tried again, without a restart
 
 
 def test_a_device_that_fails_does_not_fail_the_node(monkeypatch, caplog):
@@ -438,7 +441,7 @@ def test_a_device_that_fails_does_not_fail_the_node(monkeypatch, caplog):
         monkeypatch.setattr(torch.cuda, name, broken)
     with recording.recorded("add") as record:
         record.result(torch.ones(3, 8))
-    assert analytics.stats(STORE.open()).operations == 1
+    assert count_of_operations(STORE.open()) == 1
     assert "illegal memory access" in caplog.text
 
 
@@ -450,9 +453,9 @@ def test_cached_values_and_analyses_are_found_again():
     wait_for_records()
     found = recording.recall(key)
     assert torch.equal(found["hidden"], hidden["hidden"]) and found["grid"] == (2, 2, 5)
-    recording.record_analysis(wrapper_embeds(), "statistics", {"mean": 0.5})
-    store = wait_for_records()
-    assert saved_analysis(store, store.id_of_value(wrapper_embeds()), "statistics") == {"mean": 0.5}
+    recording.record_analysis(wrapper_embeds(), "statistics", "the report")
+    wait_for_records()
+    assert recording.recorded_analysis(wrapper_embeds(), "statistics") == "the report"
 
 
 def test_the_environment_variable_chooses_the_file_or_none(folders: Path, monkeypatch):
@@ -465,7 +468,7 @@ def test_the_environment_variable_chooses_the_file_or_none(folders: Path, monkey
     monkeypatch.setenv("WAN_ACTIVATION_STORE", str(folders))
     assert store_path() == folders / "embeddings.duckdb"
     monkeypatch.setenv("WAN_ACTIVATION_STORE", "off")
-    assert store_path() is None and not STORE.open().persistent
+    assert store_path() is None
 
 
 def test_importing_the_nodes_imports_no_database_and_writes_nothing(tmp_path: Path):
@@ -494,22 +497,94 @@ def test_vector_nodes_record_when_their_switch_is_on(nodes):
     nodes["WanVideoVectorInterpolation"].execute(a, b, 3, "linear", True, store_in_db=True)
     nodes["WanVideoEmbeddingAmplifier"].execute(a, conditioning(3), 60.0, "push_apart", "relative_l2", True)
     store = wait_for_records()
-    assert {m.operation_type: m.operations for m in analytics.performance(store)} == {
-        "difference": 1, "arithmetic": 1, "interpolation": 1, "amplification": 1,
-    }  # fmt: skip
-    steps = [step for e in list_embeddings(store) for step in analytics.lineage(store, e.embedding_id)]
-    made = {step.operation_type: step for step in steps}
-    assert made["difference"].parameters == "normalize=false, scale=2.0"
-    assert made["arithmetic"].role in ("base_embeds", "operand_1")
+    rows = store.database.read("SELECT operation_type, runs FROM operations_by_type")
+    assert dict(rows) == {"difference": 1, "arithmetic": 1, "interpolation": 1, "amplification": 1}
+    made = dict(store.database.read("SELECT operation_type, any_value(parameters) FROM lineage GROUP BY 1"))
+    assert made["difference"] == "normalize=false, scale=2.0"
+    roles = store.database.read("SELECT role FROM lineage WHERE operation_type = 'arithmetic' ORDER BY 1")
+    assert roles == [("base_embeds",), ("operand_1",)]
 
 
-def test_the_analyzer_keeps_its_report_with_the_embedding(nodes):
-    nodes["WanVideoEmbeddingAnalyzer"].execute(wrapper_embeds(1), "shape", True)
-    nodes["WanVideoEmbeddingAnalyzer"].execute(wrapper_embeds(2), "shape", False)
+def test_the_analyzer_keeps_its_report_with_the_embedding_and_uses_it_again(nodes):
+    analyze = nodes["WanVideoEmbeddingAnalyzer"].execute
+    text = analyze(wrapper_embeds(1), "shape", True).result[0]
+    analyze(wrapper_embeds(2), "shape", False)
     store = wait_for_records()
-    kept = saved_analysis(store, store.id_of_value(wrapper_embeds(1)), "shape")
-    assert "4096" in kept["report"]
-    assert store.id_of_value(wrapper_embeds(2)) is None
+    assert "4096" in text and store.id_of_value(wrapper_embeds(2)) is None
+    store.write(lambda db: db.execute("UPDATE embedding_analysis SET result = 'kept'"))
+    assert analyze(wrapper_embeds(1), "shape", True).result[0] == "kept"
+    assert analyze(wrapper_embeds(1), "shape", False).result[0] == text
+
+
+def test_the_database_deletes_renames_and_retags_after_a_dry_run(nodes):
+    keep(nodes, wrapper_embeds(1), "fox", "a, b")
+    for action, given in (("rename", {"new_name": "wolf"}), ("retag", {"new_tags": "c, d"}), ("delete", {})):
+        assert "Would" in report(nodes, action, name="fox", after=torch.ones(1), **given)
+    assert STORE.names() == ["fox"]
+    assert "Was renamed: 'fox' to 'wolf'" in report(nodes, "rename", name="fox", new_name="wolf", dry_run=False)
+    assert "to c, d" in report(nodes, "retag", name="wolf", new_tags="c, d", dry_run=False)
+    with pytest.raises(ValueError, match="No embedding is stored as 'fox'"):
+        report(nodes, "delete", name="fox", dry_run=False)
+    assert "Removed 1" in report(nodes, "delete", name="wolf", dry_run=False) and STORE.names() == []
+
+
+def test_a_remembered_prompt_is_encoded_once(nodes):
+    node = nodes["WanVideoRememberedPrompt"]
+    before = node.fingerprint_inputs(name="fox")
+    assert node.check_lazy_status("fox") == ["text_embeds"]
+    assert node.execute("fox", wrapper_embeds(1)).result[0]["prompt_embeds"]
+    assert node.fingerprint_inputs(name="fox") == before  # what follows is not computed again
+    assert node.check_lazy_status("fox") == [] and node.check_lazy_status("owl") == ["text_embeds"]
+    value, info = node.execute("fox").result
+    assert torch.equal(value["prompt_embeds"][0], wrapper_embeds(1)["prompt_embeds"][0]) and "From the store" in info
+    assert node.check_lazy_status("fox", refresh=True) == ["text_embeds"]
+    node.execute("fox", conditioning(2), True)
+    assert torch.equal(node.execute("fox").result[0][0][0], conditioning(2)[0][0])
+    keep(nodes, wrapper_embeds(3), "fox")
+    assert node.fingerprint_inputs(name="fox") != before
+
+
+TEXTS = ["a\ud800", "\x00\x07", "\u202eevil", "x" * 1_000_000, "\n" * 1000, "'; DROP TABLE meta; --"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_no_text_of_a_user_reaches_a_message_unescaped_or_at_length(nodes, text):
+    keep(nodes, wrapper_embeds(1), "fox")
+    embeds = wrapper_embeds(2)
+    calls = [
+        lambda: keep(nodes, embeds, text), lambda: keep(nodes, embeds, "a", text),
+        lambda: keep(nodes, embeds, "b", "", text),
+        lambda: keep(nodes, embeds, "c", prompt=text), lambda: keep(nodes, embeds, "d", precision=text),
+        lambda: load(nodes, text), lambda: report(nodes, text), lambda: report(nodes, "delete", name=text),
+        lambda: report(nodes, "rename", name="fox", new_name=text),
+        lambda: report(nodes, "retag", name="fox", new_tags=text),
+        lambda: nodes["WanVideoSearchEmbeddings"].execute(embeds, 3, text, "").result[0],
+        lambda: nodes["WanVideoSearchEmbeddings"].execute(embeds, 3, "", text).result[0],
+        lambda: nodes["WanVideoExportEmbeddings"].execute(text, "", "safetensors", "x").result[0],
+        lambda: nodes["WanVideoExportEmbeddings"].execute("fox", text, "safetensors", "x").result[0],
+        lambda: nodes["WanVideoExportEmbeddings"].execute("fox", "", "safetensors", text).result[0],
+        lambda: nodes["WanVideoImportEmbeddings"].execute(text, False).result[0],
+        lambda: nodes["WanVideoRememberedPrompt"].check_lazy_status(text),
+        lambda: report(nodes, "list_recent"), lambda: report(nodes, "stats"),
+    ]  # fmt: skip
+    for call in calls:
+        try:
+            said = call()
+            said = said if isinstance(said, str) else ""
+        except (ValueError, RuntimeError) as error:
+            said = str(error)
+        assert len(said) < 10_000 and all(line.isprintable() for line in said.split("\n")), said[:200]
+
+
+def test_what_reads_the_store_by_name_or_prompt_runs_again_when_it_changes(nodes):
+    from wanvideo_activation_editor.nodes.store_values import fingerprint_of
+
+    seen = [fingerprint_of("fox")]
+    keep(nodes, wrapper_embeds(1), "x", prompt="fox")
+    seen.append(fingerprint_of("fox"))
+    keep(nodes, wrapper_embeds(2), "fox")
+    seen.append(fingerprint_of(" fox "))
+    assert len({str(s[1]) for s in seen}) == 3
 
 
 def test_a_stored_embedding_is_found_by_its_name_or_prompt_in_the_form_of_the_main_prompt(nodes):

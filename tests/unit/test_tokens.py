@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from wanvideo_activation_editor.patching.tokens import TokensError, TokenTerm, Tokens, parse_tokens
+from wanvideo_activation_editor.patching.tokens import Tokens, TokensError, TokenTerm, parse_tokens
 from wanvideo_activation_editor.patching.words import Words, check_count, words_of
 
 WEIGHT = st.floats(0, 1)
@@ -80,7 +80,9 @@ def test_what_cannot_be_read_is_named(text, message):
 
 
 def test_words_that_the_prompt_does_not_have_are_an_error_that_lists_those_it_has():
-    with pytest.raises(TokensError, match=r'does not have "blue". Its words: 1 a, 2 red, 3 fox, 4 redder, 5 than, 6 Red'):
+    with pytest.raises(
+        TokensError, match=r'does not have "blue". Its words: 1 a, 2 red, 3 fox, 4 redder, 5 than, 6 Red'
+    ):
         weights('"blue"')
     with pytest.raises(TokensError, match=r"no word 8. Words of the prompt: 1 a"):
         weights("word 8")
@@ -131,7 +133,9 @@ class WrapperEncoder:
     tokenizer = WrapperTokenizer()
 
 
-@pytest.mark.parametrize("encoder", [Tokenizer(), Clip(), {"model": WrapperEncoder()}], ids=["transformers", "native", "wrapper"])
+@pytest.mark.parametrize(
+    "encoder", [Tokenizer(), Clip(), {"model": WrapperEncoder()}], ids=["transformers", "native", "wrapper"]
+)
 def test_every_hosts_tokenizer_gives_the_words(encoder):
     words = words_of(encoder, "a  (red:1.5) fox" if not isinstance(encoder, Tokenizer) else "a  red fox")
     assert words.phrase("red fox") == [(1, 2)] and words.word(3) == (2, 2)

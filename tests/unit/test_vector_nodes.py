@@ -10,7 +10,7 @@ from wanvideo_activation_editor.embeddings import amplify, difference, differenc
 from wanvideo_activation_editor.embeddings.interpolation import slerp
 from wanvideo_activation_editor.patching import KEY, Boost, Explicit, ForceDifference
 
-from .test_nodes import ZEROS, SamplingPatcher, conditioning, edit, model, nodes, stack
+from .test_nodes import SamplingPatcher, conditioning, edit, model, nodes, stack
 
 __all__ = ["model", "nodes"]  # fixtures
 
@@ -46,7 +46,7 @@ CONTRACT = {
     ),
     "WanVideoDirectInjector": (
         ["model", "text_embeds", ("injection_prompt", ""), ("difference_target", 50.0), ("injection_mode", "blend"),
-         ("block_activations", ZEROS), "injection_embeds"],
+         ("block_activations", "mid_blocks"), "injection_embeds"],
         ["model", "text_embeds"],
     ),
 }  # fmt: skip

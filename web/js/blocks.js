@@ -1,6 +1,7 @@
 // What a node that edits blocks shows: a grid that writes block_activations, a line, and the strength of every block:
 // as planned, as the last run resolved it, or as measured while sampling.
 
+import { figure, makeChart } from "./chart.js";
 import { makeGrid } from "./grid.js";
 import { forgetIfRewired, learn, recall } from "./knowledge.js";
 import { addPanel } from "./panel.js";
@@ -14,7 +15,6 @@ import { chain, coalesced, markChanged, setValue, showWhileLinked, widgetNamed }
 export const EVENT = "wan_activation_editor.status";
 const CELLS = 50; // as many blocks as a grid can show; those that the model does not have are left out or dimmed
 const CHOICE = "block_activations";
-const SVG = "http://www.w3.org/2000/svg";
 const NAMES = [...PRESETS, "even", "odd"];
 
 /** Whether a node edits the blocks that its block_activations widget names. */
@@ -28,7 +28,7 @@ export function addBlocks(app, node, onBlocks) {
   const menu = make("select", "", { "aria-label": "Preset" }, make("option", "", { value: "" }, "custom"),
     ...NAMES.map(name => make("option", "", { value: name }, name)));
   const line = make("div", "wan-ae-line", { role: "status", "aria-live": "off" }); // a step is no news to interrupt for
-  const picture = makePicture();
+  const picture = makeChart();
   let keepMessage = false;
   let message = null; // of the run that samples or has sampled
   let plan = planOf(node);
@@ -77,7 +77,8 @@ export function addBlocks(app, node, onBlocks) {
     line.title = title;
     line.classList.toggle("warning", isWarning);
     const measured = message?.step > 0 && message.change != null ? message.changes?.map(c => c ?? 0) : null;
-    picture.draw(measured ?? plan.strengths ?? new Array(plan.count).fill(0), measured ? "Change" : "Strength", !measured);
+    if (measured) picture.draw(measured, "Change");
+    else picture.draw(plan.strengths ?? new Array(plan.count).fill(0), "Strength", 1);
   });
   const changed = () => {
     if (keepMessage) return;
@@ -117,46 +118,9 @@ export function addBlocks(app, node, onBlocks) {
 function textOf({ phase, step, active, blocks, change }) {
   if (step === 0)
     return { text: phase === "end" ? "The edit did not act in this run: see its window and branch" : "Stopped before the edit acted", isWarning: true };
-  const figures = [`${active} of ${blocks} blocks`, ...(change == null ? [] : [`mean change ${format(change)}`])];
+  const figures = [`${active} of ${blocks} blocks`, ...(change == null ? [] : [`output change ${figure(change)}`])];
   if (phase === "step") return { text: [`Step ${step}`, ...figures].join(", ") };
   const steps = `${step} ${step === 1 ? "step" : "steps"}`;
   const text = [phase === "end" ? steps : `Stopped after ${steps}`, ...figures].join(", ");
-  return { text, title: change == null ? text : `${text}. Change: relative L2 distance of the context that the blocks read.` };
-}
-
-/** Three digits, also of small values. */
-function format(value) {
-  return value >= 0.01 || value === 0 ? value.toFixed(3) : value.toPrecision(2);
-}
-
-/** Bars of a value per block, with an axis, block numbers, and the value under the pointer. */
-function makePicture() {
-  const svg = document.createElementNS(SVG, "svg"), path = document.createElementNS(SVG, "path");
-  for (const [name, value] of Object.entries({ class: "wan-ae-picture", preserveAspectRatio: "none", role: "img" })) svg.setAttribute(name, value);
-  svg.append(path);
-  const top = make("span", "wan-ae-axis"), numbers = make("div", "wan-ae-scale", { "aria-hidden": "true" });
-  const element = make("div", "wan-ae-chart", {}, make("div", "wan-ae-plot", {}, svg, top), numbers);
-  let shown = [], what = "";
-  svg.addEventListener("pointermove", e => {
-    const box = svg.getBoundingClientRect(), i = Math.min(Math.floor(((e.clientX - box.left) / box.width) * shown.length), shown.length - 1);
-    element.title = i >= 0 ? `Block ${i}: ${what.toLowerCase()} ${format(shown[i])}` : "";
-  });
-  return {
-    element,
-    draw(values, quantity, isStrength) {
-      shown = values;
-      what = quantity;
-      const highest = Math.max(...values, 0), scale = isStrength ? 1 : highest || 1;
-      svg.setAttribute("viewBox", `0 0 ${values.length} 1`);
-      svg.setAttribute("aria-label", `${quantity} per block, highest ${format(highest)}`);
-      path.setAttribute("d", values.map((v, i) => (v > 0 ? `M${i + 0.08} 1V${1 - Math.max(v / scale, 0.05)}H${i + 0.92}V1Z` : "")).join(""));
-      const text = `${quantity}, top ${isStrength ? "1" : format(scale)}`;
-      if (top.textContent !== text) top.textContent = text;
-      const marks = Array.from({ length: Math.ceil(values.length / 10) }, (_, k) => k * 10);
-      if (numbers.childElementCount !== marks.length || numbers.dataset.count !== String(values.length)) {
-        numbers.dataset.count = String(values.length);
-        numbers.replaceChildren(...marks.map(i => make("span", "", { style: `left: ${(100 * i) / values.length}%` }, String(i))));
-      }
-    },
-  };
+  return { text, title: change == null ? text : `${text}. Relative L2 change of the model's output by all edits.` };
 }

@@ -3,15 +3,20 @@
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { EVENT, addBlocks, editsBlocks } from "./blocks.js";
+import { VIEWER, addBlockMap } from "./block_map.js";
 import { BUILDERS } from "./builders.js";
+import { correctBypass } from "./bypass.js";
 import { addCurve } from "./curve.js";
 import { watchErrors } from "./errors.js";
 import { countIn, learn } from "./knowledge.js";
+import { refreshLists } from "./lists.js";
 import { showNotice } from "./notices.js";
 import { convertOldFile } from "./old_files.js";
 import { addPanel, panelOf } from "./panel.js";
 import { builders, editors } from "./registry.js";
+import { showReport } from "./report.js";
 import { ROW_WIDGETS, defineRows, dropRowSockets } from "./rows.js";
+import { addAliases, extendOlderSearch } from "./search.js";
 import { chain, nodeByExecutionId, originOf } from "./widgets.js";
 
 const CATEGORY = "WanVideo/Activation Editor";
@@ -28,6 +33,8 @@ function teach(node, { blocks, strengths }) {
   }
 }
 
+const definitions = new Map(); // of this pack's nodes, as the server sent them
+
 const isOurs = node => Boolean(node.constructor.nodeData?.category?.startsWith(CATEGORY));
 const rootGraph = () => app.rootGraph ?? app.graph?.rootGraph ?? app.graph;
 
@@ -42,6 +49,8 @@ app.registerExtension({
 
   beforeRegisterNodeDef(type, data) {
     defineRows(data);
+    addAliases(data);
+    if (data.category?.startsWith(CATEGORY)) definitions.set(data.name, data);
   },
 
   nodeCreated(node) {
@@ -49,11 +58,14 @@ app.registerExtension({
     BUILDERS[node.constructor.nodeData.name]?.(app, node);
     if (editsBlocks(node)) addBlocks(app, node, refreshBuilders);
     if (!panelOf(node)) addPanel(app, node);
+    correctBypass(node);
     addCurve(node);
     chain(node, "onExecuted", output => {
       const told = output?.[TOLD]?.[0];
-      if (told) teach(node, told);
+      if (told?.blocks) teach(node, told);
+      showReport(node, output, told);
     });
+    if (node.constructor.nodeData.name === VIEWER) addBlockMap(app, node);
     node.setSize([Math.max(MIN_WIDTH, node.size[0]), node.computeSize()[1]]);
   },
 
@@ -67,10 +79,12 @@ app.registerExtension({
   },
 
   setup() {
+    extendOlderSearch(definitions);
     watchErrors(api, rootGraph, isOurs, (node, text) => {
       const blocks = countIn(text);
       if (blocks) teach(node, { blocks });
     });
+    api.addEventListener("executed", ({ detail }) => { if (detail.output?.wan_store) refreshLists(api, app); });
     api.addEventListener(EVENT, ({ detail }) => {
       const graph = rootGraph();
       if (detail.workflow && graph?.id && detail.workflow !== graph.id) return; // another one is open now

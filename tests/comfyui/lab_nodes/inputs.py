@@ -195,4 +195,12 @@ class TestImageModel:
         return (comfy.model_patcher.ModelPatcher(config.get_model({}, "", cpu), cpu, cpu),)
 
 
-INPUT_NODES = (TestTextEmbeds, TestConditioning, TestTextEncoder, TestMask, TestClipImage, TestImageVideo, TestImageModel)
+INPUT_NODES = (
+    TestTextEmbeds,
+    TestConditioning,
+    TestTextEncoder,
+    TestMask,
+    TestClipImage,
+    TestImageVideo,
+    TestImageModel,
+)

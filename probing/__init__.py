@@ -1,0 +1,1 @@
+"""What blocks and words do: a block map, a reading of words, distances, and intervals over seeds."""

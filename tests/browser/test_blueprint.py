@@ -1,0 +1,99 @@
+"""The subgraph blueprint: placed by the front end, set from outside, and the edit that the nodes themselves make."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ..comfyui.server import REPOSITORY
+from ..comfyui.workflows import FOX, Host, edit
+from .editor import GraphPage, node, workflow
+from .test_editor_status import build, host, queue  # noqa: F401  (a fixture)
+from .test_search import names, search
+
+NAME = "Inject a second prompt (Wan)"
+
+PLACE = """async name => {
+    const all = await (await fetch('/api/global_subgraphs')).json();
+    const id = Object.keys(all).find(key => all[key].name === name);
+    const { nodes, definitions } = JSON.parse((await (await fetch('/api/global_subgraphs/' + id)).json()).data);
+    const before = new Set(app.graph._nodes);
+    app.canvas._deserializeItems({ nodes, subgraphs: definitions.subgraphs, reroutes: [], links: [], groups: [] },
+        { position: [300, 180] });
+    return Number(app.graph._nodes.find(n => !before.has(n)).id);
+}"""
+
+REPLACE = """([editor, blueprint]) => {
+    const old = app.graph.getNodeById(editor), node = app.graph.getNodeById(blueprint);
+    for (const name of ['model', 'text_embeds', 'injection_embeds']) {
+        const slot = old.inputs.findIndex(i => i.name === name), link = app.graph.links.get(old.inputs[slot].link);
+        const origin = app.graph.getNodeById(link.origin_id);
+        origin.connect(link.origin_slot, node, node.inputs.findIndex(i => i.name === name));
+    }
+    for (const [slot, output] of old.outputs.entries())
+        for (const id of [...output.links ?? []]) {
+            const link = app.graph.links.get(id);
+            node.connect(slot, app.graph.getNodeById(link.target_id), link.target_slot);
+        }
+    app.graph.remove(old);
+}"""
+
+SET = """([id, values]) => { const n = app.graph.getNodeById(id);
+    for (const [name, v] of Object.entries(values)) {
+        const w = n.widgets.find(w => w.name.replace(/^\\d+: /, '') === name);
+        w.value = v; w.callback?.(v, app.canvas, n);
+    } }"""
+
+
+def promoted(page: GraphPage, node_id: int) -> dict[str, object]:
+    return page.of_node("Object.fromEntries(n.widgets.map(w => [w.name.replace(/^\\d+: /, ''), w.value]))", node_id)
+
+
+def test_it_holds_the_ids_and_inputs_of_the_nodes():
+    data = json.loads((REPOSITORY / "subgraphs" / f"{NAME}.json").read_text(encoding="utf-8"))
+    (inner,) = data["definitions"]["subgraphs"]
+    assert [n["type"] for n in inner["nodes"]] == ["WanVideoBlockActivationBuilder", "WanVideoActivationEditor"]
+    assert data["nodes"][0]["type"] == inner["id"]
+
+
+def test_it_is_placed_with_preset_strength_and_window(page: GraphPage):
+    placed = page.js(PLACE, NAME)
+    page.settle()
+    assert page.of_node("n.title", placed) == NAME
+    assert promoted(page, placed) == {
+        "preset": "mid_blocks", "injection_strength": 0.5, "start_percent": 0, "end_percent": 1,
+    }  # fmt: skip
+
+
+def test_it_makes_the_edit_that_the_nodes_make(page: GraphPage, host: Host):  # noqa: F811
+    wanted = host.digest(FOX, edit(block_activations="first_half", injection_strength=0.25))
+    flow, builder, editor, digest = build(host)
+    page.load(flow)
+    placed = page.js(PLACE, NAME)
+    page.js(REPLACE, [int(editor), placed])
+    page.js("id => app.graph.remove(app.graph.getNodeById(id))", int(builder))
+    page.js(SET, [placed, {"preset": "first_half", "injection_strength": 0.25}])
+    page.settle()
+    result = queue(page)
+    assert result.output(digest, "sha256")[0] == wanted
+    assert (
+        page.of_node(
+            "n.subgraph._nodes.find(i => i.type === 'WanVideoActivationEditor')"
+            ".properties.wan_activation_editor_last_run.blocks",
+            placed,
+        )
+        == host.blocks
+    )
+
+
+@pytest.mark.parametrize("query", ["second prompt (wan)", "inject a second prompt"])
+def test_the_search_finds_it(page: GraphPage, query: str):
+    if page.vue:
+        pytest.skip("the search is one in both renderers")
+    page.load(workflow(node("WanVideoModelLoader")))
+    page.page.mouse.dblclick(900, 700)
+    found = search(page, query)
+    page.page.keyboard.press("Escape")
+    assert found == NAME
+    assert NAME not in names(page)

@@ -1,0 +1,65 @@
+"""What newer ComfyUIs and other packs do to a model, in the same way, for hosts that lack it."""
+
+from __future__ import annotations
+
+import torch
+
+from .probes import AnyInput
+
+
+class Uni3CCnetPatch:
+    """Adds to the hidden state after each block, in place, as ComfyUI's Uni3C does since 0.29."""
+
+    def __call__(self, args):
+        args["img"][:, 0:] += 0.1
+        return args
+
+
+class TestBlockPatch(AnyInput):
+    """A `double_block` patch."""
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"model": ("MODEL",)}}
+
+    def run(self, model):
+        model = model.clone()
+        model.set_model_patch(Uni3CCnetPatch(), "double_block")
+        return (model,)
+
+
+class TestRowsInTurn(AnyInput):
+    """A model that takes the rows of a guidance batch one after the other, as RES4LYF's ReWanPatcher."""
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"model": ("MODEL",)}}
+
+    def run(self, model):
+        def in_turn(executor, x, timestep, context, *args, **kwargs):
+            rows = zip(x.split(1), timestep.split(1), context.split(1), strict=True)
+            return torch.cat([executor(*row, *args, **kwargs) for row in rows])
+
+        model = model.clone()
+        model.add_wrapper("diffusion_model", in_turn)
+        return (model,)
+
+
+class TestCausalSampler(AnyInput):
+    """A sampler function named as that of SamplerARVideo (0.21)."""
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {}}
+
+    def run(self):
+        from comfy.k_diffusion.sampling import sample_euler
+        from comfy.samplers import KSAMPLER
+
+        def sample_ar_video(*args, **kwargs):
+            return sample_euler(*args, **kwargs)
+
+        return (KSAMPLER(sample_ar_video),)
+
+
+HOST_NODES = (TestBlockPatch, TestRowsInTurn, TestCausalSampler)

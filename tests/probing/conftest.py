@@ -1,0 +1,3 @@
+"""The tiny random models and pipelines of tests/hosts."""
+
+from ..hosts.conftest import main, other, sampler  # noqa: F401
