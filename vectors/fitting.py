@@ -132,7 +132,8 @@ class Fit:
                 f"The positive and negative prompts do not differ in block {place[0]} at noise level {place[1]:g}. "
                 "Give prompts that differ, or leave the block out."
             )
-        return u / u.norm(dim=-1, keepdim=True)
+        unit: torch.Tensor = u / u.norm(dim=-1, keepdim=True)
+        return unit
 
     def _pair_differences(self, place: _Place, everything: bool) -> torch.Tensor:
         sides = [

@@ -1,4 +1,4 @@
-"""Both prompts of a pair in one call of a transformer: the host's own with the negative one, a second with the other."""
+"""Both prompts of a pair in one call of a transformer: the host's own has the negative one, a second the positive."""
 
 from __future__ import annotations
 

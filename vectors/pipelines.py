@@ -10,6 +10,7 @@ import torch
 
 from ..embeddings import read_text_embeds
 from ..patching.hosts import diffusers
+from ..patching.hosts.attachment import COMPILE_SETTING
 from ..patching.hosts.compile import eager, is_compiled
 from ..patching.runtime import Run
 from ..patching.selection import parse_selection
@@ -77,7 +78,9 @@ def control_vector(
         raise ControlVectorError(f"levels and seeds have to be at least 1, not {levels} and {seeds}.")
     origin = origin or f"{len(given)} pairs"
     fit = Fit(method, range(HELD_OUT - 1, len(given), HELD_OUT), components)
-    pipeline = Pipeline(pipe, {"negative_prompt_embeds": None, **call, "num_inference_steps": levels, "guidance_scale": 1.0})
+    pipeline = Pipeline(
+        pipe, {"negative_prompt_embeds": None, **call, "num_inference_steps": levels, "guidance_scale": 1.0}
+    )
     texts = [
         (pipeline.encode(positive, f"pair {n}, positive"), pipeline.encode(negative, f"pair {n}, negative"))
         for n, (positive, negative) in enumerate(given, 1)
@@ -96,7 +99,7 @@ def control_vector(
     with contextlib.ExitStack() as exits:
         for transformer, each in zip(pipeline.transformers, pipeline.models, strict=True):
             inside = any(is_compiled(each.blocks[index]) for index in chosen)
-            exits.enter_context(eager(diffusers.COMPILE_SETTING, whole=is_compiled(transformer), inside=inside))
+            exits.enter_context(eager(COMPILE_SETTING, whole=is_compiled(transformer), inside=inside))
         for number, (positive, negative) in enumerate(texts):
             embeds = read_text_embeds(positive, "positive").detached()
             counts = len(real_rows(negative)), len(real_rows(positive))

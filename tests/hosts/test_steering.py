@@ -77,9 +77,11 @@ def test_an_addition_is_what_it_says_at_the_block(sample, site):
     vector = vector_at(site, transport=False)
     module = SITES[site].module(sample.pipe.transformer.blocks[3])
     seen: list[torch.Tensor] = []
-    with steer(sample.pipe, vector, -0.4, blocks="3:0.5"):
-        with module.register_forward_hook(lambda m, a, out: seen.append(out.clone())):
-            sample(MAIN, steps=1)
+    with (
+        steer(sample.pipe, vector, -0.4, blocks="3:0.5"),
+        module.register_forward_hook(lambda m, a, out: seen.append(out.clone())),
+    ):
+        sample(MAIN, steps=1)
     with module.register_forward_hook(lambda m, a, out: seen.append(out.clone())):
         sample(MAIN, steps=1)
     step = -0.2 * vector.scale[3, 1] * vector.directions[3, 1, 0]  # noise level 1: clamped to the last
