@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..patching.capture import HiddenStates
 from ..patching.concepts import between
 from .control_vector import TENSORS, ControlVector, ControlVectorError
 
@@ -98,6 +99,23 @@ def one_level(
     )  # fmt: skip
 
 
+def of_hidden_states(states: HiddenStates) -> ControlVector:
+    """The mean token of captured hidden states, as a vector for every noise level.
+
+    It holds all that they show; the difference of two, or the rest beside others, is a direction to steer along.
+    """
+    means = torch.stack([state.float().mean(dim=(0, 1)) for state in states.states])
+    return one_level(
+        means,
+        states.blocks,
+        site="hidden",
+        block_count=0,
+        origin=f"hidden states of {states.prompt or 'a prompt'}",
+        level=float(states.sigma),
+        model_name=states.model_name,
+    )
+
+
 def at_levels(vector: ControlVector, levels: tuple[float, ...]) -> ControlVector:
     """A vector read off at other noise levels: linearly between its own, with directions made unit again."""
     if levels == vector.levels:
@@ -133,7 +151,7 @@ def _aligned(vectors: Sequence[ControlVector], what: str) -> list[ControlVector]
             raise ControlVectorError(f"{what}: vector {number} has {other.count} directions; use vectors of one.")
         for name, meaning in (("site", "site"), ("width", "width"), ("block_count", "number of blocks")):
             mine, theirs = getattr(first, name), getattr(other, name)
-            if mine != theirs:
+            if mine != theirs and not (name == "block_count" and 0 in (mine, theirs)):
                 raise ControlVectorError(f"{what}: vector 1 has {meaning} {mine}, vector {number} has {theirs}.")
         if first.identity and other.identity and first.identity != other.identity:
             raise ControlVectorError(

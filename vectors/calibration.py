@@ -99,7 +99,9 @@ def calibrate_response(
     def evaluate(strength: float) -> float:
         found = float(effect(strength))
         if not math.isfinite(found) or found < 0:
-            raise ControlVectorError(f"The effect of strength {strength:.4g} is {found}, which is no measure of change.")
+            raise ControlVectorError(
+                f"The effect of strength {strength:.4g} is {found}, which is no measure of change."
+            )
         known[strength] = found
         return found
 
@@ -136,7 +138,7 @@ def _rising(known: dict[float, float], limit: float) -> tuple[list[tuple[float, 
 
 
 def _next(known: dict[float, float], levels: int, limit: float) -> float | None:
-    """The strength to look at next: that of a level, in the widest gap of effects around levels; None when all are known."""
+    """The strength to look at next, of a level in the widest gap of effects; None when all levels are known."""
     rising, _ = _rising(known, limit)
     if len(rising) < 2:
         return None
@@ -145,9 +147,7 @@ def _next(known: dict[float, float], levels: int, limit: float) -> float | None:
     best: tuple[float, float] | None = None
     for low, high in pairwise(rising):
         within = [
-            n * gap
-            for n in range(1, levels + 1)
-            if low[1] + _TOLERANCE * gap < n * gap < high[1] - _TOLERANCE * gap
+            n * gap for n in range(1, levels + 1) if low[1] + _TOLERANCE * gap < n * gap < high[1] - _TOLERANCE * gap
         ]
         if within and (best is None or high[1] - low[1] > best[0]):
             best = high[1] - low[1], within[len(within) // 2]
@@ -177,7 +177,10 @@ class Curve:
         low, high = self._y[i], self._y[i + 1]
         first, last = width * self._tangents[i], width * self._tangents[i + 1]
         return float(
-            (1 + 2 * t) * (1 - t) ** 2 * low + t * (1 - t) ** 2 * first + t * t * (3 - 2 * t) * high + t * t * (t - 1) * last
+            (1 + 2 * t) * (1 - t) ** 2 * low
+            + t * (1 - t) ** 2 * first
+            + t * t * (3 - 2 * t) * high
+            + t * t * (t - 1) * last
         )
 
     def strength_at(self, effect: float) -> float:

@@ -39,7 +39,7 @@ class ControlVector:
             negative one (area under the ROC curve; 0.5 is chance); NaN where none was left out.
         transport_scale, transport_shift: [B, L, D], a and b of a x + b, the map from negative to positive tokens;
             None when it was not fitted. a is above 0.
-        block_count: of the model; 0 at `context`.
+        block_count: of the model; 0 when it is not known, and at `context`.
         model_name: of the model, for people.
         identity: of the model's weights, `host:digest`; empty when it is not known.
         method: how the directions were fitted.
@@ -103,7 +103,7 @@ class ControlVector:
             raise ControlVectorError("directions are not orthonormal.")
         if self.site == CONTEXT and (self.blocks, self.levels) != ((0,), (1.0,)):
             raise ControlVectorError("At site context a control vector has blocks (0,) and levels (1.0,).")
-        if self.site != CONTEXT and self.block_count <= self.blocks[-1]:
+        if self.block_count and self.block_count <= self.blocks[-1]:
             raise ControlVectorError(f"block {self.blocks[-1]} of a model of {self.block_count} blocks.")
 
     @property

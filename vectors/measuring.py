@@ -99,6 +99,17 @@ class PairMeasurement:
     def _after(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._busy or self._sides is None or self._other is None:
             return
-        first_tensor(output).add_(self._other).mul_(0.5)
+        _mix_in(output, self._other)
         self._sides = self._other = None
         self._step()
+
+
+def _mix_in(output: Any, other: torch.Tensor) -> None:
+    """Make what a transformer returns the mean of it and another, in place: a copy would not reach the host."""
+    if isinstance(output, list):
+        for one, two in zip(output, other, strict=True):
+            one.add_(two).mul_(0.5)
+    elif isinstance(output, tuple):
+        _mix_in(output[0], other)
+    else:
+        first_tensor(output).add_(other).mul_(0.5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,14 +17,17 @@ from ..patching.selection import parse_selection
 from ..patching.sites import SITES
 from ..patching.strengths import as_block_strengths
 from ..patching.wan_model import discover
+from ..probing.distances import relative_l2
 from ..probing.forks import ModelCall
 from ..probing.pipeline_calls import Pipeline, latents_of, text_of
-from .applying import Blocks, identity_of
+from .applying import Blocks, identity_of, steer
+from .calibration import EVALUATIONS, Calibration, calibrate_response
 from .control_vector import CONTEXT, ControlVector, ControlVectorError
 from .fitting import Fit, Method
 from .measuring import PairMeasurement
 from .pairs import checked_pairs, differing_spans, real_rows
 
+HIGHEST = 10.0
 HELD_OUT = 4
 """Of so many pairs one is left out to measure separability."""
 
@@ -158,3 +161,59 @@ def _call_of(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mode
         prompt_count=rows,
         grid=model.grid(latents_of(args, kwargs)),
     )
+
+
+def calibrate(
+    pipe: Any,
+    prompt: Any,
+    vector: ControlVector,
+    operation: str = "add",
+    *,
+    blocks: Blocks = "all",
+    levels: int = 5,
+    limit: float = 0.5,
+    seeds: int | Sequence[int] = 2,
+    measure: Callable[[torch.Tensor, torch.Tensor], float] = relative_l2,
+    steering: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    **call: Any,
+) -> Calibration:
+    """Find strengths at which a control vector changes the video by evenly spaced amounts.
+
+        found = calibrate(pipe, "a street in the rain", night, blocks="8-20", num_inference_steps=20)
+        with steer(pipe, night, found.strengths[2], blocks="8-20"):
+            ...
+
+    Args:
+        pipe: a diffusers Wan pipeline.
+        prompt: what is sampled: a string or embeddings.
+        vector, operation, blocks: as for `steer`; `steering` holds further arguments of it.
+        levels, limit: see `calibrate_response`.
+        seeds: their number, or a list of them.
+        measure: change from plain latents to edited ones, `(plain, edited) -> float`; relative L2 by default.
+        progress: called with how much is done, and how much there is to do at most; may raise to stop.
+        call: further arguments of the pipeline.
+
+    Raises:
+        ControlVectorError: nothing changes, or an argument is out of range.
+        ValueError: as `steer`.
+    """
+    pipeline = Pipeline(pipe, call)
+    text = pipeline.encode(prompt, "prompt")
+    numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    runs = 0
+
+    def sample(seed: int) -> torch.Tensor:
+        nonlocal runs
+        latents = pipeline.sample(text, seed)
+        runs += 1
+        progress(min(runs, (EVALUATIONS + 1) * len(numbers)), (EVALUATIONS + 1) * len(numbers))
+        return latents
+
+    plain = {seed: sample(seed) for seed in numbers}
+
+    def effect(strength: float) -> float:
+        with steer(pipe, vector, strength, operation, blocks=blocks, **(steering or {})):  # type: ignore[arg-type]
+            return sum(measure(plain[seed], sample(seed)) for seed in numbers) / len(numbers)
+
+    return calibrate_response(effect, levels, limit, highest=HIGHEST)
