@@ -195,7 +195,7 @@ class Run:
 
         Args:
             rows: which rows of the text batch belong to which branch and prompt.
-            progress: fraction of sampling done, 0..1, by the clock of an edit; called only for edits with a window or schedule.
+            progress: fraction of sampling done, 0..1, by the clock of an edit; called only where a window or schedule asks.
             label: names the step in logs; called only when statistics are logged.
             prompt_count: prompts of the call, when edits may have fewer: then each goes to as many in a row.
             grid: frames, height and width of its tokens, when known.

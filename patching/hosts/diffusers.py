@@ -80,8 +80,8 @@ def inject(
         log_level: off, basic, verbose or trace.
         schedule: multiplies the strengths over sampling, as in "0:0.2, 0.5:0.8, 1:1" (see patching/schedule.py). Needs
             a pipeline.
-        tokens: those of the main prompt that are touched, at a site of the text: `"a phrase"`, `word 3`, `12-15`, `real`,
-            `padding`, each with `:weight` (see patching/tokens.py). All of them by default.
+        tokens: those of the main prompt that are touched, at a site of the text: `"a phrase"`, `word 3`, `12-15`,
+            `real`, `padding`, each with `:weight` (see patching/tokens.py). All of them by default.
         prompt: text of the main prompt, for `tokens` that name words; the pipeline's tokenizer cuts it.
         mask: the part of the video that is touched: weights [frames, height, width] or [height, width], or a Box. At
             site `context`, the part that reads the changed text.
