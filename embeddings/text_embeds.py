@@ -8,6 +8,7 @@ pipelines take it. `TextEmbeds` is the one form the rest of the pack works on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -16,6 +17,9 @@ import torch
 
 MAX_TOKENS = 512
 """Text length of every Wan model: T5 tokens that cross-attention reads."""
+
+MAX_VALUE = 1e4
+"""Largest size of a value: in the projection's float16 more would become infinite."""
 
 RAW_WIDTH = 4096
 """Width of UMT5-XXL embeddings, before a model's own projection."""
@@ -100,7 +104,8 @@ def read_text_embeds(value: Any, name: str = "text_embeds", max_tokens: int | No
         max_tokens: most tokens of a prompt; None for a main prompt of ComfyUI, which reads any number.
 
     Raises:
-        EmbedsError: another type, no prompt, NaN or Inf, too many tokens.
+        EmbedsError: another type, a sparse, nested or empty (meta) tensor, no prompt, NaN, Inf or values above
+            MAX_VALUE, too many tokens.
     """
     if isinstance(value, TextEmbeds):
         return value
@@ -141,6 +146,8 @@ def _prompts(value: Any, name: str, max_tokens: int | None) -> tuple[tuple[torch
     """The prompts without padding, and their lengths with it."""
     tensors: list[torch.Tensor] = []
     for item in [value] if torch.is_tensor(value) else (value or ()):
+        if torch.is_tensor(item):
+            item = _plain(item, name)
         if not torch.is_tensor(item) or item.dim() not in (2, 3):
             got = f"a tensor {list(item.shape)}" if torch.is_tensor(item) else type(item).__name__
             raise EmbedsError(f"{name}: expected tensors [tokens, {RAW_WIDTH}], got {got}.")
@@ -151,6 +158,19 @@ def _prompts(value: Any, name: str, max_tokens: int | None) -> tuple[tuple[torch
     return checked, tuple(t.shape[0] for t in tensors)
 
 
+def _plain(tensor: torch.Tensor, name: str) -> torch.Tensor:
+    """The tensor without a record of gradients or a pending sign; values in rows and columns, or an error."""
+    kind = "without values (meta)" if tensor.is_meta else "nested" if tensor.is_nested else None
+    if kind is None and tensor.layout != torch.strided:
+        kind = f"stored as {str(tensor.layout).removeprefix('torch.')}"
+    if kind is not None:
+        raise EmbedsError(
+            f"{name}: is a tensor {kind}, but embeddings are ordinary tensors. Convert it, for example with "
+            "to_dense(), or encode the prompt again."
+        )
+    return tensor.detach().resolve_neg()
+
+
 def _checked(tensor: torch.Tensor, name: str, max_tokens: int | None) -> torch.Tensor:
     if not tensor.is_floating_point():
         raise EmbedsError(f"{name}: expected floating point values, got {tensor.dtype}.")
@@ -158,8 +178,14 @@ def _checked(tensor: torch.Tensor, name: str, max_tokens: int | None) -> torch.T
         raise EmbedsError(f"{name}: holds no token. Encode the prompt again.")
     if tensor.itemsize == 1:
         raise EmbedsError(f"{name}: is {tensor.dtype}, which cannot be computed with. Convert it to bfloat16.")
-    if not torch.isfinite(tensor).all():
+    largest = float(tensor.abs().amax())
+    if not math.isfinite(largest):
         raise EmbedsError(f"{name}: holds NaN or infinite values. Encode the prompt again.")
+    if largest > MAX_VALUE:
+        raise EmbedsError(
+            f"{name}: holds values up to {largest:.3g}, which grow past what the model can compute with; those of UMT5 "
+            f"are below 100. Amplify less, to values below {MAX_VALUE:g}."
+        )
     tensor = trim_padding(tensor)
     if max_tokens is not None and tensor.shape[0] > max_tokens:
         raise EmbedsError(

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("wanvideo_activation_editor")
 
+EMPTY_LATENT_SCALES = ("downscale_ratio_spacial", "downscale_ratio_temporal")
+"""What newer empty latents say of their size; samplers bring them to the model's."""
+
 CACHE_BYTES = 2**31
 """Most that captured states take in memory beside ComfyUI's own cache of node outputs."""
 
@@ -81,7 +84,11 @@ class CachedCapture:
         self.identity, self._content, self._unknown = "", "", ""
         try:
             self.identity = host.fingerprint(model)
-            given = {k: latent.get(k) for k in ("samples", "noise_mask", "batch_index")} if latent else None
+            given = (
+                {k: latent.get(k) for k in ("samples", "noise_mask", "batch_index", *EMPTY_LATENT_SCALES)}
+                if latent
+                else None
+            )
             content = (_without_negative(text_embeds), given, image_embeds)
             self._content = fingerprint(content)
         except UnidentifiedError as error:

@@ -96,7 +96,7 @@ def add_edit(
         raise ValueError(
             "injection_embeds is not connected. Connect the second prompt's embeddings, or turn enable_patching off."
         )
-    source = read_text_embeds(injection_embeds, "injection_embeds").detached()
+    source = read_text_embeds(injection_embeds, "injection_embeds", host.MAX_PROMPT_TOKENS).detached()
     chosen = read_tokens(tokens, main, branch, prompt, text_encoder)
     edits = [
         Edit(

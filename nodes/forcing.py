@@ -100,7 +100,7 @@ def _read_pair(model: Any, text_embeds: Any, injection_embeds: Any) -> tuple[Tex
     wan_model = host.wan_model(model)
     host.check_embeds(text_embeds)
     main = read_text_embeds(text_embeds, "text_embeds", host.MAX_PROMPT_TOKENS).detached()
-    injection = read_text_embeds(injection_embeds, "injection_embeds").detached()
+    injection = read_text_embeds(injection_embeds, "injection_embeds", host.MAX_PROMPT_TOKENS).detached()
     check_width(main, wan_model, "text_embeds is")
     check_width(injection, wan_model, "injection_embeds is")
     injected, prompts = len(injection.prompts), len(main.prompts)

@@ -83,7 +83,7 @@ def check_levels(text: Any) -> bool | str:
 
 def identity_of(host: Any, model: Any) -> str:
     try:
-        identity: str = host.identity(model)
+        identity: str = host.fingerprint(model)
     except UnidentifiedError:
         return ""
     return identity

@@ -92,7 +92,6 @@ class ActiveEdit:
         self.factor = edit.factor(progress(self.clock)) if self.rows and edit.is_timed else 1.0
         if self.factor == 0.0:
             self.rows = []
-        self.announced += 1
         self._of_call = self.rows
         if self.rows:
             self.calls += 1
@@ -166,9 +165,9 @@ class ActiveEdit:
         self.missed.discard(index)
         if self.run.statistics is not None and (self.logged or self.observation is not None):
             what = "hidden state" if self.edit.site == "hidden" else self.edit.site
-            self.run.statistics.record(
-                index, self, x, out, range(len(x)) if rows is None else rows, what=what, logged=self.logged
-            )
+            real = self.run.prompts.real(self, x) if self.site.reads_text else None
+            touched = range(len(x)) if rows is None else rows
+            self.run.statistics.record(index, self, x, out, touched, what=what, logged=self.logged, real=real)
         return out
 
     def _operated(self, x: torch.Tensor, value: torch.Tensor, strength: float, row: int) -> torch.Tensor:
@@ -186,7 +185,7 @@ class ActiveEdit:
     def selected(self, x: torch.Tensor, row: int) -> Part | None:
         """The tokens of a row that are touched; None for all of them."""
         if self.tokens is not None:
-            return part_of(self.tokens.weights(self.run.prompts.real(row, x.shape[1], self.edit.text)), x)
+            return part_of(self.tokens.weights(self.run.prompts.real_tokens(row, x.shape[1], self.edit.text)), x)
         return self.masked(x) if self.edit.mask is not None and not self.site.reads_text else None
 
     def masked(self, x: torch.Tensor) -> Part:

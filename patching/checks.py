@@ -90,7 +90,7 @@ def check_frames(edit: Edit, frames: int, setting: str, remedy: str) -> None:
 
 
 def warn_about_cache(stack: EditStack) -> None:
-    """Say that a step cache (TeaCache, MagCache, EasyCache, LazyCache) blurs the edits' windows and schedules, if they have any."""
+    """Say that a step cache (TeaCache, MagCache, EasyCache, LazyCache) blurs windows and schedules of edits that have some."""
     for edit in stack:
         if edit.is_timed:
             log.warning(

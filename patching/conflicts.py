@@ -16,10 +16,10 @@ log = logging.getLogger("wanvideo_activation_editor")
 def replaced_by(module: nn.Module) -> str | None:
     """Name of the Python module whose function stands in place of a module's own `forward`; None when none does.
 
-    accelerate's offload hooks call the original and are not counted.
+    Hooks of accelerate and diffusers (offload, caches, context parallelism) call the original and are not counted.
     """
     given = vars(module).get("forward")
-    if given is None or hasattr(module, "_hf_hook"):
+    if given is None or hasattr(module, "_hf_hook") or hasattr(module, "_diffusers_hook"):
         return None
     if getattr(given, "__self__", None) is module and given.__func__ is type(module).forward:
         return None

@@ -55,8 +55,8 @@ class Mask:
             out = torch.cat([pooled[:1], rest])
         else:
             raise MaskError(
-                f"mask: has {len(pooled)} frames, but the model samples {4 * (frames - 1) + 1} ({frames} latent frames) "
-                "at a time. Give as many, or one for all."
+                f"mask: has {len(pooled)} frames, but the model samples {4 * (frames - 1) + 1} ({frames} latent "
+                "frames) at a time. Give as many, or one for all."
             )
         return (out.double() * 1e6).round().div(1e6).float().reshape(-1)  # averages of 0 and 1 are exactly those
 
@@ -86,8 +86,8 @@ class Box:
     def __post_init__(self) -> None:
         if not (0.0 <= self.left < self.right <= 1.0 and 0.0 <= self.top < self.bottom <= 1.0):
             raise MaskError(
-                f"mask: a box from {self.left:g}, {self.top:g} to {self.right:g}, {self.bottom:g} has no area inside of "
-                "the picture, which is 0 to 1 in both directions."
+                f"mask: a box from {self.left:g}, {self.top:g} to {self.right:g}, {self.bottom:g} has no area inside "
+                "of the picture, which is 0 to 1 in both directions."
             )
         if self.first_frame < 0 or (self.last_frame is not None and self.last_frame < self.first_frame):
             raise MaskError(f"mask: frames {self.first_frame} to {self.last_frame} are none.")

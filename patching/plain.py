@@ -237,7 +237,7 @@ def _check_prompts(read: Mapping[str, Any], where: str) -> None:
     try:
         for part in ("prompts", "negative"):
             if part == "prompts" or read.get(part):
-                read_text_embeds(list(read.get(part, ())), f"{where}.{part}")
+                read_text_embeds(list(read.get(part, ())), f"{where}.{part}", None)
     except EmbedsError as error:
         raise RecipeError(str(error)) from None
 

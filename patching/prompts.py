@@ -58,6 +58,7 @@ class Prompts:
         self._branches: dict[int, str] = {}
         self.batch: int | None = None  # rows of the text batch, once the projection ran in this call
         self._tokens = 0
+        self._raw: torch.Tensor | None = None  # what the projection was given
         self._announced: torch.Tensor | None = None
         self._turn = 0  # the announced row that is expected next where the model takes rows in turn
         self._raw: torch.Tensor | None = None  # the host's embeddings of this call
@@ -118,7 +119,8 @@ class Prompts:
         """Hook of the text projection: project the injected prompts, in a batch of the shape of the host's."""
         if in_extra_pass() or self.ran:
             return
-        self._raw = raw = args[0]
+        raw = args[0]
+        self._raw = raw
         self.batch, self._tokens = output.shape[0], min(self._text_length or output.shape[1], output.shape[1])
         shared: dict[tuple[int, tuple[tuple[int, int], ...]], torch.Tensor] = {}
         for injection in self._wanted:
@@ -155,7 +157,7 @@ class Prompts:
         self.text_start(context)
         return self._projected[id(edit)][:, -self._tokens :]
 
-    def real(self, row: int, tokens: int, injected: TextEmbeds | None = None) -> torch.Tensor:
+    def real_tokens(self, row: int, tokens: int, injected: TextEmbeds | None = None) -> torch.Tensor:
         """Where the text of a row has a token, its own or one of an injected prompt: bool [tokens].
 
         Raises:
@@ -181,6 +183,20 @@ class Prompts:
             after = here + (after - self._changed[key[:-1]][:, -self._tokens :])
         assert self._raw is not None  # noqa: S101  # text_start has checked it
         return torch.where((self._raw[:, -self._tokens :] != 0).any(dim=-1, keepdim=True), after, here)
+
+    def real(self, injection: Injection, x: torch.Tensor) -> torch.Tensor:
+        """Where the main or the injected prompt has a token, in a tensor [batch, image + text tokens, dim]: [batch,
+        tokens], for figures that padding does not dilute."""
+        found = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+        if self._raw is None:
+            return ~found
+        text = (self._raw[:, self._raw.shape[1] - self._tokens :] != 0).any(dim=-1)
+        found[: len(text), x.shape[1] - self._tokens :] = text.to(x.device)
+        if (embeds := injection.edit.text) is not None:
+            for row, number in injection.rows:
+                first = x.shape[1] - self._tokens
+                found[row, first : first + len(self._prompt(injection.edit, embeds, number, self._raw))] = True
+        return found
 
     def context(self, injection: Injection, context: torch.Tensor) -> torch.Tensor:
         """A copy of a context with the injected text in the touched rows."""

@@ -25,7 +25,7 @@ from .edit import Edit, EditStack
 from .forked import ForkedEdit
 from .grid import Grid
 from .masked import MaskedContextEdit
-from .messages import skipped_message, unreached_message, warn_if_unused, where
+from .messages import skipped_message, unreached_message, where
 from .output_change import OutputChange
 from .prompts import Prompts, Rows
 from .sources import CapturedDifference, Prompt, SecondStream
@@ -140,12 +140,18 @@ class Run:
         self._handles.clear()
         self._end_call()
 
-    def close(self, completed: bool, edits: Collection[ActiveEdit] | None = None) -> None:
+    def close(self, completed: bool, edits: Collection[ActiveEdit] | None = None) -> list[ActiveEdit]:
         """End the run, for some edits or all: log what is left to log and release every tensor.
 
         Args:
-            completed: sampling ended normally; only then a missing effect is worth a warning.
+            completed: sampling ended normally; only then a missing effect is an error.
             edits: those that end; None for all, and with them the run.
+
+        Returns:
+            those that ended, for `warn_if_unused`, once all runs of a sampling have.
+
+        Raises:
+            RuntimeError: the model called no module of an edit.
         """
         self._end_statistics()
         ending = self._edits if edits is None else list(edits)
@@ -160,8 +166,7 @@ class Run:
         self.prompts.clear()
         if unreached is not None:
             raise unreached
-        if completed:
-            warn_if_unused(ending)
+        return ending
 
     def hook_control_attention(self, block: nn.Module, index: int) -> None:
         """Edit a control block whose host calls `forward` itself, past module hooks, at its cross-attention."""
@@ -190,7 +195,7 @@ class Run:
 
         Args:
             rows: which rows of the text batch belong to which branch and prompt.
-            progress: fraction of sampling done, 0..1, by the clock of an edit; called only for edits with a window or schedule.
+            progress: fraction of sampling done, 0..1, by the clock of an edit; called only where a window or schedule asks.
             label: names the step in logs; called only when statistics are logged.
             prompt_count: prompts of the call, when edits may have fewer: then each goes to as many in a row.
             grid: frames, height and width of its tokens, when known.
@@ -218,6 +223,8 @@ class Run:
 
         for edit in self._edits:
             edit.begin(rows, progress_of, grid)
+        for edit in self._edits:  # not before all of them accept the call
+            edit.announced += 1
         wanted = [edit for edit in self._edits if edit.rows and edit.blocks and edit.edit.is_projected]
         self.prompts.begin(rows, wanted, prompt_count, text)
 

@@ -213,7 +213,7 @@ def check_width(embeds: TextEmbeds, model: WanModel, subject: str) -> None:
     Args:
         subject: beginning of the message: what the embeddings are, with its verb.
     """
-    if embeds.width != model.text_width:
+    if model.text_width not in (None, embeds.width):
         raise ValueError(
             f"{subject} {embeds.width} wide, but {model.name} projects text of width {model.text_width}. "
             "Encode the prompt with the text encoder that belongs to this model (UMT5-XXL)."

@@ -51,6 +51,7 @@ class _Entry:
     edit: object
     measured: torch.Tensor
     what: str
+    of: str
     shape: str
     logged: bool
 
@@ -79,6 +80,7 @@ class StepStatistics:
         *,
         what: str = "context",
         logged: bool = True,
+        real: torch.Tensor | None = None,
     ) -> None:
         """Measure the touched rows of `edited` against `main` [batch, tokens, dim]; no host sync.
 
@@ -86,12 +88,17 @@ class StepStatistics:
             edit: what made the change.
             what: name of the tensors in the log.
             logged: write a line for the block.
+            real: [batch, tokens], true where a text has a token; padding and image tokens are not measured then.
         """
         index = torch.tensor(rows, device=main.device)
         a, b = main.index_select(0, index).float(), edited.index_select(0, index).float()
+        if real is not None:
+            counted = real.index_select(0, index).to(a.dtype).unsqueeze(-1)
+            a, b = a * counted, b * counted
         measured = torch.stack([a.norm(), b.norm(), (b - a).norm()])
+        of = " of real tokens" if real is not None else ""
         shape = f", {what} {list(edited.shape)} {edited.dtype} on {edited.device}" if self._trace else ""
-        self._entries.append(_Entry(block, edit, measured, what, shape, logged))
+        self._entries.append(_Entry(block, edit, measured, what, of, shape, logged))
 
     def record_output(self, plain: torch.Tensor, edited: torch.Tensor) -> None:
         """Measure the model's output against that without edits; no host sync."""
@@ -115,10 +122,11 @@ class StepStatistics:
             changes.append((entry.block, entry.edit, distance / (before or 1.0)))
             if entry.logged:
                 log.info(
-                    "%s, block %d: %s changed by %.4f (relative L2), norm %.4g before, %.4g after%s",
+                    "%s, block %d: %s%s changed by %.4f (relative L2), norm %.4g before, %.4g after%s",
                     label,
                     entry.block,
                     entry.what,
+                    entry.of,
                     distance / (before or 1.0),
                     before,
                     after,

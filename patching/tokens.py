@@ -6,8 +6,8 @@ Terms, separated by commas or spaces:
     padding    what fills the text up           word 3       the third word
     all        both                             12-15, 7     tokens by number, from 0
 
-Each may end in `:weight`. Where terms overlap the later one wins; what no term names is not touched. Tokens are those of
-the main prompt. A phrase stands for all places where the prompt has it; a word that is one token long or more is meant
+Each may end in `:weight`. Where terms overlap the later one wins; what no term names is not touched. Tokens are those
+of the main prompt. A phrase stands for all places where the prompt has it; a word that is one token long or more is meant
 whole. Phrases and words become numbers by `Tokens.located`, which needs the text and its tokenizer (words.py).
 """
 

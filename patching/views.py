@@ -87,7 +87,7 @@ def bar_chart(strengths: Sequence[float], height: int = 10, numbers: bool = True
 
 def model_summary(model: WanModel, host: str) -> str:
     """Class, host and size of a model in one line."""
-    width = f"text width {model.text_width}"
+    width = f"text width {model.text_width or 'not known'}"
     control = f", {len(model.control_blocks)} VACE control blocks" if model.control_blocks else ""
     return f"{model.name} ({host}): {model.block_count} blocks, {width}{control}"
 

@@ -54,7 +54,7 @@ class WanModel:
         projection: text projection, raw T5 embeddings [batch, tokens, text_width] to the model's width.
         context: how the blocks take the text context.
         control_blocks: VACE control blocks with the index of the main block that each one feeds.
-        text_width: width of raw text embeddings, 4096 for UMT5-XXL.
+        text_width: width of raw text embeddings, 4096 for UMT5-XXL; None where only packed weights could tell it.
     """
 
     module: nn.Module
@@ -62,7 +62,7 @@ class WanModel:
     projection: nn.Module
     context: ContextArgument
     control_blocks: tuple[tuple[nn.Module, int], ...]
-    text_width: int
+    text_width: int | None
 
     @property
     def name(self) -> str:
@@ -122,6 +122,12 @@ def discover(module: Any) -> WanModel:
         raise NotAWanModelError(
             f"{name} has blocks without cross-attention: this model does not read text, so there is no context to edit."
         )
+    given = inspect.signature(type(module).forward).parameters.get("encoder_hidden_states")
+    if given is not None and str(given.annotation).startswith("list["):
+        raise NotAWanModelError(
+            f"{name} takes a list of texts and runs its blocks on parts of the video at a time, which cannot be "
+            "edited. Use another Wan model."
+        )
     return WanModel(
         module=module,
         blocks=raw,
@@ -143,12 +149,17 @@ def _projection(module: nn.Module) -> nn.Module:
     return found
 
 
-def _text_width(module: nn.Module) -> int:
-    for part in _projection(module).modules():
-        width = getattr(part, "in_features", None)
-        if isinstance(width, int):
-            return width
-    raise NotAWanModelError(f"{type(module).__name__}: its text projection has no linear layer.")
+def _text_width(module: nn.Module) -> int | None:
+    """As the model says it, or its first linear layer; packed weights, which are quantised, have other sizes."""
+    said = getattr(getattr(module, "config", None), "text_dim", None) or vars(module).get("text_dim")
+    if isinstance(said, int):
+        return said
+    linear: Any = next((part for part in _projection(module).modules() if hasattr(part, "in_features")), None)
+    if linear is None:
+        raise NotAWanModelError(f"{type(module).__name__}: its text projection has no linear layer.")
+    weight = getattr(linear, "weight", None)
+    plain = type(weight) is nn.Parameter and weight.is_floating_point() and weight.element_size() > 1
+    return int(linear.in_features) if plain else None
 
 
 def _context_argument(block: nn.Module, name: str) -> ContextArgument:

@@ -123,6 +123,6 @@ def check_count(words: Words, tokens: int) -> None:
     """Raise TokensError unless a prompt of `tokens` tokens, end token included, can be the one with these words."""
     if len(words.pieces) + 1 != tokens:
         raise TokensError(
-            f"prompt: the text has {len(words.pieces) + 1} tokens with the end token, but text_embeds {tokens}. Give the "
-            "text that text_embeds was encoded from, with the same text encoder."
+            f"prompt: the text has {len(words.pieces) + 1} tokens with the end token, but text_embeds {tokens}. Give "
+            "the text that text_embeds was encoded from, with the same text encoder."
         )

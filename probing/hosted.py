@@ -11,6 +11,7 @@ import torch
 from ..embeddings import TextEmbeds
 from ..patching.edit import Edit, EditStack
 from ..patching.grid import Size
+from ..patching.hosts.compile import edits_inside
 from ..patching.hosts.plain_runs import HostCall, run_of, sample_plain, transformer_of
 from ..patching.wan_model import discover
 from .block_map import BlockMap
@@ -103,13 +104,15 @@ def hosted_map(
         )
     target = transformer_of(model)
     chosen = measured_blocks(edit, target, verify)
-    sigmas = schedule(noise_levels, finish=verify > 0)
+    sigmas, inside = schedule(noise_levels, finish=verify > 0), edits_inside((edit,), target)
     collected = Collected(seeds, noise_levels)
     total, done = len(seeds) * (len(noise_levels) * len(chosen) + verify), 0
     plain: dict[int, torch.Tensor] = {}
 
     def sample(seed: int, stack: EditStack | None = None) -> torch.Tensor:
-        return sample_plain(model, text_embeds, sigmas, size=size, seed=seed, image_embeds=image_embeds, stack=stack)
+        return sample_plain(
+            model, text_embeds, sigmas, size=size, seed=seed, image_embeds=image_embeds, stack=stack, inside=inside
+        )
 
     for seed in seeds:
         found: dict[float, tuple[float, CallEffects]] = {}
@@ -194,7 +197,9 @@ def hosted_reading(
         return None if level is None else DueReading(level, level, reader, call.grid)
 
     with reading_calls([target.module], call_of, lambda level, _, readings: found.__setitem__(level, readings)):
-        sample_plain(model, text_embeds, schedule(noise_levels), size=size, seed=seed, image_embeds=image_embeds)
+        sample_plain(
+            model, text_embeds, schedule(noise_levels), size=size, seed=seed, image_embeds=image_embeds, inside=True
+        )
     levels.check_all(target.name)
     return collected_reading(
         [(level, found[level]) for level in noise_levels],

@@ -83,11 +83,15 @@ class Pipeline:
         return latents
 
     @contextlib.contextmanager
-    def stoppable(self) -> Iterator[None]:
-        """Around `sample`: a Stop ends it quietly, with what a pipeline does at its end."""
+    def stoppable(self, inside: bool) -> Iterator[None]:
+        """Around `sample`: a Stop ends it quietly, with what a pipeline does at its end.
+
+        Args:
+            inside: hooks inside of blocks are to be reached, so compiled blocks run eagerly.
+        """
         with contextlib.ExitStack() as exits:
             for transformer in self.transformers:
-                exits.enter_context(eager(COMPILE_SETTING, whole=is_compiled(transformer)))
+                exits.enter_context(eager(COMPILE_SETTING, whole=is_compiled(transformer), inside=inside))
             try:
                 yield
             except Stop:

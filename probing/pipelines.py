@@ -11,6 +11,7 @@ import torch
 from ..embeddings import read_text_embeds
 from ..patching.checks import check_stack
 from ..patching.edit import Branch, Edit, EditStack
+from ..patching.hosts.compile import edits_inside
 from ..patching.hosts.diffusers import edited
 from ..patching.operations import Operation
 from ..patching.runtime import Run
@@ -163,7 +164,10 @@ def _measured(
 
     measurement = Measurement(call_of, done, edit, method, seed, lambda n: step(len(found) * count + n))
     latents = None
-    with pipeline.stoppable(), measurement.on(*(model.module for model in pipeline.models)):
+    with (
+        pipeline.stoppable(edits_inside((edit,), pipeline.models[0])),
+        measurement.on(*(model.module for model in pipeline.models)),
+    ):
         latents = pipeline.sample(text, seed)
     due.check_all()
     return found, latents

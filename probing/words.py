@@ -70,7 +70,7 @@ def read_words(
         if due.done(level):
             raise Stop
 
-    with pipeline.stoppable(), reading_calls([m.module for m in pipeline.models], call_of, done):
+    with pipeline.stoppable(inside=True), reading_calls([m.module for m in pipeline.models], call_of, done):
         pipeline.sample(text, seed)
     due.check_all()
     return collected_reading(

@@ -12,6 +12,8 @@ import torch
 
 from ..active import ActiveEdit
 from ..edit import EditStack
+from ..messages import warn_if_unused
+from ..noise import progress_at, shift_of
 from ..passes import in_extra_pass
 from ..runtime import Run
 from ..wan_model import discover
@@ -56,8 +58,12 @@ class Attachment:
         if token in self._contexts:
             edits = self._contexts.pop(token)
             with self._paused():
-                self.run.close(completed and any(edit.seen for edit in edits), edits)
-                self.run.remove(edits)
+                try:
+                    self.run.close(completed and any(edit.seen for edit in edits), edits)
+                finally:
+                    self.run.remove(edits)
+            if completed and any(edit.seen for edit in edits):
+                warn_if_unused(edits)
         if not self._contexts:
             self._exits.close()
         return not self._contexts
@@ -202,7 +208,8 @@ def compile_stance(transformer: Any, stack: EditStack) -> contextlib.AbstractCon
 
 
 def progress(t: torch.Tensor, scheduler: Any) -> float:
-    """Fraction of sampling done: index of the schedule's timestep nearest to `t`, over their number.
+    """Fraction of sampling done at timestep `t`: by the noise level, or where the scheduler has no flow shift by the
+    index of the schedule's timestep nearest to it, over their number.
 
     Raises:
         ValueError: the schedule has no such timestep.
@@ -221,7 +228,12 @@ def progress(t: torch.Tensor, scheduler: Any) -> float:
             "does not have: another pipeline shares this transformer. Give `inject` the pipeline that "
             "samples, or no window."
         )
-    return int(distances.argmin()) / len(timesteps)
+    index, shift = int(distances.argmin()), shift_of(scheduler)
+    if shift is None:
+        return index / len(timesteps)
+    sigmas = getattr(scheduler, "sigmas", ())  # the timesteps of some schedulers are rounded to whole numbers
+    exact = len(sigmas) == len(timesteps) + 1
+    return progress_at(float(sigmas[index] if exact else timesteps[index] / 1000), shift)
 
 
 def _restore(module: torch.nn.Module, outer: Callable[..., Any] | None) -> None:

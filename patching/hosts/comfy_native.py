@@ -15,10 +15,12 @@ from typing import Any
 import torch
 
 from ...embeddings.text_embeds import EmbedsError, TextEmbeds, is_wrapper_embeds
+from ..active import ActiveEdit
 from ..capture import HiddenStates
 from ..edit import KEY, EditStack, stack_of
 from ..fingerprint import fingerprint as digest
 from ..fingerprint import unwrapped
+from ..messages import warn_if_unused
 from ..projection import readable_weights
 from ..runtime import Run
 from ..wan_model import WanModel, discover, unwrap
@@ -105,6 +107,11 @@ def fingerprint(model: Any) -> str:
         if key in state:
             state[key] = saved.weight
     options = plain.model_options
+    # ComfyUI may cast these to the model's type when it loads it, which is no other model.
+    for prefix, module in plain.model.diffusion_model.named_modules(prefix="diffusion_model"):
+        for key in (f"{prefix}.{name}" for name in module._parameters if any(True for _ in module.children())):
+            if key in state and state[key].is_floating_point():
+                state[key] = state[key].to(plain.model.get_dtype())
     values = {
         "class": f"{type(plain.model).__module__}.{type(plain.model).__name__}",
         "state": {unwrapped(k): v for k, v in state.items()},
@@ -143,7 +150,7 @@ class Sampling:
         if conds is not None:
             names = (("negative", "uncond"), ("positive", "cond"))
             self._branches = {c.get("uuid"): branch for name, branch in names for c in conds.get(name) or ()}
-        self._groups: dict[tuple[int, Any], tuple[str, int]] = {}
+        self._groups: dict[tuple[int, Any], tuple[str, int, int]] = {}  # branch, first prompt, prompts
         self.announced = False  # that the model runs uncompiled
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Sampling:
@@ -157,10 +164,22 @@ class Sampling:
         return self._runs[key]
 
     def close(self, completed: bool) -> None:
-        """End every run; `completed` is False after an error or an interrupt."""
-        for run in self._runs.values():
-            run.close(completed)
+        """End every run; `completed` is False after an error or an interrupt.
+
+        An edit had an effect if it had one in any run: a device may see one branch alone.
+        """
+        runs = list(self._runs.values())
         self._runs.clear()
+        ended: list[list[ActiveEdit]] = []
+
+        def end(run: Run) -> None:
+            ended.append(run.close(completed))
+
+        with contextlib.ExitStack() as ends:  # all of them, whatever one raises
+            for run in runs:
+                ends.callback(end, run)
+        if completed and ended:
+            warn_if_unused([max(same, key=lambda e: (e.calls, e.edited)) for same in zip(*ended, strict=True)])
 
     @contextlib.contextmanager
     def batch(self, conds: Sequence[Sequence[Mapping[str, Any]] | None]) -> Iterator[None]:
@@ -179,7 +198,7 @@ class Sampling:
                 if not any(text is known for known in texts):
                     texts.append(text)
                 number = next(n for n, known in enumerate(texts) if known is text)
-                self._groups[i, cond.get("uuid")] = (branch, number)
+                self._groups[i, cond.get("uuid")] = (branch, sum(map(_prompts_in, texts[:number])), _prompts_in(text))
         try:
             yield
         finally:
@@ -192,15 +211,15 @@ class Sampling:
         """
         indices = options.get("cond_or_uncond") or [0]
         if self._branches is None:
-            groups = [("uncond" if index else "cond", 0) for index in indices]
+            groups = [("uncond" if index else "cond", 0, 1) for index in indices]
         else:
             keys = zip(indices, options.get("uuids") or (), strict=False)
-            groups = [self._groups.get(key, ("", 0)) for key in keys]
+            groups = [self._groups.get(key, ("", 0, 1)) for key in keys]
         size = batch // max(len(groups), 1)
         rows: dict[str, list[tuple[int, int]]] = {"cond": [], "uncond": []}
-        for k, (branch, prompt) in enumerate(groups):
-            if branch:
-                rows[branch].extend((row, prompt) for row in range(k * size, (k + 1) * size))
+        for k, (branch, first, count) in enumerate(groups):
+            if branch:  # ComfyUI repeats the prompts of a conditioning over the latents of the batch
+                rows[branch].extend((k * size + i, first + i % count) for i in range(size))
         return rows
 
     def progress(self, sigma: float) -> float:
@@ -213,6 +232,12 @@ class Sampling:
             else:
                 high = middle
         return high
+
+
+def _prompts_in(text: Any) -> int:
+    """Prompts of one conditioning: rows of its text."""
+    tensor = getattr(text, "cond", None)
+    return len(tensor) if torch.is_tensor(tensor) and len(tensor) else 1
 
 
 def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
@@ -235,6 +260,8 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
         result = executor(*args, **kwargs)
         completed = True
         return result
+    except StopIteration as error:  # ComfyUI's coroutine would hide where it comes from
+        raise RuntimeError(f"StopIteration was raised while sampling: {error}") from error
     finally:
         options.pop(SAMPLING_KEY, None)
         sampling.close(completed)

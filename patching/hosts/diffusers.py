@@ -21,6 +21,7 @@ from ..mask import Box, Mask, as_mask
 from ..operations import Add, Operation
 from ..projection import readable_weights
 from ..schedule import parse_schedule
+from ..sources import SecondStream
 from ..tokens import Tokens, parse_tokens
 from ..transforms import ContextTransform
 from ..wan_model import WanModel, discover, unwrap
@@ -79,15 +80,16 @@ def inject(
         log_level: off, basic, verbose or trace.
         schedule: multiplies the strengths over sampling, as in "0:0.2, 0.5:0.8, 1:1" (see patching/schedule.py). Needs
             a pipeline.
-        tokens: those of the main prompt that are touched, at a site of the text: `"a phrase"`, `word 3`, `12-15`, `real`,
-            `padding`, each with `:weight` (see patching/tokens.py). All of them by default.
+        tokens: those of the main prompt that are touched, at a site of the text: `"a phrase"`, `word 3`, `12-15`,
+            `real`, `padding`, each with `:weight` (see patching/tokens.py). All of them by default.
         prompt: text of the main prompt, for `tokens` that name words; the pipeline's tokenizer cuts it.
         mask: the part of the video that is touched: weights [frames, height, width] or [height, width], or a Box. At
             site `context`, the part that reads the changed text.
 
     Raises:
         ValueError: a malformed selection, a block that the model lacks, a strength outside 0..1, embeddings of
-            another width or with more than 512 tokens, no Wan model, a cache of diffusers that would replay the edit.
+            another width or with more than 512 tokens, no Wan model, a cache of diffusers that would replay the edit,
+            group offload of several blocks beside a second stream.
     """
     edit = Edit(
         source=embeds if hasattr(embeds, "gives") else given_prompt(target, embeds),  # type: ignore[arg-type]
@@ -181,12 +183,17 @@ def capture(
         inputs: further inputs of the transformer, such as `encoder_hidden_states_image`.
 
     Raises:
-        ValueError: `count` is out of range, or a cache of diffusers is enabled.
+        ValueError: `count` is out of range, a cache of diffusers is enabled, or context parallelism.
     """
     transformer = _transformers(model)[0]
     parts = discover(transformer)
     module: Any = parts.module
     _check_no_cache(module, "capture")
+    if getattr(getattr(module, "_parallel_config", None), "context_parallel_config", None) is not None:
+        raise ValueError(
+            "capture cannot be combined with context parallelism: each process runs a part of the tokens. Capture "
+            "without enable_parallelism, in one process."
+        )
     if latents is None:
         channels = module.config.in_channels
         shape = (1, channels, *(size or Size()).latent(channels))
@@ -304,6 +311,23 @@ def located(target: Any, tokens: str, prompt: str) -> Tokens | None:
     return parsed.located(words_of(tokenizer, prompt))
 
 
+def _check_offload(module: Any) -> None:
+    """A second stream runs each block twice, but block-level group offload takes a group's weights after its last one.
+
+    Raises:
+        ValueError: groups of several blocks.
+    """
+    for block in module.blocks:
+        registry = getattr(unwrap(block), "_diffusers_hook", None)
+        hook = registry.get_hook("group_offloading") if registry is not None else None
+        count = len(getattr(getattr(hook, "group", None), "modules", ()))
+        if count > 1:
+            raise ValueError(
+                f"site='hidden' cannot be combined with group offloading of {count} blocks a group. Use "
+                "num_blocks_per_group=1, or offload_type='leaf_level'."
+            )
+
+
 def _transformers(target: Any) -> list[Any]:
     """Of a pipeline both transformers, if it has two; else the target itself."""
     found = [t for t in (getattr(target, name, None) for name in ("transformer", "transformer_2")) if t is not None]
@@ -325,5 +349,7 @@ def edited(target: Any, stack: EditStack) -> Iterator[None]:
         model = discover(transformer)
         check_stack(stack, model)
         _check_cache(stack, model.module)
+        if any(isinstance(edit.source, SecondStream) for edit in stack):
+            _check_offload(model.module)
     with attached(target, transformers, stack, scheduler):
         yield

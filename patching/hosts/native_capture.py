@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -74,7 +75,10 @@ def capture(
         channels = model.get_model_object("latent_format").latent_channels
         samples = torch.zeros(1, channels, *size.latent(channels))
     clone = without_windows(model)
-    samples = comfy.sample.fix_empty_latent_channels(clone, samples)
+    fix = comfy.sample.fix_empty_latent_channels
+    accepted = inspect.signature(fix).parameters  # since 0.12 samplers bring an empty latent to the model's size
+    scales = {k: given.get(k) for k in ("downscale_ratio_spacial", "downscale_ratio_temporal") if k in accepted}
+    samples = fix(clone, samples, **scales)
     noise = comfy.sample.prepare_noise(samples, seed, given.get("batch_index"))
     running = Capture(discover(clone.model.diffusion_model), count, every, after_block)
 

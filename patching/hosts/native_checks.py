@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from ..checks import check_frames, check_stack, warn_about_cache
 from ..edit import EditStack
 from ..sources import SecondStream
 from ..wan_model import WanModel, discover
+
+log = logging.getLogger("wanvideo_activation_editor")
 
 # Parts of a model that change the hidden state between blocks, in place, so that the change of it is not seen.
 _BETWEEN_BLOCKS = {"audio_injector": "S2V audio", "music_injector": "WanDancer music"}
@@ -48,7 +51,18 @@ def _check_conditionings(stack: EditStack, guider: Any, model: WanModel) -> None
             if edit.branch not in (branch, "both") or not conds:
                 continue
             tokens = [c["cross_attn"].shape[1] for c in conds if c.get("cross_attn") is not None]
-            check_stack((edit,), model, prompt_count=len(conds), context_tokens=min(tokens, default=None))
+            prompts = sum(len(c["cross_attn"]) if c.get("cross_attn") is not None else 1 for c in conds)
+            check_stack((edit,), model, prompt_count=prompts, context_tokens=min(tokens, default=None))
+            given = set(edit.text.given_lengths) if edit.text is not None else set()
+            if tokens and given and given != set(tokens):
+                log.warning(
+                    "%s: the injected prompt has %s rows and the context that it goes into %s, padding included. It is "
+                    "filled up with zeros, which Wan reads too, so the result differs a little from the injected "
+                    "prompt's own. Encode both with the same node and settings for the same number of rows.",
+                    edit.name,
+                    ", ".join(map(str, sorted(given))),
+                    ", ".join(map(str, sorted(set(tokens)))),
+                )
 
 
 def _check_windows(stack: EditStack, handler: Any, noise: torch.Tensor) -> None:

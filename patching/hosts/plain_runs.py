@@ -33,6 +33,7 @@ def sample_plain(
     seed: int = 0,
     image_embeds: Any = None,
     stack: EditStack | None = None,
+    inside: bool = False,
 ) -> torch.Tensor:
     """Latents of one prompt, sampled through its host: Euler natively, UniPC in the wrapper.
 
@@ -46,6 +47,7 @@ def sample_plain(
         seed: of the noise.
         image_embeds: WANVIDIMAGE_EMBEDS of the wrapper.
         stack: edits that act in it, in place of the model's own.
+        inside: hooks inside of blocks are to be reached, so compiled blocks run eagerly.
 
     Raises:
         ValueError: inputs that do not fit the host.
@@ -53,7 +55,7 @@ def sample_plain(
     native = host_of(model) is comfy_native
     sample = _sample_native if native else _sample_wrapper
     with torch.inference_mode():
-        return sample(model, text_embeds, torch.tensor(sigmas), size, seed, image_embeds, stack)
+        return sample(model, text_embeds, torch.tensor(sigmas), size, seed, image_embeds, stack, inside)
 
 
 def run_of(model: Any, stack: EditStack, target: WanModel) -> Run:
@@ -105,6 +107,7 @@ def _sample_native(
     seed: int,
     image_embeds: Any,
     stack: EditStack | None,
+    inside: bool,
 ) -> torch.Tensor:
     import comfy.sample
     import comfy.samplers
@@ -125,7 +128,8 @@ def _sample_native(
         clone = comfy_native.with_stack(clone, stack)
 
     def uncompiled(executor: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        with eager(comfy_native.COMPILE_SETTING, whole=is_compiled(executor.class_obj.diffusion_model)):
+        whole = is_compiled(executor.class_obj.diffusion_model)
+        with eager(comfy_native.COMPILE_SETTING, whole=whole, inside=inside):
             return executor(x, *args, **kwargs)
 
     clone.add_wrapper_with_key(comfy_native.APPLY_MODEL, PLAIN_KEY, uncompiled)
@@ -154,6 +158,7 @@ def _sample_wrapper(
     seed: int,
     image_embeds: Any,
     stack: EditStack | None,
+    inside: bool,
 ) -> torch.Tensor:
     transformer = model.model.diffusion_model
     sampler = wan_video_wrapper.sampler_classes(transformer).get(wan_video_wrapper.SAMPLERS[0])
@@ -187,9 +192,14 @@ def _sample_wrapper(
         "sigmas": sigmas,
         "samples": None,
     }
-    with _offloaded(model, sampler), wan_video_wrapper.compile_stance(model, stack):
+    with _offloaded(model, sampler), _stance(model, inside):
         latents: torch.Tensor = sampler().process(**arguments)[0]["samples"]
     return latents
+
+
+def _stance(model: Any, inside: bool) -> contextlib.AbstractContextManager[Any]:
+    with_whole = wan_video_wrapper.compile_stance(model)
+    return eager("WanVideo Torch Compile Settings", inside=True) if inside else with_whole
 
 
 @contextlib.contextmanager

@@ -24,6 +24,8 @@ from ..capture import HiddenStates
 from ..edit import KEY, EditStack, stack_of
 from ..fingerprint import fingerprint as digest
 from ..fingerprint import unwrapped
+from ..messages import warn_if_unused
+from ..noise import progress_at, shift_of
 from ..passes import in_extra_pass
 from ..projection import readable_weights
 from ..runtime import Run
@@ -252,8 +254,12 @@ def _sample(process: Callable[..., Any], bound: inspect.BoundArguments, stack: E
         try:
             result = process(*bound.args, **bound.kwargs)
             completed = True
+        except StopIteration as error:  # ComfyUI's coroutine would hide where it comes from
+            raise RuntimeError(f"StopIteration was raised while sampling: {error}") from error
         finally:
-            run.close(completed)
+            edits = run.close(completed)
+            if completed:
+                warn_if_unused(edits)
     return result
 
 
@@ -317,25 +323,16 @@ def _progress_map(scheduler: Any, shift: float | None) -> Callable[[torch.Tensor
     wrapper's loops. `t` is 1000 * sigma, scalar or per frame, where clean frames are 0.
 
     Args:
-        scheduler: a name, or the dict of WanVideo Scheduler, which holds its whole schedule.
-        shift: the flow shift, when the sampler has it.
+        scheduler: a name, or the dict of WanVideo Scheduler, whose shift counts and not the sampler's.
+        shift: the sampler's flow shift, when it has it.
     """
-    schedule = (
-        getattr(scheduler.get("sample_scheduler"), "all_timesteps", None) if isinstance(scheduler, dict) else None
-    )
-    timesteps = torch.as_tensor(schedule).float().cpu() if schedule is not None else None
+    if isinstance(scheduler, dict):
+        shift = shift_of(scheduler.get("sample_scheduler")) or shift
 
     def progress(t: torch.Tensor, step_fraction: float) -> float:
-        now = float(t.max())
-        if timesteps is not None:
-            distance, index = (timesteps - now).abs().min(dim=0)
-            if distance <= 1.0:  # rCM schedules count in other units than the model's timesteps
-                return int(index) / len(timesteps)
         if shift is None or shift <= 0:
             return step_fraction
-        # Flow matching shifts u = 1 - progress to sigma = shift u / (1 + (shift - 1) u).
-        sigma = min(max(now / 1000, 0.0), 1.0)
-        return 1.0 - sigma / (shift - (shift - 1.0) * sigma)
+        return progress_at(float(t.max()) / 1000, shift)
 
     return progress
 

@@ -52,6 +52,27 @@ def test_combined_conditionings_are_injected_one_into_one(native: NativeHost):
     assert injected == native.digest(f"{MOON} | a green tree", encode=encode)
 
 
+def test_prompts_of_one_conditioning_are_injected_row_by_row(native: NativeHost):
+    """A batch of prompts for a batch of latents, which ComfyUI repeats over them."""
+    two, other = f"{FOX} & {SHARP}", f"{MOON} & a green tree"
+    for batch in (2, 4):
+        assert native.digest(two, edit(other), batch_size=batch) == native.digest(other, batch_size=batch)
+        one = native.digest(two, edit(MOON), batch_size=batch)
+        assert one == native.digest(f"{MOON} & {MOON}", batch_size=batch)
+
+
+def test_a_long_prompt_is_injected_into_a_context_of_its_length(native: NativeHost):
+    """As ConditioningConcat makes it: 1,024 rows."""
+
+    def joined(flow: Workflow, prompt: str, negative: str = SHARP, nonce: int = 0):
+        first, second = (flow.add("TestConditioning", prompt=p, nonce=nonce) for p in (prompt, "a green tree"))
+        return flow.add("ConditioningConcat", conditioning_to=first, conditioning_from=second)
+
+    assert native.digest(FOX, edit(), encode=joined) == native.digest(MOON, encode=joined)
+    refused = native.run(FOX, edit(inject=lambda flow: joined(flow, MOON)))
+    assert "the main prompt's context holds 512" in str(refused.error)
+
+
 def test_conditionings_with_time_ranges_are_edited(native: NativeHost):
     def ranged(flow: Workflow, prompt: str, negative: str = SHARP, nonce: int = 0):
         base = native.embeds(flow, prompt, nonce=nonce)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import pytest
 
+from . import tiny_models
+from .server import comfyui_path, comfyui_python
 from .workflows import FOX, MOON, Host, NativeHost, Workflow, WrapperHost, edit
 
 
@@ -39,3 +44,48 @@ def test_every_block_at_full_strength_equals_the_injected_prompt_on_native(nativ
         return flow.add("ModelSamplingSD3", model=unet, shift=5.0)
 
     holds(native, load)
+
+
+TO_GGUF = """
+import sys, numpy, gguf
+from safetensors.numpy import load_file
+source, target, kind = sys.argv[1:]
+kinds = gguf.GGMLQuantizationType
+writer = gguf.GGUFWriter(target, arch="wan")
+writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+for name, value in load_file(source).items():
+    value = value.astype(numpy.float32)
+    if name.startswith("text_embedding") and name.endswith("weight"):
+        writer.add_tensor(name, gguf.quants.quantize(value, kinds[kind]), raw_dtype=kinds[kind])
+    else:
+        writer.add_tensor(name, value)
+writer.write_header_to_file(); writer.write_kv_data_to_file(); writer.write_tensors_to_file(); writer.close()
+"""
+
+
+@pytest.fixture(params=["F16", "BF16", "Q8_0", "Q4_0"])
+def gguf_model(request, models: Path) -> str:
+    """A file of the wrapper's model whose text projection is stored in another way than its width."""
+    name, python = f"wrapper_{request.param}.gguf", comfyui_python(comfyui_path())
+    folder = models / "diffusion_models"
+    made = subprocess.run(
+        [python, "-c", TO_GGUF, folder / tiny_models.WRAPPER_T2V, folder / name, request.param],
+        capture_output=True,
+        text=True,
+    )
+    if "No module named 'gguf'" in made.stderr:
+        pytest.skip("ComfyUI's Python has no gguf")
+    assert made.returncode == 0, made.stderr
+    return name
+
+
+def test_a_text_projection_of_gguf_is_edited_again_once_the_model_is_loaded(wrapper: WrapperHost, gguf_model):
+    """Packed weights have other sizes than the layer; they take its place at the first run."""
+
+    def load(flow: Workflow):
+        return wrapper.load(flow, gguf_model)
+
+    holds(wrapper, load)
+    other = wrapper.digest(MOON, load=load, steps=1)
+    for mode in ("context", "hidden_states"):
+        assert wrapper.digest(FOX, edit(injection_mode=mode), load=load, steps=1) == other

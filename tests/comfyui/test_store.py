@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import serve
-from .server import WRAPPER_NAME, ComfyServer, RejectedError, comfyui_path
+from .server import WRAPPER_NAME, ComfyServer, RejectedError, RunFailedError, comfyui_path
 from .workflows import FOX, MOON, Host, Link, Workflow, edit, output
 
 DATABASE = {"cleanup_days": 30, "cleanup_min_access": 5}
@@ -125,7 +125,7 @@ def test_a_second_comfyui_on_the_same_store_says_who_has_it_and_samples_on(wrapp
     other = type(wrapper)(second)
     expected = wrapper.digest(FOX, encode=partial(encode, wrapper))
     assert other.digest(FOX, encode=partial(encode, other)) == expected
-    with pytest.raises(AssertionError, match=r"is in use by process \d+"):
+    with pytest.raises(RunFailedError, match=r"is in use by process \d+"):
         keep(other, "one", FOX, "half")
     assert wrapper.digest(FOX, encode=partial(load, wrapper, "held by the first")) == expected
 

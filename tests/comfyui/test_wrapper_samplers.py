@@ -178,3 +178,22 @@ def test_one_edited_model_serves_several_samplers(wrapper: WrapperHost):
     probes = [flow.add("TestDigest", samples=wrapper.sample(flow, model, e, SHARP, 1.0, 2))[0] for e in others]
     result = wrapper.server.run(flow).checked()
     assert [result.output(p, "sha256")[0] for p in probes] == [wrapper.reference(MOON, cfg=1.0)] * 2
+
+
+# multitalk has no schedule without its own model.
+SCHEDULERS = ["unipc", "unipc/beta", "dpm++", "dpm++_sde", "euler", "euler/beta", "deis", "lcm/beta", "res_multistep",
+              "er_sde", "flowmatch_causvid", "flowmatch_distill", "flowmatch_pusa", "sa_ode_stable", "rcm",
+              "vibt_unipc"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_window_acts_in_the_same_steps_whether_the_scheduler_is_named_or_a_node(wrapper: WrapperHost, name):
+    def node(flow: Workflow):
+        link = flow.add("WanVideoScheduler", scheduler=name, steps=6, shift=5.0, start_step=0, end_step=-1)
+        return [link[0], 3]
+
+    one = edit(start_percent=0.25, end_percent=0.75)
+    named = wrapper.digest(FOX, one, steps=6, scheduler=name, shift=5.0)
+    assert wrapper.digest(FOX, one, steps=6, scheduler=node, shift=8.0) == named
+    assert named not in (wrapper.reference(FOX, steps=6, scheduler=name, shift=5.0),
+                         wrapper.reference(MOON, steps=6, scheduler=name, shift=5.0))  # fmt: skip

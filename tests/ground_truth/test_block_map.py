@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 
 import numpy as np
@@ -11,6 +12,11 @@ import wanvideo_activation_editor as wae
 from wanvideo_activation_editor import tiny_wan
 from wanvideo_activation_editor.probing.intervals import bootstrap_interval, rank_correlation
 from wanvideo_activation_editor.tiny_wan.data import NAMES
+
+pytestmark = pytest.mark.skipif(
+    not os.environ.get("WAN_LONG_TESTS"), reason="samples for a quarter of an hour; set WAN_LONG_TESTS=1"
+)
+
 
 KINDS = list(NAMES)
 SEEDS = (0, 1)

@@ -423,7 +423,7 @@ def test_verbose_logs_the_change_of_the_hidden_state(sampler, main, other, caplo
     with inject_hidden(sampler.pipe, a, b, "2, 4", log_level="verbose"):
         sampler(main)
     assert "addition of a difference captured after block 2, sigma 1.000" in caplog.text
-    lines = [r.getMessage() for r in caplog.records if "hidden state norm" in r.getMessage()]
+    lines = [r.getMessage() for r in caplog.records if "hidden state changed by" in r.getMessage()]
     assert len(lines) == 2 * sampler.steps
     assert "block 2:" in lines[0] and "block 4:" in lines[1]
 

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from wanvideo_activation_editor.patching import Blend, Edit, EditStack, parse_selection
 from wanvideo_activation_editor.patching.hosts.diffusers import edited, inject
 from wanvideo_activation_editor.patching.statistics import StepStatistics
+from wanvideo_activation_editor.patching.strengths import Explicit
 
 from .conftest import Sampler, hook_count, make_transformer, prompt_embeds
 
@@ -48,6 +49,14 @@ def test_one_call_matches_cross_attention_computed_with_a_replaced_context(main,
     del model.blocks[2].forward
     with inject(model, other, "2:0.3"):
         assert equal(model(hidden_states=x, timestep=t, encoder_hidden_states=main).sample, expected)
+
+
+def test_blocks_are_told_in_three_ways(sampler, main, other):
+    with inject(sampler.pipe, other, "1, 4:0.5"):
+        wanted = sampler(main)
+    for blocks in ({1: 1.0, 4: 0.5}, Explicit((0, 1, 0, 0, 0.5, 0))):
+        with inject(sampler.pipe, other, blocks):
+            assert equal(sampler(main), wanted)
 
 
 def test_injecting_a_prompt_into_itself_changes_nothing(sampler, main):
@@ -328,6 +337,7 @@ def test_half_precision(main, other):
     ("arguments", "message"),
     [
         ({"blocks": "3-"}, r"position 1: '3-'"),
+        ({"blocks": [1.0] * 7}, "does not name blocks by their numbers"),
         ({"blocks": "1, 2, x9"}, r"position 7: 'x9'"),
         ({"blocks": "6"}, r"Block 6 is selected, but the model has 6 blocks \(0 to 5\)"),
         ({"strength": 1.5}, r"from 0 to 1, not 1.5"),
@@ -335,7 +345,7 @@ def test_half_precision(main, other):
         ({"embeds": torch.zeros(1, 8, 32) + 1}, r"are 32 wide, but WanTransformer3DModel projects text of width 64"),
         ({"embeds": torch.ones(1, 513, 64)}, r"513 tokens, but Wan models read at most 512"),
         ({"embeds": torch.full((1, 4, 64), float("nan"))}, r"NaN"),
-        ({"embeds": "a cat"}, r"expected text embeddings .* got str"),
+        ({"embeds": "a cat"}, "A prompt given as text needs a pipeline"),
         ({"window": (0.6, 0.4)}, r"window runs from 0.6 to 0.4"),
         ({"branch": "negative"}, r"branch must be one of"),
     ],
@@ -396,7 +406,7 @@ def test_an_edited_call_reads_nothing_back_from_the_device(main, other):
 def test_at_most_three_contexts_are_kept_during_a_call(main, other):
     """Forty strengths of which no two are equal: the injected context, and the last blends."""
     model = make_transformer(40)
-    distinct = [(i + 1) / 41 for i in range(40)]
+    distinct = {i: (i + 1) / 41 for i in range(40)}
     size = 512 * 32
     most = 0
 

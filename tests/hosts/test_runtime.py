@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from wanvideo_activation_editor.embeddings import read_text_embeds
 from wanvideo_activation_editor.patching import Edit, EditStack, Run, Window, check_stack, discover, parse_selection
+from wanvideo_activation_editor.patching.hosts.comfy_native import Sampling
+from wanvideo_activation_editor.patching.messages import warn_if_unused
 
 from .conftest import hook_count, make_transformer, prompt_embeds
 
@@ -85,7 +89,7 @@ def test_a_run_without_effect_is_told(model, caplog):
     with run_:
         run_.begin({"uncond": [(0, 0)]}, progress=lambda clock: 0.0)
         call(model, NEGATIVE, MAIN)
-    run_.close(completed=True)
+    warn_if_unused(run_.close(completed=True))
     assert "First editor had no effect: no model call of this run fell in its branch and window" in caplog.text
 
 
@@ -176,7 +180,7 @@ def test_an_observer_gets_the_change_of_the_output_and_per_block_that_of_its_edi
     silent: list[dict] = []
     half = edit(OTHER, "1-2:0.5, 4", log_level="basic")
     observed(model, lambda e: messages.append if e is half else silent.append, half, edit(THIRD, "0"))
-    main, other = (model.condition_embedder.text_embedder(x) for x in (MAIN, OTHER))
+    main, other = (model.condition_embedder.text_embedder(x)[:, :20] for x in (MAIN, OTHER))  # 12 tokens and 20
     full = ((other - main).norm() / main.norm()).item()
     expected = output_change(model, edit(OTHER, "1-2:0.5, 4"), edit(THIRD, "0"))
     assert expected > 0.01
@@ -269,3 +273,30 @@ def test_a_model_that_calls_no_block_as_a_module_is_an_error_that_names_it(model
         call(model, NEGATIVE, MAIN)
         run.begin(ROWS, progress=lambda clock: 0.0)
     run.close(completed=False)
+
+
+def test_an_effect_in_one_of_two_runs_of_a_sampling_is_an_effect(model, caplog):
+    """As with two devices, of which one sees the negative prompt alone."""
+    other_device = make_transformer()
+    for both in (True, False):
+        caplog.clear()
+        sampling = Sampling(EditStack((edit(OTHER, label="First editor"),)), None, lambda percent: 1 - percent)
+        for transformer, rows in ((model, {"cond": [(0, 0)]} if both else {}), (other_device, {"uncond": [(0, 0)]})):
+            with sampling.run_for(transformer) as run_:
+                run_.begin(rows, progress=lambda clock: 0.0)
+                in_turn(transformer, MAIN)
+        sampling.close(completed=True)
+        assert ("First editor had no effect" in caplog.text) != both
+
+
+def test_figures_are_of_real_tokens(model, caplog):
+    """As the texts alone are compared, without the padding to 512 rows."""
+    caplog.set_level("INFO")
+    project = model.condition_embedder.text_embedder
+    a, b = project(MAIN)[0, :20], project(OTHER)[0, :20]  # 12 tokens and 20
+    told: list[dict] = []
+    observed(model, told.append, edit(OTHER, "2", log_level="verbose"), labels=("a",))
+    relative = float((b - a).norm() / a.norm())
+    assert told[-1]["changes"][2] == pytest.approx(relative, rel=1e-4)
+    line = next(m for m in caplog.messages if "block 2: context of real tokens changed by" in m)
+    assert float(re.search(r"changed by ([0-9.]+)", line)[1]) == pytest.approx(relative, abs=1e-4)

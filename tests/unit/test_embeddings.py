@@ -174,3 +174,29 @@ def test_adjacent_windows_share_no_step_and_miss_none(steps, cut):
     for i in range(steps):
         assert Window(0, cut).contains(i / steps) != Window(cut, 1).contains(i / steps)
         assert Window().contains(i / steps)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda x: x.to_sparse(), "stored as sparse_coo"),
+        (lambda x: x[0].to_sparse_csr(), "stored as sparse_csr"),
+        (lambda x: torch.nested.nested_tensor([x[0], x[0, :2]]), "nested"),
+        (lambda x: x.to("meta"), "without values"),
+        (lambda x: torch.complex(x, x).conj(), "floating point"),
+        (lambda x: x * 3e4, "values up to .* Amplify less"),
+        (lambda x: x.to(torch.float16) * torch.finfo(torch.float16).max, "values up to|NaN or infinite"),
+    ],
+)
+def test_tensors_of_another_kind_are_refused_by_name(make, message):
+    value = make(torch.randn(1, 4, 4096, generator=torch.Generator().manual_seed(0)))
+    for shape in (value, [value], {"prompt_embeds": [value]}, [[value, {}]]):
+        with pytest.raises(EmbedsError, match=f"injection_embeds.*({message})"):
+            read_text_embeds(shape, "injection_embeds")
+
+
+def test_gradients_and_pending_signs_are_resolved():
+    x = torch.randn(4, 4096, generator=torch.Generator().manual_seed(0))
+    for value, wanted in ((x.clone().requires_grad_(), x), (torch._neg_view(x), -x)):
+        (read,) = read_text_embeds(value).prompts
+        assert torch.equal(read, wanted) and not read.requires_grad and not read.is_neg()

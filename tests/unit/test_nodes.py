@@ -255,7 +255,7 @@ def test_the_parts_of_the_editor_and_what_is_wrong_with_them(nodes, model):
     (only,) = stack(edit(nodes, model, tokens="real, 2:0.5", mask=torch.ones(1, 8, 8))[0])
     assert str(only.tokens) == "real, 2:0.5" and only.mask.values.shape == (1, 8, 8)
     assert "position 1: 'red'" in nodes["WanVideoActivationEditor"].validate_inputs(tokens="red")
-    with pytest.raises(ValueError, match="WanVideo Activation Editor: tokens: .* Connect text_encoder and prompt"):
+    with pytest.raises(ValueError, match=r"WanVideo Activation Editor: tokens: .* Connect text_encoder and prompt"):
         edit(nodes, model, tokens="word 2")
     with pytest.raises(ValueError, match="Connect text_encoder, or give"):
         edit(nodes, model, tokens="word 2", prompt="a red fox")

@@ -57,6 +57,7 @@ app.registerExtension({
     if (!isOurs(node)) return;
     BUILDERS[node.constructor.nodeData.name]?.(app, node);
     if (editsBlocks(node)) addBlocks(app, node, refreshBuilders);
+    if (node.constructor.nodeData.name === VIEWER) addBlockMap(app, node);
     if (!panelOf(node)) addPanel(app, node);
     correctBypass(node);
     addCurve(node);
@@ -65,7 +66,6 @@ app.registerExtension({
       if (told?.blocks) teach(node, told);
       showReport(node, output, told);
     });
-    if (node.constructor.nodeData.name === VIEWER) addBlockMap(app, node);
     node.setSize([Math.max(MIN_WIDTH, node.size[0]), node.computeSize()[1]]);
   },
 

@@ -1,8 +1,8 @@
 // The part of a node that this pack draws. It is one DOM widget, there from the beginning: 1.35.9's Nodes 2.0 does not draw
 // a widget that is added later. Sections under the node's own picture come and go.
 
-import { addElement, chain } from "./widgets.js";
 import { makeSurface } from "./surface.js";
+import { MARGIN, addElement, chain } from "./widgets.js";
 
 const GAP = 4; // px, as between the parts of a surface
 const panels = new WeakMap();
@@ -11,6 +11,7 @@ const panels = new WeakMap();
 export function addPanel(app, node, picture = null) {
   const element = picture?.element ?? makeSurface(app);
   const widget = addElement(node, picture?.name ?? "panel", element, ...(picture?.height ?? [0, 0]));
+  let added = 0; // px that the sections have made the node higher
   const sections = new Map(); // name -> { element, height }
   const panel = {
     widget,
@@ -23,8 +24,10 @@ export function addPanel(app, node, picture = null) {
         element.append(section);
         sections.set(name, { element: section, height });
       }
-      const extra = [...sections.values()].reduce((sum, each) => sum + each.height + GAP, 0), change = extra - widget.extra;
+      const extra = [...sections.values()].reduce((sum, each) => sum + each.height + GAP, 0);
+      const room = extra && extra + (picture ? 0 : 2 * MARGIN), change = room - added; // an empty panel has no margin
       if (!change) return;
+      added = room;
       widget.grow(extra);
       node.setSize([node.size[0], Math.max(node.size[1] + change, node.computeSize()[1])]);
       node.setDirtyCanvas?.(true, true);
@@ -32,7 +35,7 @@ export function addPanel(app, node, picture = null) {
   };
   // A file holds the node as it is without them.
   chain(node, "onSerialize", saved => {
-    if (widget.extra && saved.size) saved.size = [saved.size[0], saved.size[1] - widget.extra];
+    if (added && saved.size) saved.size = [saved.size[0], saved.size[1] - added];
   });
   panels.set(node, panel);
   return panel;

@@ -62,9 +62,11 @@ export function showWhileLinked(widget, text) {
   widget.value = saved;
 }
 
+export const MARGIN = 6; // px around an element in a node
+
 /** Put an element into the node, as its last widget: 1.35.9 misplaces saved values behind one that is not saved. */
 export function addElement(node, name, element, minHeight, maxHeight) {
-  const margin = 6;
+  const margin = MARGIN;
   const least = () => minHeight + widget.extra, most = () => maxHeight + widget.extra;
   const fit = () => Object.assign(element.style, {
     minHeight: `${least()}px`, maxHeight: `${most()}px`, display: most() ? "" : "none",

@@ -51,7 +51,10 @@ class TestTextEmbeds:
 
 
 class TestConditioning:
-    """CONDITIONING as CLIPTextEncode returns it for Wan: padded with zeros to 512 tokens or more."""
+    """CONDITIONING as CLIPTextEncode returns it for Wan: padded with zeros to 512 tokens or more.
+
+    `a & b` is one entry with a batch of two prompts.
+    """
 
     RETURN_TYPES = ("CONDITIONING",)
     FUNCTION = "run"
@@ -68,9 +71,10 @@ class TestConditioning:
         }
 
     def run(self, prompt, width=4096, nonce=0, padded_tokens=512):
-        real = encode(prompt, width)
-        padded = torch.zeros(1, max(padded_tokens, len(real)), width)
-        padded[0, : len(real)] = real
+        prompts = [encode(part.strip(), width) for part in prompt.split("&")]
+        padded = torch.zeros(len(prompts), max(padded_tokens, *map(len, prompts)), width)
+        for row, real in zip(padded, prompts, strict=True):
+            row[: len(real)] = real
         return ([[padded, {"pooled_output": None}]],)
 
 
