@@ -61,7 +61,6 @@ class Prompts:
         self._raw: torch.Tensor | None = None  # what the projection was given
         self._announced: torch.Tensor | None = None
         self._turn = 0  # the announced row that is expected next where the model takes rows in turn
-        self._raw: torch.Tensor | None = None  # the host's embeddings of this call
 
     def begin(
         self, rows: Rows, wanted: Sequence[Injection], count: int | None, announced: torch.Tensor | None = None
