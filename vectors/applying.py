@@ -113,6 +113,7 @@ def steering_edit(
     branch: Branch = "cond",
     label: str = "steer",
     log_level: LogLevel = "off",
+    reports_to: tuple[str, str] | None = None,
 ) -> Edit:
     """The edit that acts along a control vector, or in the plane of `plane`.
 
@@ -137,6 +138,7 @@ def steering_edit(
         branch=branch,
         label=label,
         log_level=log_level,
+        reports_to=reports_to,
         **settings,
     )
 

@@ -113,7 +113,7 @@ def calibrate_response(
     rising, monotone = _rising(known, limit)
     if len(rising) < 2:
         raise ControlVectorError(
-            f"No strength up to {max(known):g} changed anything. Check that the edit acts: its blocks, window and branch."
+            f"No strength up to {max(known):g} changed anything. Check the edit's blocks, window and branch."
         )
     curve = Curve(rising)
     reached = min(limit, rising[-1][1])

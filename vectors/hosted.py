@@ -43,9 +43,9 @@ def single_prompts(text_embeds: Any, name: str, limit: int | None) -> list[tuple
     if is_wrapper_embeds(text_embeds):
         alone: list[Any] = [{**text_embeds, "prompt_embeds": [prompt]} for prompt in text_embeds["prompt_embeds"]]
     else:
-        alone = [[entry] for entry in text_embeds]
+        alone = [[[row[None], extra]] for tensor, extra in text_embeds for row in tensor]
     if len(alone) != len(read.prompts):
-        raise ControlVectorError(f"{name} holds {len(read.prompts)} prompts in {len(alone)} entries; give one each.")
+        raise ControlVectorError(f"{name} holds {len(read.prompts)} prompts in {len(alone)} rows; give one each.")
     return [(one, read_text_embeds(one, name, limit).detached()) for one in alone]
 
 
