@@ -53,7 +53,7 @@ def learn_tokens(
         prompt: the text beside which the rows stand: one, or a list with one per clip.
         count: rows.
         position: where they stand. `replace`: alone, and the prompt says only what the errors are measured against.
-        norm: `fixed` keeps each row at the mean norm of a prompt's token; they then stay what a text encoder could give.
+        norm: `fixed` keeps each row at the mean norm of a prompt's token; as an encoder would give it.
         steps, batch, rate: of Adam; the rate is in units of the root mean square of a prompt's embeddings.
         seed: of noise, noise levels and initial rows.
         latents: for a target prompt, the clips that states are made of, or how many are sampled with it.

@@ -16,12 +16,14 @@ import pytest
 import torch
 from wanvideo_activation_editor import tiny_wan
 from wanvideo_activation_editor.tiny_wan.codec import load_codec
-from wanvideo_activation_editor.tiny_wan.data import HELD_OUT, NAMES, caption
+from wanvideo_activation_editor.tiny_wan.data import HELD_OUT, NAMES, caption, draw, render
 from wanvideo_activation_editor.tiny_wan.measure import noise
 from wanvideo_activation_editor.tiny_wan.readouts import measure
 from wanvideo_activation_editor.tiny_wan.wan_pipeline import CODEC
 from wanvideo_activation_editor.vectors.applying import steer
+from wanvideo_activation_editor.vectors.pairs import real_rows
 from wanvideo_activation_editor.vectors.pipelines import calibrate, control_vector
+from wanvideo_activation_editor.vectors.training import learn_tokens, padded
 
 LONG = pytest.mark.skipif(not os.environ.get("WAN_LONG_TESTS"), reason="samples for minutes; set WAN_LONG_TESTS=1")
 CALL = {name: tiny_wan.CALL[name] for name in ("height", "width", "num_frames")}
@@ -65,7 +67,7 @@ class Clips:
 
     @torch.no_grad()
     def read(self, captions, context=None):
-        embeds = torch.cat([tiny_wan.encode(text) for text in captions])
+        embeds = torch.cat([tiny_wan.encode(text) if isinstance(text, str) else text for text in captions])
         with context or nullcontext():
             latents = self.pipe(
                 prompt_embeds=embeds,
@@ -184,3 +186,29 @@ def test_calibrated_levels_change_the_video_by_even_steps(studio):
     found = calibrate(studio.pipe, tiny_wan.encode(clips.negative[0]), vector, levels=4, limit=0.4, seeds=2, **call)
     print(found.report())  # noqa: T201
     assert len(found.measured) <= 10 and found.monotone
+
+
+@LONG
+def test_tokens_learned_from_16_clips_bring_back_an_attribute_that_no_word_names(studio):
+    """Orange clips with captions that say no colour."""
+    generator, codec = torch.Generator().manual_seed(3), load_codec(CODEC)
+    column, orange = list(NAMES).index("colour"), NAMES["colour"].index("orange")
+
+    def unnamed(row):
+        return caption(**{k: NAMES[k][int(n)] for k, n in zip(NAMES, row, strict=True) if k != "colour"})
+
+    drawn = draw(400, generator)
+    rows = drawn[drawn[:, column] == orange][:16]
+    clips = torch.cat([codec.encode(render(row[None], generator)) for row in rows])
+    learned = learn_tokens(studio.pipe, clips, [tiny_wan.encode(unnamed(row)) for row in rows], 8, steps=100, batch=4,
+                           rate=0.1)  # fmt: skip
+    asked = draw(20, torch.Generator().manual_seed(9))
+    reader = Clips(studio.pipe, "colour", 1)
+    prompts = [tiny_wan.encode(unnamed(row)) for row in asked]
+    longer = [padded(learned.added_to(real_rows(prompt)))[None] for prompt in prompts]
+    plain, found = reader.read(prompts), reader.read(longer)
+    print("orange", reader.share(plain, "orange"), reader.share(found, "orange"), "error", learned.error)  # noqa: T201
+    assert learned.error < 1 and reader.share(plain, "orange") < 0.5
+    assert reader.share(found, "orange") >= 0.8
+    for other in set(range(4)) - {column}:
+        assert (found.names()[:, other] == asked[:, other]).float().mean() >= 0.9
