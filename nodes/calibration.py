@@ -50,7 +50,15 @@ class WanVideoCalibrateStrength(io.ComfyNode):
                 ),
                 io.Int.Input("steps", default=8, min=1, max=100, optional=True, tooltip="Steps of each plain run."),
                 io.Int.Input("seeds", default=2, min=1, max=32, optional=True, tooltip="Noises per strength."),
-                io.Int.Input("seed", default=0, min=0, max=2**63 - 33, optional=True, tooltip="The first of them."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**63 - 33,
+                    optional=True,
+                    control_after_generate=False,
+                    tooltip="The first of them.",
+                ),
                 *size_inputs(),
             ],
             outputs=[

@@ -95,7 +95,9 @@ class WanVideoControlVector(io.ComfyNode):
                 blocks_input(),
                 io.Int.Input("steps", default=8, min=1, max=100, tooltip="Noise levels: steps of a plain run."),
                 io.Int.Input("seeds", default=1, min=1, max=32, tooltip="Noises per pair."),
-                io.Int.Input("seed", default=0, min=0, max=2**63 - 33, tooltip="The first of them."),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=2**63 - 33, control_after_generate=False, tooltip="The first of them."
+                ),
                 *size_inputs(),
                 use_cache_input(),
                 store_in_db_input(),
