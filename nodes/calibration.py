@@ -12,7 +12,8 @@ from ..patching.plot import as_comfy_image
 from ..patching.sources import Prompt
 from ..vectors.applying import check_identity, concept_of, make_operation, steering_edit
 from ..vectors.hosted import hosted_calibration
-from .control_vectors import FAMILY, OPERATIONS, chosen_blocks, read_vector, vector_input
+from .control_vector_apply import OPERATIONS, chosen_blocks
+from .control_vectors import FAMILY, read_vector, vector_input
 from .probing_inputs import blocks_input, progress, size_inputs
 from .sockets import check_texts, embeds_input, errors_named, model_input
 

@@ -46,8 +46,8 @@ class WanVideoControlVectorArithmetic(io.ComfyNode):
                     "operation",
                     options=list(OPERATIONS),
                     default="add",
-                    tooltip="add, subtract: base plus or minus weight times operand. scale: base times weight_1. project: "
-                    "what the base shares with the operands. orthogonalise: the base without that.",
+                    tooltip="add, subtract: base plus or minus weight times operand. scale: base times weight_1. "
+                    "project: what the base shares with the operands. orthogonalise: the base without that.",
                 ),
                 *operands,
             ],

@@ -40,7 +40,7 @@ OTHERS = (
     {"colour": "orange", "shape": "triangle", "motion": "moving down", "background": "on sand"},
     {"colour": "yellow", "shape": "cross", "motion": "moving up", "background": "in fog"},
 )
-ROWS: tuple[tuple[str, str, str, float, str], ...] = (
+ROWS: tuple[tuple[str, str, Any, float, str], ...] = (
     ("colour", "attention", "add", 1.0, "all"),
     ("colour", "attention", "add", 2.0, "all"),
     ("shape", "attention", "add", 3.0, "all"),

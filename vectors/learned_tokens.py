@@ -26,7 +26,8 @@ POSITIONS: tuple[Position, ...] = get_args(Position)
 Norm = Literal["free", "fixed"]
 
 _FIELDS: dict[str, type] = {
-    "norm": str, "position": str, "error": float, "baseline_error": float, "identity": str, "model_name": str, "origin": str,
+    "norm": str, "position": str, "error": float, "baseline_error": float, "identity": str, "model_name": str,
+    "origin": str,
 }  # fmt: skip
 
 

@@ -118,7 +118,8 @@ def test_every_site_takes_every_operation_and_strength_0_is_bit_equal(host: Host
     seen = {host.reference()}
     for operation in ("add", "ablate", "set_point", "rotate", "transport"):
         assert digest(host, made_at(site), operation, 0.0) == host.reference(), operation
-        assert (changed := digest(host, made_at(site), operation, 1.5, one_sided=False)) not in seen, operation
+        changed = digest(host, made_at(site), operation, 1.5, one_sided=False)
+        assert changed not in seen, operation
         seen.add(changed)
 
 
@@ -212,3 +213,24 @@ def test_what_does_not_fit_is_refused_with_both_named(host: Host):
             host.server.run(flow).checked()
     with pytest.raises(RunFailedError, match="48 wide"):
         digest(host, made_at("hidden", width=48))
+
+
+def test_a_block_map_measures_a_control_vector(host: Host):
+    flow = Workflow()
+    model = host.load(flow)
+    node = flow.add(
+        "WanVideoBlockMap",
+        model=model,
+        text_embeds=host.embeds(flow, FOX),
+        injection_embeds=host.embeds(flow, FOX),
+        injection_strength=1.0,
+        block_activations="1-2",
+        noise_levels="0.6",
+        seeds=1,
+        seed=next(nonces),
+        control_vector=made_at("attention")(flow, model),
+        **SMALL,
+    )
+    shown = flow.add("TestShow", value=output(node, 1))
+    report = host.server.run(flow).checked().output(shown[0], "text")[0]
+    assert "2 of" in report and "random direction" in report
