@@ -34,7 +34,7 @@ def steer(
     blocks: Blocks = "all",
     window: tuple[float, float] = (0.0, 1.0),
     schedule: str = "",
-    tokens: str = "",
+    tokens: str = "real",
     prompt: str = "",
     mask: Mask | Box | torch.Tensor | None = None,
     branch: Branch = "cond",
@@ -55,7 +55,7 @@ def steer(
         strength: signed; at 0 nothing changes. For `add`, in mean norms of a token at that block.
         operation: `add`, `ablate`, `set_point`, `rotate`, `transport`, or one made from patching/steering.py.
         blocks: a selection, or strengths of 0..1 per block, which multiply the strength; `all` are those of the vector.
-        window, schedule, tokens, prompt, mask, branch, log_level: as for `inject`.
+        window, schedule, tokens, prompt, mask, branch, log_level: as for `inject`; padding of the text is left alone.
         other_model: apply a vector whose model had other weights than this one.
         options: of the operation: `unit`; `one_sided` and `to_zero`; `angle` and `radius`.
 
@@ -202,7 +202,7 @@ def turn(
         check_identity(first, diffusers, target)
     window, schedule = Window(*options.pop("window", (0.0, 1.0))), parse_schedule(options.pop("schedule", ""))
     mask = as_mask(options.pop("mask", None))
-    tokens = diffusers.located(target, options.pop("tokens", ""), options.pop("prompt", ""))
+    tokens = diffusers.located(target, options.pop("tokens", "real"), options.pop("prompt", ""))
     edit = steering_edit(
         plane(first, second), Turn(strength, angle), window=window, schedule=schedule, mask=mask, tokens=tokens,
         label="turn", **options,

@@ -207,3 +207,40 @@ def test_changes_of_the_text_in_other_blocks_do_not_meet(sample):
         inject(sample.pipe, MAIN + step[1], blocks="2"),
     ):
         assert torch.allclose(found, sample(MAIN), atol=1e-5)
+
+
+@pytest.mark.parametrize("site", ["context", "attention", "hidden"])
+def test_a_mask_keeps_a_change_to_its_region(sample, site):
+    """At the block that is edited; one mask is all of the video, one nothing, one the first frame."""
+    vector, module = vector_at(site), SITES["attention"].module(sample.pipe.transformer.blocks[3])
+    block = sample.pipe.transformer.blocks[3]
+    module = {"context": block.attn2, "hidden": block}.get(site, module)
+    grid = (2, 2, 2)
+
+    def at_block(mask=None, strength=2.0):
+        seen: list[torch.Tensor] = []
+        with (
+            steer(sample.pipe, vector, strength, blocks="3", mask=mask),
+            module.register_forward_hook(lambda m, a, out: seen.append(out.clone())),
+        ):
+            sample(MAIN, negative=NEGATIVE, steps=1, guidance=1.0)
+        return seen[-1][0].unflatten(0, grid)
+
+    plain, whole = at_block(strength=0.0), at_block()
+    assert torch.equal(at_block(torch.ones(1, 32, 32)), whole) and not torch.equal(whole, plain)
+    first = torch.stack([torch.ones(32, 32), *[torch.zeros(32, 32)] * 4])
+    part = at_block(first)
+    assert torch.equal(part[1], plain[1]) and not torch.equal(part[0], plain[0])
+
+
+@pytest.mark.parametrize("site", ["keys", "values"])
+def test_padding_of_the_text_is_left_alone(sample, site):
+    module, seen = SITES[site].module(sample.pipe.transformer.blocks[2]), []
+    for strength in (0.0, 2.0):
+        with (
+            steer(sample.pipe, vector_at(site), strength, blocks="2"),
+            module.register_forward_hook(lambda m, a, out: seen.append(out[0].clone())),
+        ):
+            sample(MAIN, steps=1, guidance=1.0)
+    plain, found = seen
+    assert torch.equal(found[12:], plain[12:]) and not torch.equal(found[:12], plain[:12])
