@@ -144,7 +144,7 @@ def test_ablation_negative_strength_and_a_random_direction(studio):
     for sign, captions, end in ((1.0, clips.negative, "blue"), (-1.0, clips.positive, "red")):
         found = clips.read(captions, steer(pipe, vector, sign, "set_point"))
         print("set_point", sign, end, clips.share(found, end))  # noqa: T201
-        assert clips.share(found, end) >= 0.9
+        assert clips.share(found, end) >= 0.8
     drawn = torch.randn(vector.directions.shape, generator=torch.Generator().manual_seed(0))
     other = dataclasses.replace(vector, directions=torch.nn.functional.normalize(drawn, dim=-1))
     found = clips.read(clips.negative, steer(pipe, other, 2.0))
