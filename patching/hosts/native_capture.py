@@ -59,27 +59,7 @@ def capture(
     Raises:
         ValueError: image_embeds, or several prompts.
     """
-    import comfy.sample
-    import comfy.samplers
-
-    if image_embeds is not None:
-        raise ValueError(
-            "image_embeds goes with a WANVIDEOMODEL. A native MODEL takes its images in the CONDITIONING "
-            "(WanImageToVideo); connect that to text_embeds and its latent to latent."
-        )
-    if len(text_embeds) != 1:
-        raise ValueError(f"text_embeds combines {len(text_embeds)} prompts. Capture one at a time.")
-    given = dict(latent or {})
-    samples = given.get("samples")
-    if samples is None:
-        channels = model.get_model_object("latent_format").latent_channels
-        samples = torch.zeros(1, channels, *size.latent(channels))
     clone = without_windows(model)
-    fix = comfy.sample.fix_empty_latent_channels
-    accepted = inspect.signature(fix).parameters  # since 0.12 samplers bring an empty latent to the model's size
-    scales = {k: given.get(k) for k in ("downscale_ratio_spacial", "downscale_ratio_temporal") if k in accepted}
-    samples = fix(clone, samples, **scales)
-    noise = comfy.sample.prepare_noise(samples, seed, given.get("batch_index"))
     running = Capture(discover(clone.model.diffusion_model), count, every, after_block)
 
     def stop_here(executor: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -87,10 +67,41 @@ def capture(
             return running.stoppable(lambda: executor(x, *args, **kwargs), x)
 
     clone.add_wrapper_with_key(APPLY_MODEL, CAPTURE_KEY, stop_here)
-    euler = comfy.samplers.sampler_object("euler")
-    sigmas, mask = torch.tensor([sigma, 0.0]), given.get("noise_mask")
     with running:
-        comfy.sample.sample_custom(
-            clone, noise, 1.0, euler, sigmas, text_embeds, [], samples, noise_mask=mask, disable_pbar=True, seed=seed
-        )
+        sample(clone, text_embeds, torch.tensor([sigma, 0.0]), size, seed, latent, image_embeds)
     return running.result(seed=seed, **known)
+
+
+def sample(
+    clone: Any, text_embeds: Any, sigmas: torch.Tensor, size: Size, seed: int, latent: Any, image_embeds: Any
+) -> torch.Tensor:
+    """Latents of one prompt by Euler, without guidance. Arguments and errors as for `capture`.
+
+    Args:
+        sigmas: falling noise levels, one per step, and 0.
+    """
+    import comfy.sample
+    import comfy.samplers
+
+    if image_embeds is not None:
+        raise ValueError(
+            "image_embeds goes with a WANVIDEOMODEL. A native MODEL takes its images in the CONDITIONING "
+            "(WanImageToVideo); connect that to text_embeds, and its latent to latent where there is such an input."
+        )
+    if len(text_embeds) != 1:
+        raise ValueError(f"text_embeds combines {len(text_embeds)} prompts. Take one at a time.")
+    given = dict(latent or {})
+    samples = given.get("samples")
+    if samples is None:
+        channels = clone.get_model_object("latent_format").latent_channels
+        samples = torch.zeros(1, channels, *size.latent(channels))
+    fix = comfy.sample.fix_empty_latent_channels
+    accepted = inspect.signature(fix).parameters  # since 0.12 samplers bring an empty latent to the model's size
+    scales = {k: given.get(k) for k in ("downscale_ratio_spacial", "downscale_ratio_temporal") if k in accepted}
+    samples = fix(clone, samples, **scales)
+    noise = comfy.sample.prepare_noise(samples, seed, given.get("batch_index"))
+    euler, mask = comfy.samplers.sampler_object("euler"), given.get("noise_mask")
+    result: torch.Tensor = comfy.sample.sample_custom(
+        clone, noise, 1.0, euler, sigmas, text_embeds, [], samples, noise_mask=mask, disable_pbar=True, seed=seed
+    )
+    return result

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..edit import KEY, EditStack
-from ..grid import CHANNELS_5B, Size
+from ..grid import Size
 from ..prompts import Rows
 from ..runtime import Run
 from ..wan_model import WanModel, discover
@@ -109,21 +109,7 @@ def _sample_native(
     stack: EditStack | None,
     inside: bool,
 ) -> torch.Tensor:
-    import comfy.sample
-    import comfy.samplers
-
-    if image_embeds is not None:
-        raise ValueError(
-            "image_embeds goes with a WANVIDEOMODEL. A native MODEL takes its images in the CONDITIONING "
-            "(WanImageToVideo); connect that to text_embeds."
-        )
-    if len(text_embeds) != 1:
-        raise ValueError(f"text_embeds combines {len(text_embeds)} prompts. Measure one at a time.")
     clone = native_capture.without_windows(comfy_native.without_stack(model))
-    channels = clone.get_model_object("latent_format").latent_channels
-    samples = comfy.sample.fix_empty_latent_channels(
-        clone, torch.zeros(1, channels, *_latent_size(text_embeds, size, channels))
-    )
     if stack is not None:
         clone = comfy_native.with_stack(clone, stack)
 
@@ -133,21 +119,9 @@ def _sample_native(
             return executor(x, *args, **kwargs)
 
     clone.add_wrapper_with_key(comfy_native.APPLY_MODEL, PLAIN_KEY, uncompiled)
-    noise = comfy.sample.prepare_noise(samples, seed, None)
-    euler = comfy.samplers.sampler_object("euler")
-    latents: torch.Tensor = comfy.sample.sample_custom(
-        clone, noise, 1.0, euler, sigmas, text_embeds, [], samples, disable_pbar=True, seed=seed
-    )
-    return latents
-
-
-def _latent_size(text_embeds: Any, size: Size, channels: int) -> tuple[int, int, int]:
-    """Of the video: that of the images in the CONDITIONING, when there are some."""
-    image = text_embeds[0][1].get("concat_latent_image")
-    if image is None:
-        return size.latent(channels)
-    frames, height, width = image.shape[-3:]
-    return frames, height, width
+    image = text_embeds[0][1].get("concat_latent_image")  # of image-to-video models: the video has its size
+    latent = None if image is None else {"samples": torch.zeros_like(image[:1])}
+    return native_capture.sample(clone, text_embeds, sigmas, size, seed, latent, image_embeds)
 
 
 def _sample_wrapper(
@@ -160,38 +134,10 @@ def _sample_wrapper(
     stack: EditStack | None,
     inside: bool,
 ) -> torch.Tensor:
-    transformer = model.model.diffusion_model
-    sampler = wan_video_wrapper.sampler_classes(transformer).get(wan_video_wrapper.SAMPLERS[0])
-    if sampler is None:
-        raise RuntimeError(
-            f"No {wan_video_wrapper.SAMPLERS[0]} was found beside {type(transformer).__name__}. "
-            f"Update {wan_video_wrapper.NAME}."
-        )
-    scale = 2 if getattr(transformer, "out_dim", 16) == CHANNELS_5B else 1
-    wrapper_capture.check_inputs(None, image_embeds, scale)
-    if image_embeds is None:
-        if getattr(transformer, "in_dim", None) == wrapper_capture.IMAGE_CHANNELS:
-            raise ValueError("This is an image-to-video model. Connect the sampler's image_embeds.")
-        frames, height, width = size.latent(CHANNELS_5B if scale == 2 else 16)
-        image_embeds = {"target_shape": (16, frames, height * scale, width * scale), "num_frames": 4 * (frames - 1) + 1}
     clone = wan_video_wrapper.without_stack(model)
     if stack is not None:
         clone = wan_video_wrapper.with_stack(clone, stack)
-    arguments = {
-        "model": clone,
-        "image_embeds": {**image_embeds},
-        "text_embeds": {k: v for k, v in text_embeds.items() if k != KEY},
-        "shift": 1.0,
-        "steps": len(sigmas) - 1,
-        "cfg": 1.0,
-        "seed": seed,
-        "scheduler": "unipc",
-        "riflex_freq_index": 0,
-        "force_offload": True,
-        "rope_function": "comfy",
-        "sigmas": sigmas,
-        "samples": None,
-    }
+    sampler, arguments = wrapper_capture.sampler_call(clone, text_embeds, sigmas, size, seed, None, image_embeds)
     with _offloaded(model, sampler), _stance(model, inside):
         latents: torch.Tensor = sampler().process(**arguments)[0]["samples"]
     return latents

@@ -15,7 +15,7 @@ from ..grid import CHANNELS_5B, Size
 from ..wan_model import discover
 from .wan_video_wrapper import NAME, SAMPLERS, compile_stance, sampler_classes
 
-IMAGE_CHANNELS = 36  # inputs of an image-to-video model: noise, image and mask
+_IMAGE_CHANNELS = 36  # inputs of an image-to-video model: noise, image and mask
 
 
 def capture(
@@ -49,52 +49,60 @@ def capture(
         ValueError: the model needs image_embeds, this version of the wrapper cannot add noise to a latent, or
             `latent` and `image_embeds` are of a kind or size that does not fit.
     """
-    transformer = model.model.diffusion_model
-    sampler = sampler_classes(transformer).get(SAMPLERS[0])
-    if sampler is None:
-        raise RuntimeError(f"No {SAMPLERS[0]} was found beside {type(transformer).__name__}. Update {NAME}.")
-    parameters = inspect.signature(sampler.process).parameters
-    samples = None
-    # The sampler takes shapes at an eighth of the video's size and halves them for the 5B model.
-    scale = 2 if getattr(transformer, "out_dim", 16) == CHANNELS_5B else 1
-    check_inputs(latent, image_embeds, scale)
-    if latent is not None:
-        samples = {"samples": latent["samples"]}
-        if "add_noise_to_samples" not in parameters:
-            raise ValueError(
-                f"latent: this version of {NAME} cannot add noise to a latent. Update it, or disconnect it."
-            )
-    if image_embeds is None:
-        if getattr(transformer, "in_dim", None) == IMAGE_CHANNELS:
-            raise ValueError("This is an image-to-video model. Connect the sampler's image_embeds.")
-        channels = CHANNELS_5B if scale == 2 else 16
-        frames, height, width = latent["samples"].shape[-3:] if latent is not None else size.latent(channels)
-        shape = (16, frames, height * scale, width * scale)
-        image_embeds = {"target_shape": shape, "num_frames": 4 * (frames - 1) + 1}
-    arguments = {
-        "model": model,
-        "image_embeds": {**image_embeds},
-        "text_embeds": {k: v for k, v in text_embeds.items() if k != KEY},
-        "shift": 1.0,
-        "steps": 1,
-        "cfg": 1.0,
-        "seed": seed,
-        "scheduler": "unipc",
-        "riflex_freq_index": 0,
-        "force_offload": True,
-        "rope_function": "comfy",
-        "sigmas": torch.tensor([sigma, 0.0]),
-        "samples": samples,
-    }
-    if samples is not None:
-        arguments["add_noise_to_samples"] = True
-    running = Capture(discover(transformer), count, every, after_block)
+    sigmas = torch.tensor([sigma, 0.0])
+    sampler, arguments = sampler_call(model, text_embeds, sigmas, size, seed, latent, image_embeds)
+    running = Capture(discover(model.model.diffusion_model), count, every, after_block)
     try:
         with compile_stance(model), running:
             sampler().process(**arguments)
     finally:
         offload(model, sampler)
     return running.result(seed=seed, **known)
+
+
+def sampler_call(
+    model: Any, text_embeds: Any, sigmas: torch.Tensor, size: Size, seed: int, latent: Any, image_embeds: Any
+) -> tuple[Any, dict[str, Any]]:
+    """WanVideoSampler of the model's package, and what its `process` is called with for a run without guidance.
+
+    Args and errors as for `capture`; sigmas: falling noise levels, one per step, and 0.
+    """
+    transformer = model.model.diffusion_model
+    sampler = sampler_classes(transformer).get(SAMPLERS[0])
+    if sampler is None:
+        raise RuntimeError(f"No {SAMPLERS[0]} was found beside {type(transformer).__name__}. Update {NAME}.")
+    # The sampler takes shapes at an eighth of the video's size and halves them for the 5B model.
+    scale = 2 if getattr(transformer, "out_dim", 16) == CHANNELS_5B else 1
+    check_inputs(latent, image_embeds, scale)
+    more: dict[str, Any] = {"samples": None}
+    if latent is not None:
+        more = {"samples": {"samples": latent["samples"]}, "add_noise_to_samples": True}
+        if "add_noise_to_samples" not in inspect.signature(sampler.process).parameters:
+            raise ValueError(
+                f"latent: this version of {NAME} cannot add noise to a latent. Update it, or disconnect it."
+            )
+    if image_embeds is None:
+        if getattr(transformer, "in_dim", None) == _IMAGE_CHANNELS:
+            raise ValueError("This is an image-to-video model. Connect the sampler's image_embeds.")
+        channels = CHANNELS_5B if scale == 2 else 16
+        frames, height, width = latent["samples"].shape[-3:] if latent is not None else size.latent(channels)
+        shape = (16, frames, height * scale, width * scale)
+        image_embeds = {"target_shape": shape, "num_frames": 4 * (frames - 1) + 1}
+    return sampler, {
+        "model": model,
+        "image_embeds": {**image_embeds},
+        "text_embeds": {k: v for k, v in text_embeds.items() if k != KEY},
+        "shift": 1.0,
+        "steps": len(sigmas) - 1,
+        "cfg": 1.0,
+        "seed": seed,
+        "scheduler": "unipc",
+        "riflex_freq_index": 0,
+        "force_offload": True,
+        "rope_function": "comfy",
+        "sigmas": sigmas,
+        **more,
+    }
 
 
 def check_inputs(latent: Any, image_embeds: Mapping[str, Any] | None, scale: int) -> None:

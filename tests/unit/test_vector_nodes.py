@@ -190,7 +190,11 @@ def test_descriptions_nest(nodes):
         (embeds(1), {"prompt_embeds": [torch.ones(0, 4096)]}, r"text_embeds_b, prompt 1: holds no token"),
         (embeds(1), embeds(2, dtype=torch.float8_e4m3fn), "text_embeds_b, prompt 1: is torch.float8_e4m3fn"),
         (embeds(1), {"prompt_embeds": [torch.full((2, 4096), float("nan"))]}, r"text_embeds_b, prompt 1: holds NaN"),
-        (embeds(1, dtype=torch.float16, scale=1e4), embeds(2, scale=1e4), "text_embeds_a, prompt 1: holds values up to"),
+        (
+            embeds(1, dtype=torch.float16, scale=1e4),
+            embeds(2, scale=1e4),
+            "text_embeds_a, prompt 1: holds values up to",
+        ),
     ],
 )
 def test_bad_inputs_are_named(nodes, a, b, message):
