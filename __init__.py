@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
     from .patching.edit import Edit, EditStack, Window
     from .patching.hosts.diffusers import capture, edited, inject, inject_hidden
-    from .patching.operations import Add, Blend, Replace
+    from .patching.mask import Box, Mask
+    from .patching.operations import Add, Blend, Replace, Scale
     from .patching.plain import RecipeError, load_recipe, save_recipe
     from .patching.sites import SITES
-    from .patching.sources import CapturedDifference, Direction, Prompt, SecondStream
+    from .patching.sources import CapturedDifference, Direction, Image, Prompt, SecondStream, Zero
     from .patching.transforms import Boost, ForceDifference
     from .probing.block_map import BlockMap
     from .probing.distances import frame_cosine, relative_l2, ssim, temporal_difference
@@ -34,10 +35,11 @@ WEB_DIRECTORY = "./web"
 _API = {
     "patching.edit": ("Edit", "EditStack", "Window"),
     "patching.hosts.diffusers": ("capture", "edited", "inject", "inject_hidden"),
-    "patching.operations": ("Add", "Blend", "Replace"),
+    "patching.operations": ("Add", "Blend", "Replace", "Scale"),
+    "patching.mask": ("Box", "Mask"),
     "patching.plain": ("RecipeError", "load_recipe", "save_recipe"),
     "patching.sites": ("SITES",),
-    "patching.sources": ("CapturedDifference", "Direction", "Prompt", "SecondStream"),
+    "patching.sources": ("CapturedDifference", "Direction", "Image", "Prompt", "SecondStream", "Zero"),
     "patching.transforms": ("Boost", "ForceDifference"),
     "probing.block_map": ("BlockMap",),
     "probing.distances": ("frame_cosine", "relative_l2", "ssim", "temporal_difference"),
@@ -54,17 +56,22 @@ __all__ = [
     "Blend",
     "BlockMap",
     "Boost",
+    "Box",
     "CapturedDifference",
     "Direction",
     "Edit",
     "EditStack",
     "ForceDifference",
+    "Image",
+    "Mask",
     "Prompt",
     "RecipeError",
     "Replace",
+    "Scale",
     "SecondStream",
     "TokenReading",
     "Window",
+    "Zero",
     "block_map",
     "capture",
     "comfy_entrypoint",

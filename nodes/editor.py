@@ -17,23 +17,26 @@ from ..patching import (
     check_stack,
     check_width,
     host_of,
+    parse_schedule,
     parse_selection,
     prompt_at,
     stack_of,
 )
+from .parts import mask_input, read_mask, read_tokens, tokens_input, words_inputs
 from .shown import model_told
 from .sockets import (
     CATEGORY,
     activations_input,
     address,
     block_strengths_input,
-    check_activations,
+    check_texts,
     compared_prompts,
     embeds_input,
     errors_named,
     log_level_input,
     node_label,
     passed_on_sockets,
+    schedule_input,
     strength_input,
     transformer_options,
     window_and_branch_inputs,
@@ -61,6 +64,11 @@ def add_edit(
     sites: tuple[str, ...] = ("context",),
     transforms: tuple[ContextTransform, ...] = (),
     reports_to: tuple[str, str] | None = None,
+    schedule: str = "",
+    tokens: str = "",
+    mask: Any = None,
+    prompt: str = "",
+    text_encoder: Any = None,
 ) -> tuple[Any, Any]:
     """Append an edit per site to a clone of the model; inputs that change nothing are handed back as they are.
 
@@ -69,6 +77,9 @@ def add_edit(
         sites: what is edited in the chosen blocks, in order.
         transforms: changes to the injected prompt after projection.
         reports_to: node and workflow that show what the first of the edits does while sampling.
+        schedule: multiplies the strengths over sampling.
+        tokens, mask: the part that is edited.
+        prompt, text_encoder: of the main prompt, where `tokens` names words.
 
     Returns:
         The model with the edit and the text embeds with its description.
@@ -86,6 +97,7 @@ def add_edit(
             "injection_embeds is not connected. Connect the second prompt's embeddings, or turn enable_patching off."
         )
     source = read_text_embeds(injection_embeds, "injection_embeds", max((MAX_TOKENS, *main.given_lengths))).detached()
+    chosen = read_tokens(tokens, main, branch, prompt, text_encoder)
     edits = [
         Edit(
             source=prompt_at(site, source),
@@ -97,6 +109,9 @@ def add_edit(
             log_level=log_level,  # type: ignore[arg-type]
             transforms=transforms,
             reports_to=reports_to if site == sites[0] else None,
+            schedule=parse_schedule(schedule),
+            tokens=chosen,
+            mask=read_mask(mask),
         )
         for site in sites
     ]
@@ -148,6 +163,10 @@ class WanVideoActivationEditor(io.ComfyNode):
                 embeds_input("injection_embeds", "The second prompt: its embeddings are injected.", optional=True),
                 block_strengths_input(),
                 *window_and_branch_inputs(),
+                schedule_input(),
+                tokens_input(),
+                mask_input(),
+                *words_inputs(),
             ],
             outputs=[
                 *passed_on.outputs,
@@ -156,8 +175,8 @@ class WanVideoActivationEditor(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, block_activations: Any = None) -> bool | str:
-        return check_activations(block_activations)
+    def validate_inputs(cls, block_activations: Any = None, schedule: Any = None, tokens: Any = None) -> bool | str:
+        return check_texts(block_activations, schedule, tokens)
 
     @classmethod
     def execute(
@@ -174,6 +193,11 @@ class WanVideoActivationEditor(io.ComfyNode):
         start_percent: float = 0.0,
         end_percent: float = 1.0,
         branch: str = "cond",
+        schedule: str = "",
+        tokens: str = "real",
+        mask: Any = None,
+        prompt: str = "",
+        text_encoder: Any = None,
     ) -> io.NodeOutput:
         if not enable_patching:
             return io.NodeOutput(model, text_embeds)
@@ -193,6 +217,11 @@ class WanVideoActivationEditor(io.ComfyNode):
                     branch,
                     MODES[injection_mode],
                     reports_to=address(cls.hidden) if log_level != "off" else None,
+                    schedule=schedule,
+                    tokens=tokens,
+                    mask=mask,
+                    prompt=prompt,
+                    text_encoder=text_encoder,
                 ),
                 ui=model_told(model, strengths),
             )
@@ -235,7 +264,7 @@ class WanVideoAdvancedActivationEditor(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, block_activations: Any = None) -> bool | str:
-        return check_activations(block_activations)
+        return check_texts(block_activations)
 
     @classmethod
     def execute(

@@ -26,7 +26,7 @@ from .sockets import (
     CATEGORY,
     activations_input,
     block_strengths_input,
-    check_activations,
+    check_texts,
     compared_prompts,
     embeds_input,
     errors_named,
@@ -197,7 +197,7 @@ class WanVideoDirectInjector(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, block_activations: Any = None) -> bool | str:
-        return check_activations(block_activations)
+        return check_texts(block_activations)
 
     @classmethod
     def fingerprint_inputs(cls, injection_prompt: str = "", injection_embeds: Any = None, **kwargs: Any) -> Any:

@@ -24,21 +24,24 @@ from ..patching import (
     check_width,
     format_grid,
     host_of,
+    parse_schedule,
     parse_selection,
     stack_of,
 )
 from .capture_cache import CachedCapture, known_identity
+from .parts import mask_input, read_mask
 from .shown import model_told
 from .sockets import (
     CATEGORY,
     WanVideoModel,
     activations_input,
-    check_activations,
+    check_texts,
     embeds_input,
     errors_named,
     log_level_input,
     model_input,
     node_label,
+    schedule_input,
     strength_input,
     transformer_options,
     window_and_branch_inputs,
@@ -244,14 +247,16 @@ class WanVideoLatentInjector(io.ComfyNode):
                 ),
                 *window_and_branch_inputs(),
                 log_level_input(optional=True),
+                schedule_input(),
+                mask_input(),
             ],
             outputs=[io.MatchType.Output(template=template, id="model", display_name="model")],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def validate_inputs(cls, block_activations: Any = None) -> bool | str:
-        return check_activations(block_activations)
+    def validate_inputs(cls, block_activations: Any = None, schedule: Any = None) -> bool | str:
+        return check_texts(block_activations, schedule)
 
     @classmethod
     def execute(
@@ -267,6 +272,8 @@ class WanVideoLatentInjector(io.ComfyNode):
         end_percent: float = 1.0,
         branch: str = "cond",
         log_level: str = "off",
+        schedule: str = "",
+        mask: Any = None,
     ) -> io.NodeOutput:
         with errors_named("WanVideo Latent Injector"):
             host = host_of(model)
@@ -290,6 +297,8 @@ class WanVideoLatentInjector(io.ComfyNode):
                 branch=branch,  # type: ignore[arg-type]
                 label=label,
                 log_level=log_level,  # type: ignore[arg-type]
+                schedule=parse_schedule(schedule),
+                mask=read_mask(mask),
             )
             check_stack([edit], wan_model)
             if delta.identity and known_identity(host, model) not in ("", delta.identity):

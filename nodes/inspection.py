@@ -17,7 +17,7 @@ from ..patching.views import NO_EDIT, block_list, cell_grid, model_summary, stac
 from .shown import bars, difference_table, model_told
 from .sockets import (
     CATEGORY,
-    check_activations,
+    check_texts,
     compared_prompts,
     embeds_input,
     errors_named,
@@ -51,7 +51,7 @@ class WanVideoBlockActivationViewer(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, block_activations: Any = None) -> bool | str:
-        return check_activations(block_activations)
+        return check_texts(block_activations)
 
     @classmethod
     def execute(

@@ -40,7 +40,7 @@ from .recording import recorded
 from .sockets import (
     CATEGORY,
     BlockStrengthsType,
-    check_activations,
+    check_texts,
     embeds_input,
     errors_named,
     model_input,
@@ -108,7 +108,7 @@ class WanVideoBlockMap(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, block_activations: Any = None, noise_levels: Any = None) -> bool | str:
-        checked = check_activations(block_activations)
+        checked = check_texts(block_activations)
         return checked if checked is not True else check_levels(noise_levels)
 
     @classmethod

@@ -10,7 +10,8 @@ import torch
 from comfy_api.latest import io
 
 from ..embeddings import TextEmbeds, is_wrapper_embeds
-from ..patching import BRANCHES, KEY, LOG_LEVELS, EditStack, parse_selection
+from ..patching import BRANCHES, KEY, LOG_LEVELS, EditStack, parse_schedule, parse_selection
+from ..patching.tokens import parse_tokens
 from ..storage.text import plain
 
 CATEGORY = "WanVideo/Activation Editor"
@@ -66,8 +67,8 @@ def embeds_input(name: str, tooltip: str, optional: bool = False) -> Any:
     return io.MultiType.Input(name, [WanVideoTextEmbeds, io.Conditioning], optional=optional, tooltip=tooltip)
 
 
-def activations_input() -> Any:
-    return io.String.Input("block_activations", default=FRESH_BLOCKS, tooltip=ACTIVATIONS_TOOLTIP)
+def activations_input(default: str = FRESH_BLOCKS) -> Any:
+    return io.String.Input("block_activations", default=default, tooltip=ACTIVATIONS_TOOLTIP)
 
 
 def strength_input(tooltip: str) -> Any:
@@ -110,6 +111,15 @@ def window_and_branch_inputs() -> list[Any]:
     ]
 
 
+def schedule_input() -> Any:
+    return io.String.Input(
+        "schedule",
+        default="",
+        optional=True,
+        tooltip="Multiplier of the strength over sampling, progress:multiplier, as in 0:0.2, 0.5:0.8, 1:1. Empty is 1.",
+    )
+
+
 def store_in_db_input() -> Any:
     """Optional last input of nodes that can record what they do (recording.py)."""
     return io.Boolean.Input(
@@ -120,14 +130,15 @@ def store_in_db_input() -> Any:
     )
 
 
-def check_activations(text: Any) -> bool | str:
+def check_texts(block_activations: Any = None, schedule: Any = None, tokens: Any = None) -> bool | str:
     """For `validate_inputs`: True, or what is wrong. A linked input is not known yet and passes."""
-    if not isinstance(text, str):
-        return True
-    try:
-        parse_selection(text)
-    except ValueError as error:
-        return str(error)
+    given = ((block_activations, parse_selection), (schedule, parse_schedule), (tokens, parse_tokens))
+    for text, parse in given:
+        if isinstance(text, str):
+            try:
+                parse(text)  # type: ignore[operator]
+            except ValueError as error:
+                return str(error)
     return True
 
 

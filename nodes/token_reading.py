@@ -25,7 +25,7 @@ from .probing_inputs import (
     size_inputs,
     use_cache_input,
 )
-from .sockets import CATEGORY, check_activations, embeds_input, errors_named, model_input
+from .sockets import CATEGORY, check_texts, embeds_input, errors_named, model_input
 
 
 class WanVideoTokenReading(io.ComfyNode):
@@ -58,7 +58,7 @@ class WanVideoTokenReading(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, words: Any = None, block_activations: Any = None, noise_levels: Any = None) -> bool | str:
-        for checked in (check_activations(block_activations), check_levels(noise_levels)):
+        for checked in (check_texts(block_activations), check_levels(noise_levels)):
             if checked is not True:
                 return checked
         try:

@@ -9,6 +9,7 @@ from .grid import Size, format_grid
 from .hosts import host_of
 from .operations import Add, Blend, Operation, Replace
 from .runtime import Run
+from .schedule import Schedule, ScheduleError, parse_schedule
 from .selection import Selection, SelectionError, parse_selection
 from .sites import SITES
 from .sources import CapturedDifference, Direction, Prompt, SecondStream, check_width, prompt_at
@@ -61,6 +62,8 @@ __all__ = [
     "Prompt",
     "Replace",
     "Run",
+    "Schedule",
+    "ScheduleError",
     "SecondStream",
     "Selection",
     "SelectionError",
@@ -81,6 +84,7 @@ __all__ = [
     "format_grid",
     "host_of",
     "matching_preset",
+    "parse_schedule",
     "parse_selection",
     "preset_blocks",
     "prompt_at",

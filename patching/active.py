@@ -6,6 +6,7 @@ nothing else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,13 @@ import torch
 from torch import nn
 
 from .edit import Edit
-from .grid import Grid
-from .passes import extra_pass, in_extra_pass
+from .grid import Grid, format_grid
+from .passes import in_extra_pass
 from .prompts import Rows
-from .sites import SITES
+from .sites import site_of
 from .statistics import Observation, Observer, effective_log_level
 from .transforms import ContextTransform
-from .wan_model import ContextArgument
+from .wan_model import ContextArgument, cross_attention
 
 if TYPE_CHECKING:
     from .runtime import Run
@@ -31,6 +32,17 @@ Hook = Any
 def hidden_from_compile(function: Callable[..., Any]) -> Callable[..., Any]:
     """Keep a hook out of torch.compile's graphs, so that compiled blocks stay whole."""
     return torch.compiler.disable(function)  # type: ignore[no-untyped-call, no-any-return]
+
+
+Part = tuple[torch.Tensor, torch.Tensor | None]
+"""Places of tokens, and their weights [tokens, 1]; None when all are 1."""
+
+
+def part_of(weights: torch.Tensor, x: torch.Tensor) -> Part:
+    """The tokens whose weight is not 0, for a tensor like x."""
+    places = weights.nonzero()[:, 0]
+    chosen = weights[places]
+    return places.to(x.device), None if bool((chosen == 1).all()) else chosen[:, None].to(x.device, x.dtype)
 
 
 class ActiveEdit:
@@ -48,13 +60,19 @@ class ActiveEdit:
         self, run: Run, edit: Edit, transforms: tuple[ContextTransform, ...], clock: Any, observer: Observer | None
     ) -> None:
         self.run, self.edit, self.transforms, self.clock = run, edit, transforms, clock
-        self.site = SITES[edit.site]
+        self.site = site_of(edit.site)
         self.strengths = edit.strengths.resolve(run.model.block_count)
         self.blocks = [i for i, s in enumerate(self.strengths) if s != 0.0]
         self.level = effective_log_level(edit)
         observed = observer is not None and self.level != "off"
         self.observation = Observation(observer, self.strengths) if observed and observer is not None else None
         self.logged = self.level in ("verbose", "trace")
+        self.factor = 1.0  # of the strengths, by the schedule, in the call in progress
+        chosen = edit.tokens if self.site.reads_text else None
+        whole = chosen is None or chosen.takes_all or (chosen.takes_real and edit.text is not None)
+        self.tokens = None if whole else chosen  # padding of two prompts is equal
+        self.grid: Grid | None = None  # of the call in progress
+        self._first_in_call = False
         self.rows: list[tuple[int, int]] = []  # that it touches in the call in progress, with their prompts
         self._of_call: list[tuple[int, int]] = []  # the same, before the model took some of them
         self.reached = self.checked = False  # one of its hooks was called; a model call has shown whether
@@ -70,13 +88,15 @@ class ActiveEdit:
         edit = self.edit
         branches = ("cond", "uncond") if edit.branch == "both" else (edit.branch,)
         self.rows = [row for branch in branches for row in rows.get(branch, ())]
-        if self.rows and not edit.window.is_full and not edit.window.contains(progress(self.clock)):
+        self.factor = edit.factor(progress(self.clock)) if self.rows and edit.is_timed else 1.0
+        if self.factor == 0.0:
             self.rows = []
         self._of_call = self.rows
         if self.rows:
             self.calls += 1
             self.unreported = True
             self.missed = set(self.blocks)
+            self.grid = grid
             if edit.captured is not None and grid is not None:
                 edit.captured.check_grid(grid, edit.name)
 
@@ -100,11 +120,40 @@ class ActiveEdit:
         """Install what this edit needs at a block."""
         raise NotImplementedError
 
-    def touched(self, x: torch.Tensor) -> list[int] | None:
-        """Rows of the tensor at the site that are changed; None for all of them."""
+    def attention_calls(self, block: nn.Module) -> Hook:
+        """Notes each call of the block's cross-attention.
+
+        A host may run a leaf of it more than once in a call: for NAG's negative prompt after its own text, which alone
+        is edited.
+        """
+
+        def note(module: nn.Module, args: tuple[Any, ...]) -> None:
+            self._first_in_call = True
+
+        return cross_attention(block).register_forward_pre_hook(hidden_from_compile(note))
+
+    @property
+    def first_in_call(self) -> bool:
+        """True the first time that it is asked for in a call of cross-attention."""
+        first, self._first_in_call = self._first_in_call, False
+        return first
+
+    def touched(self, x: torch.Tensor, of_text: bool | None = None) -> list[int] | None:
+        """Rows of the tensor at the site that are changed; None for all of them.
+
+        Args:
+            of_text: its rows are those of the text batch; None for what the site says.
+        """
         rows = sorted(row for row, _ in self.rows)
         batch = len(x) if self.run.prompts.batch is None else self.run.prompts.batch
-        if not self.site.reads_text and (len(rows) == batch or len(x) == 1):
+        if self.site.reads_images and len(x) < batch:
+            if len(rows) != batch:
+                raise ValueError(
+                    f"{self.edit.name}: both guidance branches of {self.run.model.name} read the same image tokens in "
+                    "one call. Set branch to both, or switch off batched_cfg."
+                )
+            return None
+        if not (self.site.reads_text if of_text is None else of_text) and (len(rows) == batch or len(x) == 1):
             return None
         return None if rows == list(range(len(x))) else rows
 
@@ -117,20 +166,20 @@ class ActiveEdit:
             value: [batch or 1, tokens from `first` on or 1, dim].
             first: the first token that is touched.
         """
-        rows, strength = self.touched(x), self.strengths[index]
+        rows, strength = self.touched(x), self.factor * self.strengths[index]
         if value.shape[1] not in (1, x.shape[1] - first):
             raise ValueError(
                 f"{self.edit.name}: {self.edit.source.title} of {value.shape[1]} tokens, but the sampler has "
                 f"{x.shape[1] - first}. Capture with the sampler's size and image inputs, or set reduce to mean."
             )
-        if rows is None and first == 0:
-            out = self._operate(x, value, strength)
+        if rows is None and first == 0 and self.tokens is None:
+            out = self._operated(x, value, strength, 0)
         else:
             out = x.clone()
             for row in range(len(x)) if rows is None else rows:
                 part = x[row : row + 1, first:]
                 of_row = value if len(value) == 1 else value[row : row + 1]
-                out[row : row + 1, first:] = self._operate(part, of_row, strength)
+                out[row : row + 1, first:] = self._operated(part, of_row, strength, row)
         self.edited += 1
         self.missed.discard(index)
         if self.run.statistics is not None and (self.logged or self.observation is not None):
@@ -139,6 +188,41 @@ class ActiveEdit:
             touched = range(len(x)) if rows is None else rows
             self.run.statistics.record(index, self, x, out, touched, what=what, logged=self.logged, real=real)
         return out
+
+    def _operated(self, x: torch.Tensor, value: torch.Tensor, strength: float, row: int) -> torch.Tensor:
+        """What the operation makes of the tokens that are touched, among the others."""
+        part = self.selected(x, row)
+        if part is None:
+            return self._operate(x, value, strength)
+        places, weights = part
+        before = x[:, places]
+        after = self._operate(before, value if value.shape[1] == 1 else value[:, places], strength)
+        out = x.clone()
+        out[:, places] = after if weights is None else torch.lerp(before, after, weights)
+        return out
+
+    def selected(self, x: torch.Tensor, row: int) -> Part | None:
+        """The tokens of a row that are touched; None for all of them."""
+        if self.tokens is not None:
+            return part_of(self.tokens.weights(self.run.prompts.is_real(row, x.shape[1], self.edit.text)), x)
+        return self.masked(x) if self.edit.mask is not None and not self.site.reads_text else None
+
+    def masked(self, x: torch.Tensor) -> Part:
+        """The tokens of the video in the mask, made once per run."""
+        grid = self.grid
+        if grid is None:
+            raise RuntimeError(f"{self.edit.name}: {self.run.model.name} does not tell its size, which a mask needs.")
+        key = id(self.edit.mask), grid, x.device, x.dtype
+        if key not in self.run.parts:
+            assert self.edit.mask is not None  # noqa: S101  # asked only then
+            if math.prod(grid) != x.shape[1]:
+                raise ValueError(
+                    f"{self.edit.name}: a mask describes the {math.prod(grid)} tokens of a video of "
+                    f"{format_grid(grid)}, but {self.run.model.name} has {x.shape[1]}, with references or padding "
+                    "among them. Disconnect the mask."
+                )
+            self.run.parts[key] = part_of(self.edit.mask.weights(grid), x)
+        return self.run.parts[key]
 
     def _operate(self, x: torch.Tensor, value: torch.Tensor, strength: float) -> torch.Tensor:
         operation: Any = self.edit.operation
@@ -186,71 +270,6 @@ class ContextEdit(ActiveEdit):
         return self.run.prompts.value(self.edit, main)
 
 
-class StreamEdit(ActiveEdit):
-    """Runs a second hidden state through the blocks, with the injected prompt as its text, and mixes the two.
-
-    It starts as a copy of the main hidden state before the first block and ends after the last chosen block. Nothing is
-    captured beforehand, so size and noise level are always right; it costs one more run of those blocks.
-    """
-
-    _x: torch.Tensor | None = None
-    passed: torch.Tensor | None = None  # the stream after the last chosen block, until the call ends
-
-    @property
-    def last(self) -> int:
-        return self.blocks[-1] if self.blocks else -1
-
-    def end(self) -> None:
-        super().end()
-        self._x = self.passed = None
-
-    def resume(self, stream: torch.Tensor, main: torch.Tensor) -> None:
-        """Go on with a stream that has passed the blocks so far, beside the main hidden state that they left."""
-        self._x, self.run.left = stream, main
-
-    def hooks(self, block: nn.Module, index: int) -> Iterator[Hook]:
-        if index > self.last:
-            return
-        model = self.run.model
-
-        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if not self.acts:
-                return
-            if self._x is None:
-                self._x = args[0].clone()  # a host may change its own in place
-            elif args[0] is not self.run.left:
-                raise RuntimeError(
-                    f"{model.name} changes the hidden state between its blocks, which a second stream cannot "
-                    "follow. Use injection_mode context, or switch off what acts there (controlnets, audio, faces)."
-                )
-
-        def leave(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-            if not self.acts or self._x is None:
-                return None
-            x = output[0] if isinstance(output, tuple) else output
-            text = self.run.prompts.context(self, model.context.read(args, kwargs))
-            own_args, own_kwargs = model.context.replace(args, kwargs, text)
-            called = model.module.blocks[index]  # type: ignore[index, operator]  # as the host calls it, compiled or not
-            with extra_pass():
-                second = called(self._x, *own_args[1:], **own_kwargs)  # type: ignore[operator]
-            self._x = second[0] if isinstance(second, tuple) else second
-            if index in self.blocks:
-                mixed = self.apply(index, x, self._x)
-                if mixed is self._x:
-                    mixed = mixed.clone()  # a host may change its own in place
-            else:
-                mixed = x
-            if index == self.last:
-                self.passed, self._x = self._x, None
-            self.run.left = mixed
-            if mixed is x:
-                return None
-            return (mixed, *output[1:]) if isinstance(output, tuple) else mixed
-
-        yield block.register_forward_pre_hook(hidden_from_compile(enter), with_kwargs=True)
-        yield block.register_forward_hook(hidden_from_compile(leave), with_kwargs=True)
-
-
 class ModuleEdit(ActiveEdit):
     """Changes what goes into or out of a module of the block, by a source that is not text."""
 
@@ -263,7 +282,7 @@ class ModuleEdit(ActiveEdit):
             return (self.changed(index, args[0]), *args[1:]) if self.acts else None
 
         def change_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            if not self.acts:
+            if not self.acts or (self.site.reads_text and not self.first_in_call):
                 return None
             result: Any
             if isinstance(output, tuple):
@@ -277,8 +296,10 @@ class ModuleEdit(ActiveEdit):
 
         if self.site.end == "input":
             yield module.register_forward_pre_hook(hidden_from_compile(change_input))
-        else:
-            yield module.register_forward_hook(hidden_from_compile(change_output))
+            return
+        if self.site.reads_text:
+            yield self.attention_calls(block)
+        yield module.register_forward_hook(hidden_from_compile(change_output))
 
     def changed(self, index: int, x: torch.Tensor) -> torch.Tensor:
         return self.apply(index, x, self._by_row(self.run.value(self.edit.source, index, x), x))

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from .edit import Edit, EditStack
 from .grid import format_grid
-from .sites import SITES
+from .sites import Site, site_of
 from .wan_model import WanModel
 
 log = logging.getLogger("wanvideo_activation_editor")
@@ -47,14 +47,14 @@ def check_stack(
             edit.strengths.resolve(model.block_count)
         except ValueError as error:
             raise type(error)(f"{edit.name}: {error}") from None
-        for index in edit.strengths.active_blocks(model.block_count):
-            SITES[edit.site].module(model.blocks[index])
         if model.control_blocks and edit.text is not None and edit.site not in ("context", "hidden"):
             raise ValueError(
                 f"{edit.name}: {model.name} is a VACE model. A prompt reaches its control blocks at site context "
                 "alone; use that."
             )
         edit.source.check(model, edit.site, edit.name)
+        for index in edit.strengths.active_blocks(model.block_count):
+            _check_site(site_of(edit.site), model, index, edit.name)
         source = edit.text
         if source is None:
             continue
@@ -66,6 +66,15 @@ def check_stack(
                 f"{edit.name}: the injected prompt has {max(source.token_counts)} tokens, but the main prompt's "
                 f"context holds {context_tokens}. Shorten the injected prompt."
             )
+
+
+def _check_site(site: Site, model: WanModel, index: int, edit: str) -> None:
+    """Raise ValueError unless block `index` has the site."""
+    if site.end == "keyword" or site.of_control:
+        if not site.is_in(model.blocks, [block for block, _ in model.control_blocks]):
+            raise ValueError(f"{edit}: {model.name} has no {site.name} ({site.meaning}).")
+    else:
+        site.module(model.blocks[index])
 
 
 def check_frames(edit: Edit, frames: int, setting: str, remedy: str) -> None:
@@ -86,12 +95,12 @@ def check_frames(edit: Edit, frames: int, setting: str, remedy: str) -> None:
 
 
 def warn_about_cache(stack: EditStack) -> None:
-    """Say that a step cache (TeaCache, MagCache, EasyCache, LazyCache) blurs the edits' windows, if they have any."""
+    """Say that a step cache (TeaCache, MagCache, EasyCache, LazyCache) blurs windows and schedules."""
     for edit in stack:
-        if not edit.window.is_full:
+        if edit.is_timed:
             log.warning(
-                "%s: a step cache replays results of earlier steps, so the edit reaches past its window %g-%g. "
-                "Disconnect the cache for exact windows.",
+                "%s: a step cache replays results of earlier steps, so the edit reaches past its window %g-%g, and its "
+                "schedule is followed only where the model runs. Disconnect the cache for exact timing.",
                 edit.name,
                 edit.window.start,
                 edit.window.end,

@@ -7,10 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ..embeddings.text_embeds import TextEmbeds
-from .operations import Add, Blend, Operation
-from .sites import SITES
+from .mask import Box, Mask
+from .operations import Add, Blend, Operation, Scale
+from .schedule import ROUNDING, Schedule
+from .sites import SITES, site_of
 from .sources import CapturedDifference, Prompt, SecondStream, Source, prompt_at
 from .strengths import BlockStrengths
+from .tokens import Tokens
 from .transforms import ContextTransform
 
 KEY = "wan_activation_editor"
@@ -20,8 +23,6 @@ Branch = Literal["cond", "uncond", "both"]
 LogLevel = Literal["off", "basic", "verbose", "trace"]
 BRANCHES: tuple[Branch, ...] = ("cond", "uncond", "both")
 LOG_LEVELS: tuple[LogLevel, ...] = ("off", "basic", "verbose", "trace")
-
-_ROUNDING = 4e-3  # schedulers round their noise levels; a step of a 100-step run is 0.01
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Window:
 
     def contains(self, progress: float) -> bool:
         """True when an edit with this window acts at `progress` (0..1)."""
-        return progress >= self.start - _ROUNDING and (self.end == 1.0 or progress < self.end - _ROUNDING)
+        return progress >= self.start - ROUNDING and (self.end == 1.0 or progress < self.end - ROUNDING)
 
 
 def check_combination(site: str, source: Source, operation: Operation) -> None:
@@ -59,13 +60,14 @@ def check_combination(site: str, source: Source, operation: Operation) -> None:
     Raises:
         ValueError: the combination has no meaning; the message names what has.
     """
-    if site not in SITES:
-        raise ValueError(f"site must be one of {', '.join(SITES)}, not {site!r}.")
+    where = site_of(site)
     if site not in source.sites:
         raise ValueError(
             f"{source.title[0].upper()}{source.title[1:]} has no value at site {site}. It has one at "
             f"{', '.join(source.sites)}."
         )
+    if where.end == "keyword" and not isinstance(operation, Scale):
+        raise ValueError(f"site {site} is a factor, which only Scale changes, not {operation.name}.")
     if getattr(operation, "takes", None) not in (None, source.gives):
         fitting = "Blend or Replace" if source.gives == "state" else "Add"
         raise ValueError(
@@ -81,13 +83,16 @@ class Edit:
     Args:
         source: what it works with; a bare TextEmbeds is a Prompt, or a SecondStream at site `hidden`.
         strengths: strength per block.
-        site: where in the block it acts; see `sites.SITES`.
+        site: where in the block it acts; see `sites.SITES` and `sites.MORE_SITES`.
         operation: how the source changes what is there; Blend() for a prompt, Add() for a difference.
         window: part of the run in which it acts.
         branch: the guidance branch it touches: the prompt (`cond`), the negative prompt, or both.
         label: a name for people, shown in logs and reports.
         log_level: how much this edit reports while sampling.
         transforms: changes to the injected prompt after the model's projection, in order.
+        schedule: multiplies the strengths over sampling.
+        tokens: those of the text that it touches, at a site of the text; None for all.
+        mask: the part of the video that it touches; at site `context`, the part that reads the changed text.
         reports_to: id of the node and of the workflow that show its progress, in ComfyUI.
 
     Raises:
@@ -103,6 +108,9 @@ class Edit:
     label: str = ""
     log_level: LogLevel = "off"
     transforms: tuple[ContextTransform, ...] = ()
+    schedule: Schedule = field(default_factory=Schedule)
+    tokens: Tokens | None = None
+    mask: Mask | Box | None = None
     reports_to: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
@@ -130,11 +138,36 @@ class Edit:
         check_combination(self.site, self.source, self.operation)
         if self.transforms and self.text is None:
             raise ValueError(f"Transforms change a prompt, but the source is {self.source.title}.")
+        self._check_part()
+
+    def _check_part(self) -> None:
+        """Raise ValueError unless tokens and mask have a meaning at the site."""
+        site = site_of(self.site)
+        if self.tokens is not None and not self.tokens.is_located:
+            raise ValueError(f"tokens: {self.tokens} names words; give token numbers, or locate them (Tokens.located).")
+        if (
+            self.tokens is not None
+            and (not site.reads_text or site.reads_images)
+            and not (self.tokens.takes_all or self.tokens.takes_real)
+        ):
+            of_text = ", ".join(s.name for s in SITES.values() if s.reads_text)
+            raise ValueError(f"tokens are of the text, but site {self.site} is of the video. Use site {of_text}.")
+        if self.mask is not None and (site.reads_text or site.end == "keyword") and self.site != "context":
+            raise ValueError(f"A mask is of the video, but site {self.site} is not. Use site context or attention.")
 
     @property
     def name(self) -> str:
         """For messages."""
         return self.label or "Edit"
+
+    @property
+    def is_timed(self) -> bool:
+        """True when what it does depends on how much of sampling is done."""
+        return not (self.window.is_full and self.schedule.is_constant)
+
+    def factor(self, progress: float) -> float:
+        """What the strengths are multiplied by at `progress` (0..1); 0 where it does not act."""
+        return self.schedule.at(progress) if self.window.contains(progress) else 0.0
 
     @property
     def text(self) -> TextEmbeds | None:
@@ -155,6 +188,9 @@ class Edit:
             "strengths": str(self.strengths),
             "branch": self.branch,
             "window": [self.window.start, self.window.end],
+            "schedule": str(self.schedule),
+            "tokens": None if self.tokens is None else str(self.tokens),
+            "mask": None if self.mask is None else self.mask.describe(),
             "source": self.source.describe(),
             "label": self.label,
             "log_level": self.log_level,

@@ -10,7 +10,7 @@ from torch import nn
 
 from .active import ActiveEdit, Hook, hidden_from_compile
 from .passes import extra_pass
-from .wan_model import ContextArgument
+from .wan_model import ContextArgument, cross_attention
 
 
 class ForkedEdit(ActiveEdit):
@@ -30,7 +30,7 @@ class ForkedEdit(ActiveEdit):
         reads = ContextArgument(self.run.model.context.name, 1)
 
         def text_leaf(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> Any:
-            if not self.acts:
+            if not self.acts or not self.first_in_call:
                 return None
             with extra_pass():
                 value = module(self.run.prompts.context(self, args[0]))
@@ -61,9 +61,10 @@ class ForkedEdit(ActiveEdit):
             return None
 
         if self.site.reads_text:
+            yield self.attention_calls(block)
             yield leaf.register_forward_hook(hidden_from_compile(text_leaf))
             return
-        attention = block.get_submodule("cross_attn" if hasattr(block, "cross_attn") else "attn2")
+        attention = cross_attention(block)
         yield attention.register_forward_pre_hook(hidden_from_compile(fork), with_kwargs=True)
         if self.site.end == "input":
 

@@ -20,7 +20,7 @@ def warn_if_unused(edits: Iterable[ActiveEdit]) -> None:
         if active.blocks and active.calls == 0:
             # One of two samplers in a row may rightly see no step of a window.
             log.log(
-                logging.WARNING if active.edit.window.is_full else logging.INFO,
+                logging.INFO if active.edit.is_timed else logging.WARNING,
                 "%s had no effect: no model call of this run fell in its branch and window (%s).",
                 active.edit.label or "An edit",
                 where(active.edit),
@@ -43,7 +43,9 @@ def skipped_message(blocks: set[int], setting: str) -> str:
 
 def where(edit: Edit) -> str:
     captured = f" of a difference captured {edit.captured.origin}" if edit.captured else ""
-    return f"{edit.operation.name}{captured}, branch {edit.branch}, window {edit.window.start:g}-{edit.window.end:g}"
+    window = f"window {edit.window.start:g}-{edit.window.end:g}"
+    schedule = "" if edit.schedule.is_constant else f", schedule {edit.schedule}"
+    return f"{edit.operation.name}{captured}, branch {edit.branch}, {window}{schedule}"
 
 
 def unreached_message(active: ActiveEdit, model: str) -> str:

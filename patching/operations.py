@@ -27,6 +27,11 @@ class Operation(Protocol):
     def __call__(self, x: torch.Tensor, value: torch.Tensor, strength: float) -> torch.Tensor: ...
 
 
+def _as_large(value: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """The value itself, or copies of it where it broadcasts: a host may write into what it gets."""
+    return value if value.shape == x.shape else value.expand_as(x).clone()
+
+
 @dataclass(frozen=True)
 class Blend:
     """(1 - strength) x + strength value; at strength 1 the value itself, bit for bit."""
@@ -95,5 +100,37 @@ class Add:
         return out
 
 
-OPERATIONS: dict[str, type[Operation]] = {cls.__name__: cls for cls in (Blend, Replace, Add)}
+@dataclass(frozen=True)
+class Scale:
+    """value + weight (x - value), with weight 1 + strength (factor - 1): x times the factor when the value is Zero.
+
+    Args:
+        factor: 1 changes nothing, 0 leaves the value.
+
+    Raises:
+        ValueError: the factor is not a finite number from 0 on.
+    """
+
+    factor: float = 1.0
+
+    takes: ClassVar[Gives] = "state"
+    pure: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.factor) and self.factor >= 0):
+            raise ValueError(f"A factor is a number from 0 on, not {self.factor!r}.")
+
+    @property
+    def name(self) -> str:
+        return f"scale by {self.factor:g}"
+
+    def weight(self, strength: float) -> float:
+        """What is left of x at a strength."""
+        return 1.0 + strength * (self.factor - 1.0)
+
+    def __call__(self, x: torch.Tensor, value: torch.Tensor, strength: float) -> torch.Tensor:
+        return value + self.weight(strength) * (x - value)
+
+
+OPERATIONS: dict[str, type[Operation]] = {cls.__name__: cls for cls in (Blend, Replace, Add, Scale)}
 """Operations that a file may name. Your own class goes in under its name, so that its edits can be saved."""

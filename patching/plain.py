@@ -21,10 +21,13 @@ import torch
 
 from ..embeddings.text_embeds import EmbedsError, TextEmbeds
 from .edit import Edit, EditStack, Window
+from .mask import Box, Mask
 from .operations import OPERATIONS, Operation
+from .schedule import Schedule
 from .selection import Selection, Term
 from .sources import SOURCES, Source
 from .strengths import Explicit, Pattern, Product, Uniform
+from .tokens import Tokens, TokenTerm
 from .transforms import TRANSFORMS, ContextTransform
 
 FORMAT = "wanvideo_activation_editor recipe 1"
@@ -35,7 +38,8 @@ _ADDRESS = "reports_to"  # of an Edit: a node of one workflow, no part of a reci
 VALUES: dict[str, type[Any]] = {
     cls.__name__: cls
     for cls in (
-        EditStack, Edit, Window, TextEmbeds, Uniform, Explicit, Pattern, Product, Selection, Term,
+        EditStack, Edit, Window, Schedule, TextEmbeds, Uniform, Explicit, Pattern, Product, Selection, Term, Tokens,
+        TokenTerm, Mask, Box,
     )
 }  # fmt: skip
 

@@ -113,8 +113,7 @@ class Prompts:
         """Hook of the text projection: project the injected prompts, in a batch of the shape of the host's."""
         if in_extra_pass() or self.ran:
             return
-        raw = args[0]
-        self._raw = raw
+        self._raw = raw = args[0]
         self.batch, self._tokens = output.shape[0], min(self._text_length or output.shape[1], output.shape[1])
         shared: dict[tuple[int, tuple[tuple[int, int], ...]], torch.Tensor] = {}
         for injection in self._wanted:
@@ -148,6 +147,22 @@ class Prompts:
         """The injected text [batch, text tokens, dim] that takes the place of that in `context`."""
         self.text_start(context)
         return self._projected[id(edit)][:, -self._tokens :]
+
+    def is_real(self, row: int, tokens: int, injected: TextEmbeds | None = None) -> torch.Tensor:
+        """Where the text of a row has a token, its own or one of an injected prompt: bool [tokens].
+
+        Raises:
+            RuntimeError: the tensor at the site does not have the text's tokens.
+        """
+        if self._raw is None or tokens != self._tokens:
+            raise RuntimeError(
+                f"{self._model.name} has {tokens} tokens where its text has {self._tokens}, so `tokens` cannot be "
+                "found there. Use tokens = all."
+            )
+        real = (self._raw[row, -tokens:] != 0).any(dim=-1)
+        if injected is not None:
+            real[: max(injected.token_counts)] = True
+        return real
 
     def real(self, injection: Injection, x: torch.Tensor) -> torch.Tensor:
         """Where the main or the injected prompt has a token, in a tensor [batch, image + text tokens, dim]: [batch,

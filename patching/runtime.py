@@ -19,15 +19,15 @@ import torch
 from torch import nn
 
 from ..embeddings.text_embeds import TextEmbeds
-from .active import ActiveEdit, ContextEdit, ModuleEdit, StreamEdit, hidden_from_compile
+from .active import ActiveEdit, ContextEdit, Part, hidden_from_compile
 from .conflicts import warn_about_replaced_forwards
 from .edit import Edit, EditStack
-from .forked import ForkedEdit
 from .grid import Grid
+from .kinds import kind_of
 from .messages import skipped_message, unreached_message, where
 from .output_change import OutputChange
 from .prompts import Prompts, Rows
-from .sources import CapturedDifference, Prompt, SecondStream
+from .sources import CapturedDifference, Zero
 from .statistics import Observer, StepStatistics
 from .views import block_pattern
 from .wan_model import ContextArgument, WanModel, unwrap
@@ -68,6 +68,8 @@ class Run:
         self.statistics: StepStatistics | None = None
         self.left: torch.Tensor | None = None  # the hidden state that the last hook of a block gave back to the host
         self.calls = 0  # model calls so far
+        self.parts: dict[Any, Part] = {}  # places of tokens in the masks of edits
+        self.asks_again = False  # a masked edit runs cross-attention with another text
         self._observer_for = observer_for
         self._output_change = OutputChange(self)
         self._edits: list[ActiveEdit] = []
@@ -157,6 +159,7 @@ class Run:
             edit.end()
         self._end_call()
         self._values.clear()
+        self.parts.clear()
         self._moved.clear()
         self.prompts.clear()
         return ending
@@ -188,7 +191,8 @@ class Run:
 
         Args:
             rows: which rows of the text batch belong to which branch and prompt.
-            progress: fraction of sampling done, 0..1, by the clock of an edit; called only for edits with a window.
+            progress: fraction of sampling done, 0..1, by the clock of an edit; called only for edits with a
+                window or schedule.
             label: names the step in logs; called only when statistics are logged.
             prompt_count: prompts of the call, when edits may have fewer: then each goes to as many in a row.
             grid: frames, height and width of its tokens, when known.
@@ -246,6 +250,8 @@ class Run:
 
     def value(self, source: Any, index: int, x: torch.Tensor) -> torch.Tensor:
         """What a source that is not text has for block `index`, on the device of x; moved there once per run."""
+        if isinstance(source, Zero):
+            return x.new_zeros(1, 1, x.shape[-1])
         key = id(source), index, x.dtype, x.device
         if key not in self._values:
             given = source.tensor(index)
@@ -326,12 +332,3 @@ class Run:
         blocks = {index for active in new if active.edit.site == "context" for index in active.blocks}
         if new:
             warn_about_replaced_forwards(self.model, sorted(blocks))
-
-
-def kind_of(edit: Edit) -> type[ActiveEdit]:
-    """The class that gets at an edit's value."""
-    if edit.site == "context":
-        return ContextEdit
-    if isinstance(edit.source, SecondStream):
-        return StreamEdit
-    return ForkedEdit if isinstance(edit.source, Prompt) else ModuleEdit

@@ -7,12 +7,14 @@ around the leaves itself, past module hooks.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
 
-End = Literal["argument", "input", "output"]
+End = Literal["argument", "input", "output", "keyword"]
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,12 @@ class Site:
         name: what an edit calls it.
         meaning: for people.
         paths: the module that has it, from the block: in ComfyUI and the wrapper, in diffusers. Empty for the block.
-        end: the module's text `argument`, its `input`, or its `output`.
+        end: the module's text `argument`, its `input`, its `output`, or a `keyword` of it that is a factor.
         reads_text: its rows are those of the text batch, not of the video's.
         follows_text: for the same hidden state it changes with the text, so another prompt has a value for it.
+        reads_images: its tokens are those of images, in the rows of the text batch.
+        keywords: of end `keyword`: arguments of the block, the tensor that comes and the factor that it comes with.
+        of_control: the module is one of the control block that feeds the block.
     """
 
     name: str
@@ -34,6 +39,20 @@ class Site:
     end: End = "output"
     reads_text: bool = False
     follows_text: bool = False
+    reads_images: bool = False
+    keywords: tuple[tuple[str, str], ...] = ()
+    of_control: bool = False
+
+    def is_in(self, blocks: Sequence[nn.Module], controls: Sequence[nn.Module]) -> bool:
+        """True when a model with these blocks and control blocks may have it."""
+        if self.end == "keyword":
+            return bool(blocks) and any({*pair} <= _keywords(type(blocks[0])) for pair in self.keywords)
+        try:
+            for block in (controls if self.of_control else blocks)[:1]:
+                self.module(block)
+        except ValueError:
+            return False
+        return bool(controls) if self.of_control else True
 
     def module(self, block: nn.Module) -> nn.Module:
         """The module of `block` that has the site.
@@ -56,6 +75,12 @@ class Site:
                 )
             return found
         raise ValueError(f"site {self.name}: {type(block).__name__} has no {' or '.join(self.paths)}.")
+
+
+def _keywords(block: type[nn.Module]) -> set[str]:
+    """Arguments of a block's forward, and of those that it may hand its keywords on to."""
+    classes = [cls for cls in block.__mro__ if "forward" in vars(cls)]
+    return {name for cls in classes for name in inspect.signature(vars(cls)["forward"]).parameters}
 
 
 SITES: dict[str, Site] = {
@@ -83,3 +108,79 @@ SITES: dict[str, Site] = {
         Site("feed_forward", "the feed-forward layer's output, before it is gated", ("ffn",)),
     )
 }
+
+KEYWORDS: dict[str, Site] = {
+    site.name: site
+    for site in (
+        Site(
+            "audio",
+            "what FantasyTalking, MultiTalk and HuMo add of the sound",
+            end="keyword",
+            keywords=(
+                ("audio_proj", "audio_scale"),
+                ("multitalk_audio_embedding", "audio_scale"),
+                ("humo_audio_input", "humo_audio_scale"),
+            ),
+        ),
+        Site("face", "what FantasyPortrait adds", end="keyword", keywords=(("adapter_proj", "ip_scale"),)),
+        Site(
+            "reference",
+            "what Lynx and One-to-All add of a reference",
+            end="keyword",
+            keywords=(
+                ("lynx_x_ip", "lynx_ip_scale"),
+                ("lynx_ref_feature", "lynx_ref_scale"),
+                ("onetoall_ref", "onetoall_ref_scale"),
+            ),
+        ),
+    )
+}
+"""Sites that are a factor, in hosts that hand their blocks one. They take a Scale, and nothing else."""
+
+MORE_SITES: dict[str, Site] = {
+    site.name: site
+    for site in (
+        Site(
+            "image_values",
+            "cross-attention's values, of CLIP image tokens",
+            ("cross_attn.v_img", "attn2.add_v_proj"),
+            reads_text=True,
+            reads_images=True,
+        ),
+        Site(
+            "image_tokens",
+            "the CLIP image tokens that cross-attention reads",
+            ("cross_attn.k_img", "attn2.add_k_proj"),
+            end="input",
+            reads_text=True,
+            reads_images=True,
+        ),
+        Site(
+            "control", "what a VACE control block hands to its main block", ("after_proj", "proj_out"), of_control=True
+        ),
+        *KEYWORDS.values(),
+    )
+}
+"""Sites that some models have."""
+
+STREAMS: dict[str, Site] = {
+    "text": SITES["values"],
+    "clip_image": MORE_SITES["image_values"],
+    "audio": KEYWORDS["audio"],
+    "face": KEYWORDS["face"],
+    "reference": KEYWORDS["reference"],
+    "vace": MORE_SITES["control"],
+}
+"""What a gain scales, by the name of what comes."""
+
+
+def site_of(name: str) -> Site:
+    """The site of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = SITES.get(name) or MORE_SITES.get(name)
+    if found is None:
+        raise ValueError(f"site must be one of {', '.join([*SITES, *MORE_SITES])}, not {name!r}.")
+    return found

@@ -14,7 +14,7 @@ import torch
 
 from ..embeddings.text_embeds import TextEmbeds
 from .grid import Grid, format_grid
-from .sites import SITES
+from .sites import MORE_SITES, SITES
 from .wan_model import WanModel
 
 Gives = Literal["state", "difference"]
@@ -198,6 +198,57 @@ class Direction:
         return {"direction": list(self.vector.shape), "norm": float(self.vector.norm(dim=-1).mean())}
 
 
+@dataclass(frozen=True)
+class Zero:
+    """Nothing: a tensor of zeros. Scale with it is a gain, Blend fades out."""
+
+    gives: ClassVar[Gives] = "state"
+    sites: ClassVar[tuple[str, ...]] = (*SITES, *MORE_SITES)
+    title: ClassVar[str] = "zero"
+
+    def describe(self) -> dict[str, Any]:
+        return {"zero": True}
+
+    def check(self, model: WanModel, site: str, edit: str) -> None:
+        """It fits any model."""
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """A second image: its CLIP vision tokens, projected by the model at the moment when it projects its own.
+
+    Args:
+        tokens: [tokens, width] or [1, tokens, width], as CLIP vision gives them before its last layer.
+
+    Raises:
+        ValueError: another shape, or NaN or infinite values.
+    """
+
+    tokens: torch.Tensor
+
+    gives: ClassVar[Gives] = "state"
+    sites: ClassVar[tuple[str, ...]] = ("image_tokens",)
+    title: ClassVar[str] = "an image"
+
+    def __post_init__(self) -> None:
+        t = self.tokens
+        if torch.is_tensor(t) and t.dim() == 3 and len(t) == 1:
+            t = t[0]
+        if not torch.is_tensor(t) or t.dim() != 2 or not t.is_floating_point() or not t.numel():
+            got = f"{t.dtype} {list(t.shape)}" if torch.is_tensor(t) else type(t).__name__
+            raise ValueError(f"An image is a floating point tensor [tokens, width] of CLIP vision, not {got}.")
+        if not torch.isfinite(t).all():
+            raise ValueError("An image holds NaN or infinite values.")
+        object.__setattr__(self, "tokens", t.detach().to("cpu").contiguous())
+
+    def check(self, model: WanModel, site: str, edit: str) -> None:
+        if model.image_projection is None:
+            raise ValueError(f"{edit}: {model.name} reads no CLIP image. Use an I2V model that does (Wan 2.1 I2V).")
+
+    def describe(self) -> dict[str, Any]:
+        return {"image": list(self.tokens.shape)}
+
+
 def prompt_at(site: str, embeds: TextEmbeds) -> Prompt | SecondStream:
     """The source that a second prompt is at a site."""
     return SecondStream(embeds) if site == "hidden" else Prompt(embeds)
@@ -216,5 +267,7 @@ def check_width(embeds: TextEmbeds, model: WanModel, subject: str) -> None:
         )
 
 
-SOURCES: dict[str, type[Any]] = {cls.__name__: cls for cls in (Prompt, SecondStream, CapturedDifference, Direction)}
+SOURCES: dict[str, type[Any]] = {
+    cls.__name__: cls for cls in (Prompt, SecondStream, CapturedDifference, Direction, Zero, Image)
+}
 """Sources that a file may name."""

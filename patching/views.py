@@ -105,7 +105,8 @@ def stack_report(stack: EditStack, block_count: int, visual: bool = True) -> str
             f"  {strength_summary(strengths)}\n"
             f"  {edit.operation.name} {'to the hidden state' if edit.captured else f'of the {edit.site}'}, "
             f"branch {edit.branch}, "
-            f"sampling {edit.window.start:.0%} to {edit.window.end:.0%}\n"
+            f"sampling {edit.window.start:.0%} to {edit.window.end:.0%}"
+            f"{'' if edit.schedule.is_constant else f', schedule {edit.schedule}'}\n"
             + (
                 f"  adds a difference captured {source['captured']}, relative L2 {source['relative_l2']:.3f}"
                 if edit.captured

@@ -55,6 +55,7 @@ class WanModel:
         context: how the blocks take the text context.
         control_blocks: VACE control blocks with the index of the main block that each one feeds.
         text_width: width of raw text embeddings, 4096 for UMT5-XXL; None where only packed weights could tell it.
+        image_projection: of CLIP image tokens, in I2V models that read them.
     """
 
     module: nn.Module
@@ -63,6 +64,7 @@ class WanModel:
     context: ContextArgument
     control_blocks: tuple[tuple[nn.Module, int], ...]
     text_width: int | None
+    image_projection: nn.Module | None = None
 
     @property
     def name(self) -> str:
@@ -88,6 +90,15 @@ class WanModel:
         patch = vars(self.module).get("patch_size") or getattr(config, "patch_size", None) or (1, 2, 2)
         frames, height, width = (-(-size // p) for size, p in zip(x.shape[-3:], patch, strict=True))
         return frames, height, width
+
+
+def cross_attention(block: nn.Module) -> nn.Module:
+    """The cross-attention of a block; `block` itself when it has none, because it is one."""
+    for name in _CROSS_ATTENTION_NAMES:
+        found = getattr(block, name, None)
+        if isinstance(found, nn.Module):
+            return found
+    return block
 
 
 def unwrap(module: nn.Module) -> nn.Module:
@@ -126,6 +137,7 @@ def discover(module: Any) -> WanModel:
         context=_context_argument(raw[0], name),
         control_blocks=_control_blocks(module),
         text_width=_text_width(module),
+        image_projection=_image_projection(module),
     )
 
 
@@ -138,6 +150,14 @@ def _projection(module: nn.Module) -> nn.Module:
             f"{type(module).__name__} has no text projection (text_embedding): it is not a Wan text model."
         )
     return found
+
+
+def _image_projection(module: nn.Module) -> nn.Module | None:
+    for holder, name in ((module, "img_emb"), (getattr(module, "condition_embedder", None), "image_embedder")):
+        found = getattr(holder, name, None)
+        if isinstance(found, nn.Module):
+            return found
+    return None
 
 
 def _text_width(module: nn.Module) -> int | None:

@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..patching.active import ActiveEdit, StreamEdit, hidden_from_compile
+from ..patching.active import ActiveEdit, hidden_from_compile
 from ..patching.edit import Edit, EditStack, Window
 from ..patching.grid import Grid
 from ..patching.output_change import first_tensor
 from ..patching.passes import extra_pass, in_extra_pass
 from ..patching.prompts import Rows
 from ..patching.runtime import Run
+from ..patching.streams import StreamEdit
 from ..patching.strengths import Explicit
 from ..patching.wan_model import WanModel
 

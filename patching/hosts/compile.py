@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..edit import Edit
-from ..sites import SITES
+from ..sites import site_of
 from ..wan_model import WanModel
 
 log = logging.getLogger("wanvideo_activation_editor")
@@ -25,7 +25,11 @@ def is_compiled(module: Any) -> bool:
 
 def edits_inside(stack: Iterable[Edit], model: WanModel) -> bool:
     """True when an edit acts at a site inside of a block, where compiled code does not see hooks that come later."""
-    return any(SITES[edit.site].paths and edit.strengths.active_blocks(model.block_count) for edit in stack)
+    return any(
+        (site_of(edit.site).paths or (edit.mask is not None and edit.site == "context"))
+        and edit.strengths.active_blocks(model.block_count)
+        for edit in stack
+    )
 
 
 def eager(

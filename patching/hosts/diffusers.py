@@ -17,11 +17,14 @@ from ..edit import Branch, Edit, EditStack, LogLevel, Window
 from ..fingerprint import fingerprint as digest
 from ..fingerprint import unwrapped
 from ..grid import Size
+from ..mask import Box, Mask, as_mask
 from ..operations import Add, Operation
 from ..projection import readable_weights
+from ..schedule import parse_schedule
 from ..sources import SecondStream
 from ..transforms import ContextTransform
 from ..wan_model import WanModel, discover, unwrap
+from ..words import tokens_of
 from .attachment import COMPILE_SETTING, attached, call_was_cut, calls_of_prompt
 from .compile import eager, is_compiled
 
@@ -42,6 +45,10 @@ def inject(
     site: str = "context",
     transforms: Sequence[ContextTransform] = (),
     log_level: LogLevel = "off",
+    schedule: str = "",
+    tokens: str = "",
+    prompt: str = "",
+    mask: Mask | Box | torch.Tensor | None = None,
 ) -> Iterator[EditStack]:
     """Have chosen blocks attend to another prompt for as long as the `with` block lasts.
 
@@ -70,6 +77,13 @@ def inject(
             `attention` and others change a tensor inside.
         transforms: changes to the injected prompt after projection, such as Boost(10) or ForceDifference("blend", 0.5).
         log_level: off, basic, verbose or trace.
+        schedule: multiplies the strengths over sampling, as in "0:0.2, 0.5:0.8, 1:1" (see patching/schedule.py). Needs
+            a pipeline.
+        tokens: those of the main prompt that are touched, at a site of the text: `"a phrase"`, `word 3`, `12-15`,
+            `real`, `padding`, each with `:weight` (see patching/tokens.py). All of them by default.
+        prompt: text of the main prompt, for `tokens` that name words; the pipeline's tokenizer cuts it.
+        mask: the part of the video that is touched: weights [frames, height, width] or [height, width], or a Box. At
+            site `context`, the part that reads the changed text.
 
     Raises:
         ValueError: a malformed selection, a block that the model lacks, a strength outside 0..1, embeddings of
@@ -86,6 +100,9 @@ def inject(
         label="inject",
         log_level=log_level,
         transforms=tuple(transforms),
+        schedule=parse_schedule(schedule),
+        tokens=tokens_of(target, tokens, prompt),
+        mask=as_mask(mask),
     )
     stack = EditStack((edit,))
     with edited(target, stack):
@@ -105,13 +122,14 @@ def inject_hidden(
     window: tuple[float, float] = (0.0, 1.0),
     branch: Branch = "cond",
     log_level: LogLevel = "off",
+    schedule: str = "",
 ) -> Iterator[EditStack]:
     """Add strength * (injection - main) to the hidden state after chosen blocks for as long as the `with` block lasts.
 
     Args:
         target: a diffusers Wan pipeline or transformer.
         main, injection: captured hidden states; see `capture`.
-        blocks, strength, window, branch, log_level: as for `inject`.
+        blocks, strength, window, branch, log_level, schedule: as for `inject`.
         reduce: `none` adds token by token, `mean` the mean over tokens.
         preserve_norm: scale each token back to its norm.
 
@@ -129,6 +147,7 @@ def inject_hidden(
         branch=branch,
         label="inject_hidden",
         log_level=log_level,
+        schedule=parse_schedule(schedule),
     )
     stack = EditStack((edit,))
     with edited(target, stack):
@@ -308,8 +327,8 @@ def edited(target: Any, stack: EditStack) -> Iterator[None]:
     """
     transformers = _transformers(target)
     scheduler = getattr(target, "scheduler", None) if transformers[0] is not target else None
-    if scheduler is None and any(not edit.window.is_full for edit in stack):
-        raise ValueError("A window needs the pipeline's scheduler: pass the pipeline, not its transformer.")
+    if scheduler is None and any(edit.is_timed for edit in stack):
+        raise ValueError("A window or schedule needs the pipeline's scheduler: pass the pipeline, not its transformer.")
     for transformer in transformers:
         model = discover(transformer)
         check_stack(stack, model)

@@ -32,11 +32,6 @@ def check(target: WanModel, stack: EditStack, arguments: Mapping[str, Any]) -> M
         if windows is not None and windows["context_frames"] <= arguments["image_embeds"].get("num_frames", 0):
             frames = (windows["context_frames"] - 1) // 4 + 1
             check_frames(edit, frames, "context_options", "disconnect context_options")
-        if edit.site in ("keys", "values") and embeds.get("nag_prompt_embeds") is not None:
-            raise ValueError(
-                f"{edit.name}: with NAG, site {edit.site} would edit its negative prompt too. Use site context or "
-                "attention, or disconnect WanVideo Apply NAG."
-            )
         if edit.text is None:
             continue
         check_echoshot(main, edit.text, edit.name)

@@ -43,7 +43,7 @@ def test_a_fresh_editor_edits_the_middle_blocks(page: GraphPage):
     )
     page.settle()
     new = page.ids()[0]
-    assert page.values(new) == [0.5, "mid_blocks", True, "off", "context", 0, 1, "cond"]
+    assert page.values(new) == [0.5, "mid_blocks", True, "off", "context", 0, 1, "cond", "", "real", ""]
     assert page.line(new) == "20 of 40 blocks selected"
     assert [i for i, on in enumerate(page.cells(new)) if on] == list(range(10, 30))
     assert menu(page, new) == ["mid_blocks", False]
@@ -77,11 +77,11 @@ def test_the_grid_writes_the_text_and_the_text_the_grid(page: GraphPage):
     page.part(".wan-ae-tools button", 1).click()
     page.settle()
     assert block_activations(page) == "none"
-    assert page.values() == [0.5, "none", True, "off", "context", 0, 1, "cond"]
+    assert page.values() == [0.5, "none", True, "off", "context", 0, 1, "cond", "", "real", ""]
 
 
 def test_a_linked_choice_is_shown_and_cannot_be_painted(page: GraphPage):
-    saved = [0.5, "0" * 40, True, "off", "context", 0, 1, "cond"]
+    saved = [0.5, "0" * 40, True, "off", "context", 0, 1, "cond", "", "real", ""]
     page.load(workflow(node(EDITOR, saved), node(ACTIVATIONS, ["sparse"], 2)))
     page.js(link, [2, "block_activations"])
     page.settle(10)
@@ -163,3 +163,21 @@ def test_another_model_is_not_taken_for_the_last(page: GraphPage, host: Host):  
     unlink(page, int(editor), "model")
     assert page.line(int(editor)) == "10 of 40 blocks selected"
     assert page.of_node("n.properties.wan_activation_editor_last_run ?? null", int(editor)) is None
+
+
+SCHEDULE = [0.5, "mid_blocks", True, "off", "context", 0, 1, "cond", "0:0.2, 0.5:0.8, 1:1", "real", ""]
+
+
+def test_a_schedule_is_drawn_as_a_curve_while_there_is_one(page: GraphPage):
+    page.load(workflow(node(EDITOR, SCHEDULE)))
+    curve = page.part(".wan-ae-curve svg")
+    assert curve.get_attribute("aria-label") == "Schedule: 0.2 at 0%, 0.8 at 50%, 1 at 100%"
+    write = "text => { const w = app.graph.getNodeById(1).widgets.find(w => w.name === 'schedule'); "
+    write += "w.value = text; w.callback(text); }"
+    page.js(write, "0:2")
+    page.settle()
+    assert "has a number outside 0 to 1" in page.part(".wan-ae-line.warning").text_content()
+    page.js(write, "")
+    page.settle()
+    assert page.values()[8:] == ["", "real", ""]
+    assert page.page.locator(".wan-ae-curve").count() == 0

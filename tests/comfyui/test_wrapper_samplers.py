@@ -81,13 +81,20 @@ def test_conditioning_can_be_injected_into_the_wrapper(wrapper: WrapperHost):
     assert wrapper.digest(FOX, conditioning) == wrapper.reference(MOON)
 
 
-def test_normalized_attention_guidance_keeps_its_prompt(wrapper: WrapperHost):
+def with_nag(wrapper: WrapperHost):
+    """Encodes prompts with normalized attention guidance away from SHARP."""
+
     def encode(flow: Workflow, prompt: str, negative: str = SHARP, nonce: int = 0):
         embeds = wrapper.embeds(flow, prompt, negative, nonce)
         nag = wrapper.embeds(flow, SHARP)
         return flow.add("WanVideoApplyNAG", original_text_embeds=embeds, nag_text_embeds=nag, nag_scale=11.0,
                         nag_tau=2.5, nag_alpha=0.25)  # fmt: skip
 
+    return encode
+
+
+def test_normalized_attention_guidance_keeps_its_prompt(wrapper: WrapperHost):
+    encode = with_nag(wrapper)
     guided = wrapper.digest(MOON, encode=encode, cfg=1.0)
     assert guided != wrapper.reference(MOON, cfg=1.0)
     assert wrapper.digest(FOX, edit(), encode=encode, cfg=1.0) == guided

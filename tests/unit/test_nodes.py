@@ -31,6 +31,8 @@ def nodes() -> dict:
     return {cls.define_schema().node_id: cls for cls in asyncio.run(extension.get_node_list())}
 
 
+WINDOW = [("start_percent", 0.0), ("end_percent", 1.0), ("branch", "cond"), ("log_level", "off")]
+
 # (input, default); sockets have no default. Extra inputs may follow; these never change.
 CONTRACT = {
     "WanVideoActivationEditor": (
@@ -68,6 +70,21 @@ CONTRACT = {
     "WanVideoLatentInjector": (
         ["model", "main_latent", "injection_latent", ("injection_strength", 0.5), ("block_activations", FRESH)],
         ["model"],
+    ),
+    "WanVideoPromptWeight": (
+        ["model", "text_embeds", ("weights", ""), ("block_activations", "all"), "block_strengths", ("schedule", ""),
+         *WINDOW],
+        ["model", "text_embeds", "info"],
+    ),
+    "WanVideoConditioningGain": (
+        ["model", "text_embeds", ("stream", "text"), ("gain", 1.0), ("block_activations", "all"), "block_strengths",
+         ("schedule", ""), *WINDOW],
+        ["model", "text_embeds"],
+    ),
+    "WanVideoImageInjection": (
+        ["model", "text_embeds", "clip_vision_output", ("injection_strength", 0.5), ("block_activations", "all"),
+         "block_strengths", ("schedule", ""), *WINDOW],
+        ["model", "text_embeds"],
     ),
     "WanVideoBlockMap": (
         ["model", "text_embeds", "injection_embeds", ("injection_strength", 1.0), ("block_activations", "all"),
@@ -240,6 +257,28 @@ def test_the_editor_writes_the_stack_into_a_clone(nodes, model):
     assert {kind: list(keys) for kind, keys in edited.wrappers.items()} == {
         kind: [KEY] for kind in ("outer_sample", "calc_cond_batch", "apply_model")
     }
+
+
+def test_the_schedule_of_the_editor_and_what_is_wrong_with_it(nodes, model):
+    (only,) = stack(edit(nodes, model, schedule="0:0.2, 1:1")[0])
+    assert only.schedule.points == ((0, 0.2), (1, 1))
+    assert stack(edit(nodes, model)[0]).edits[0].schedule.is_constant
+    for node in ("WanVideoActivationEditor", "WanVideoLatentInjector"):
+        validate = nodes[node].validate_inputs
+        assert validate(block_activations="all", schedule="0:1") is True and validate(schedule=None) is True
+        assert "position 6: '2:1'" in validate(block_activations="all", schedule="0:1, 2:1")
+
+
+def test_the_parts_of_the_editor_and_what_is_wrong_with_them(nodes, model):
+    (only,) = stack(edit(nodes, model, tokens="real, 2:0.5", mask=torch.ones(1, 8, 8))[0])
+    assert str(only.tokens) == "real, 2:0.5" and only.mask.values.shape == (1, 8, 8)
+    assert "position 1: 'red'" in nodes["WanVideoActivationEditor"].validate_inputs(tokens="red")
+    with pytest.raises(ValueError, match=r"WanVideo Activation Editor: tokens: .* Connect text_encoder and prompt"):
+        edit(nodes, model, tokens="word 2")
+    with pytest.raises(ValueError, match="Connect text_encoder, or give"):
+        edit(nodes, model, tokens="word 2", prompt="a red fox")
+    with pytest.raises(ValueError, match="tokens are of the text"):
+        edit(nodes, model, tokens="2", injection_mode="both")
 
 
 @pytest.mark.parametrize(

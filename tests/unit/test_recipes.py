@@ -26,11 +26,14 @@ from wanvideo_activation_editor.patching import (
     ForceDifference,
     Prompt,
     Replace,
+    Schedule,
     Window,
     parse_selection,
 )
+from wanvideo_activation_editor.patching.mask import Box, Mask
 from wanvideo_activation_editor.patching.operations import OPERATIONS
 from wanvideo_activation_editor.patching.plain import FORMAT, RecipeError, load_recipe, save_recipe
+from wanvideo_activation_editor.patching.tokens import parse_tokens
 
 PACKAGE = Path(__file__).parents[2]
 
@@ -47,6 +50,14 @@ def full_stack() -> EditStack:
         (
             Edit(prompt, parse_selection("1-3:0.4, late_blocks"), transforms=(Boost(2.0),), label="first"),
             Edit(prompt, parse_selection("even") * 0.5, "hidden", window=Window(0.1, 0.6), log_level="verbose"),
+            Edit(
+                prompt,
+                parse_selection("4"),
+                schedule=Schedule(((0.0, 0.5), (1.0, 1.0))),
+                tokens=parse_tokens("real:0.5, 3-4"),
+            ),
+            Edit(prompt, parse_selection("5"), mask=Mask(torch.full((2, 3, 4), 0.5))),
+            Edit(prompt, parse_selection("6"), mask=Box(right=0.5, last_frame=8)),
             Edit(Prompt(prompt), parse_selection("all"), "attention", Replace(), branch="both"),
             Edit(difference, parse_selection("1-2"), "hidden", Add(True, -2.0), branch="uncond"),
             Edit(Direction(torch.arange(8.0)), parse_selection("0"), "queries", reports_to=("7", "w")),
@@ -73,7 +84,7 @@ def test_a_stack_is_the_same_through_values_files_and_pickle(tmp_path):
 
 def test_shared_tensors_are_kept_once():
     _, tensors = full_stack().to_plain()
-    assert len(tensors) == 4  # one prompt, two differences, one direction
+    assert len(tensors) == 5  # one prompt, two differences, one direction, one mask
 
 
 def test_where_progress_is_shown_is_no_part_of_a_recipe():

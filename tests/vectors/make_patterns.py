@@ -7,7 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from wanvideo_activation_editor.patching import PATTERNS, PRESETS, Pattern, parse_selection, preset_blocks
+from wanvideo_activation_editor.patching import (
+    PATTERNS,
+    PRESETS,
+    Pattern,
+    parse_schedule,
+    parse_selection,
+    preset_blocks,
+)
 from wanvideo_activation_editor.patching.strengths import uniform_random
 
 FILE = Path(__file__).with_name("patterns.json")
@@ -26,6 +33,9 @@ SELECTIONS = (
 )  # fmt: skip
 UNREADABLE = ("9-3", "/0", "!4:0.5", "3:", "3:2", "3:x", "01", "007", "early", "1 2 3-", "all, -4", "even:0.5:0.5")
 
+SCHEDULES = ("", "0:0.2, 0.5:0.8, 1:1", "0:1 1:0", ".3:.25", "0.1:0, 0.102:1", "0:1e-1,0.5:1", "0.25:0, 0.5:0, 0.75:1")
+UNREADABLE_SCHEDULES = ("0.5", "0:1, x:2", "0:1:1", "0:-1", "0:1, 2:1", "0:1.5", "0.5:1, 0.5:0", ":", "0:1;1:0")
+
 
 def resolved(text: str, count: int) -> list[float] | None:
     """None where the selection names a block that the model does not have."""
@@ -35,12 +45,12 @@ def resolved(text: str, count: int) -> list[float] | None:
         return None
 
 
-def position(text: str) -> str:
+def position(text: str, parse: Any = parse_selection) -> str:
     """The place that the error for `text` names."""
     try:
-        parse_selection(text)
+        parse(text)
     except ValueError as error:
-        return str(error).split(": ")[0].removeprefix("block_activations, ")
+        return str(error).split(": ")[0].split(", ", 1)[1]
     raise AssertionError(f"{text!r} is readable")
 
 
@@ -65,6 +75,12 @@ def table() -> dict[str, Any]:
             for text, count in itertools.product(SELECTIONS, (30, 40))
         ],
         "unreadable": [{"text": text, "position": position(text)} for text in UNREADABLE],
+        "schedules": [
+            {"text": text, "strengths": [parse_schedule(text).at(i / 200) for i in range(201)]} for text in SCHEDULES
+        ],
+        "unreadable_schedules": [
+            {"text": text, "position": position(text, parse_schedule)} for text in UNREADABLE_SCHEDULES
+        ],
     }
 
 

@@ -6,6 +6,7 @@ import { EVENT, addBlocks, editsBlocks } from "./blocks.js";
 import { VIEWER, addBlockMap } from "./block_map.js";
 import { BUILDERS } from "./builders.js";
 import { correctBypass } from "./bypass.js";
+import { addCurve } from "./curve.js";
 import { watchErrors } from "./errors.js";
 import { countIn, learn } from "./knowledge.js";
 import { refreshLists } from "./lists.js";
@@ -58,6 +59,7 @@ app.registerExtension({
     if (editsBlocks(node)) addBlocks(app, node, refreshBuilders);
     if (node.constructor.nodeData.name === VIEWER) addBlockMap(app, node);
     if (!panelOf(node)) addPanel(app, node);
+    addCurve(node);
     correctBypass(node);
     chain(node, "onExecuted", output => {
       const told = output?.[TOLD]?.[0];

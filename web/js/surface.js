@@ -57,6 +57,7 @@ const STYLE = `
 .wan-ae-chart .wan-ae-scale { position: relative; height: 10px; padding: 0; }
 .wan-ae-chart .wan-ae-scale > span { position: absolute; }
 .wan-ae-picture { display: block; height: 100%; width: 100%; border-radius: 3px; background: var(--comfy-input-bg, #222); }
+.wan-ae-curve { padding-top: 1px; }
 .wan-ae-picture path { fill: var(--wan-ae-on); }
 
 .wan-ae-report { overflow: auto; user-select: text; -webkit-user-select: text; }

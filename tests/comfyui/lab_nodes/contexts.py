@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
 
 from .probes import ANY, AnyInput
@@ -53,6 +55,43 @@ class TestContextEnd(AnyInput):
         return (samples,)
 
 
+class TestNegativeProbe(AnyInput):
+    """Records the digest of what NAG's negative prompt adds in block 0 of the wrapper's first model call."""
+
+    digests: dict = {}
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"model": (ANY, {}), "name": ("STRING", {}), "after": (ANY, {})}}
+
+    def run(self, model, name, after):
+        attention = model.model.diffusion_model.blocks[0].cross_attn
+        own = type(attention).nag_attention
+
+        def recorded(*args):
+            positive, negative = own(attention, *args)
+            digest = hashlib.sha256(negative.detach().float().cpu().numpy().tobytes()).hexdigest()
+            self.digests.setdefault(name, digest)
+            return positive, negative
+
+        attention.nag_attention = recorded
+        return (model,)
+
+
+class TestNegativeEnd(AnyInput):
+    """Ends it once the latents are there, and shows the digest."""
+
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"model": (ANY, {}), "samples": ("LATENT",), "name": ("STRING", {})}}
+
+    def run(self, model, samples, name):
+        del model.model.diffusion_model.blocks[0].cross_attn.nag_attention
+        return {"ui": {"negative": [TestNegativeProbe.digests.pop(name)]}, "result": (samples,)}
+
+
 class TestContextChange(AnyInput):
     """Of two recordings, per model call and row of its batch: the share of elements that differ by more than 0.01.
 
@@ -80,4 +119,4 @@ class TestContextChange(AnyInput):
         return {"ui": {"shares": shares, "rest": rest}, "result": (after,)}
 
 
-CONTEXT_NODES = (TestContextProbe, TestContextEnd, TestContextChange)
+CONTEXT_NODES = (TestNegativeProbe, TestNegativeEnd, TestContextProbe, TestContextEnd, TestContextChange)

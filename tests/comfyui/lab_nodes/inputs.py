@@ -78,6 +78,60 @@ class TestConditioning:
         return ([[padded, {"pooled_output": None}]],)
 
 
+class TestTextEncoder:
+    """The tokenizer of `encode` as hosts hand it on: one piece per word, and its pieces by number."""
+
+    RETURN_TYPES = ("CLIP", "WANTEXTENCODER")
+    FUNCTION = "run"
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {}}
+
+    def run(self):
+        vocabulary = {0: "<pad>", 1: "</s>"}
+
+        def numbers(text):
+            words = ["\u2581" + word for word in re.findall(r"\w+|[^\w\s]", text.lower())]
+            for word in words:
+                if word not in vocabulary.values():
+                    vocabulary[len(vocabulary)] = word
+            return [next(k for k, v in vocabulary.items() if v == word) for word in words]
+
+        def tokenize(text):
+            return {"umt5xxl": [[(token, 1.0) for token in [*numbers(text), 1, *[0] * 40]]]}
+
+        class Fast:
+            def __call__(self, text, add_special_tokens):
+                return {"input_ids": numbers(text)}
+
+            def convert_ids_to_tokens(self, ids):
+                return [vocabulary[i] for i in ids]
+
+        part = SimpleNamespace(inv_vocab=vocabulary, pad_token=0, end_token=1)
+        clip = SimpleNamespace(tokenizer=SimpleNamespace(clip="clip_umt5xxl", clip_umt5xxl=part), tokenize=tokenize)
+        own = SimpleNamespace(tokenizer=Fast(), _clean=lambda text: " ".join(text.split()))
+        return (clip, {"model": SimpleNamespace(tokenizer=own)})
+
+
+class TestMask:
+    """MASK of a rectangle in some frames, 1 inside, as fractions of the picture."""
+
+    RETURN_TYPES = ("MASK",)
+    FUNCTION = "run"
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        box = {name: ("FLOAT", {"default": value}) for name, value in (("left", 0.0), ("right", 1.0), ("value", 1.0))}
+        frames = {name: ("INT", {"default": value}) for name, value in (("frames", 1), ("first", 0), ("size", 64))}
+        return {"required": {}, "optional": {**box, **frames}}
+
+    def run(self, left=0.0, right=1.0, value=1.0, frames=1, first=0, size=64):
+        mask = torch.zeros(frames, size, size)
+        mask[first:, :, round(left * size) : round(right * size)] = value
+        return (mask,)
+
+
 class TestClipImage:
     """The image tokens of CLIP vision, for the wrapper and for native nodes."""
 
@@ -145,4 +199,12 @@ class TestImageModel:
         return (comfy.model_patcher.ModelPatcher(config.get_model({}, "", cpu), cpu, cpu),)
 
 
-INPUT_NODES = (TestTextEmbeds, TestConditioning, TestClipImage, TestImageVideo, TestImageModel)
+INPUT_NODES = (
+    TestTextEmbeds,
+    TestConditioning,
+    TestTextEncoder,
+    TestMask,
+    TestClipImage,
+    TestImageVideo,
+    TestImageModel,
+)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import random
 import sys
+from types import SimpleNamespace
 
 import torch
 
@@ -61,4 +64,53 @@ class TestEdit(AnyInput):
         return (host.with_stack(model, stack), text_embeds)
 
 
-SITE_NODES = (TestEdit,)
+class TestWords(AnyInput):
+    """The words of a prompt by ComfyUI's own tokenizer of Wan, on a vocabulary that is trained here."""
+
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"prompt": ("STRING", {}), "phrase": ("STRING", {})}}
+
+    def run(self, prompt, phrase):
+        import sentencepiece
+        from comfy.text_encoders.wan import WanT5Tokenizer
+
+        words = [
+            "a",
+            "red",
+            "fox",
+            "redder",
+            "than",
+            "in",
+            "the",
+            "snow",
+            "slow",
+            "pan",
+            "over",
+            "cat",
+            "walking",
+            "through",
+            "forest",
+            "night",
+            "blue",
+            "moon",
+        ]
+        draw, file = random.Random(0), io.BytesIO()
+        lines = [" ".join(draw.choices(words, k=8)) for _ in range(2000)]
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines), model_writer=file, vocab_size=44, pad_id=0, eos_id=1, unk_id=2, bos_id=-1
+        )
+        model = torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)
+        own = WanT5Tokenizer(tokenizer_data={"spiece_model": model})
+        clip = SimpleNamespace(tokenizer=own, tokenize=own.tokenize_with_weights)
+        found = pack("words").words_of(clip, prompt)
+        real = [token for token, _ in own.tokenize_with_weights(prompt)["umt5xxl"][0] if token]
+        spans = found.phrase(phrase)
+        texts = ["".join(found.pieces[a : b + 1]) for a, b in spans]
+        shown = {"words": [w for w, *_ in found.words], "texts": texts, "tokens": [len(found.pieces), len(real)]}
+        return {"ui": shown, "result": (prompt,)}
+
+
+SITE_NODES = (TestEdit, TestWords)

@@ -1,0 +1,252 @@
+"""Nodes that scale what blocks get: words of the prompt, or a whole stream."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..embeddings import TextEmbeds, read_text_embeds
+from ..patching import (
+    BlockStrengths,
+    Edit,
+    WanModel,
+    Window,
+    check_stack,
+    check_width,
+    host_of,
+    parse_schedule,
+    stack_of,
+)
+from ..patching.gains import gain_edit, streams_of, word_gains
+from ..patching.sites import STREAMS
+from ..patching.tokens import Tokens, parse_tokens
+from .editor import choose_blocks
+from .parts import located, words_inputs
+from .shown import model_told
+from .sockets import (
+    CATEGORY,
+    activations_input,
+    block_strengths_input,
+    check_texts,
+    errors_named,
+    log_level_input,
+    node_label,
+    passed_on_sockets,
+    schedule_input,
+    transformer_options,
+    window_and_branch_inputs,
+    with_description,
+)
+
+log = logging.getLogger("wanvideo_activation_editor")
+
+FAMILY = f"{CATEGORY}/Gains"
+MOST = 4.0
+"""The largest gain."""
+
+
+def append_edits(
+    node: str,
+    model: Any,
+    text_embeds: Any,
+    strengths: BlockStrengths,
+    make: Callable[[TextEmbeds, WanModel], list[Edit]],
+) -> tuple[Any, Any]:
+    """The model with edits after those that it has, and the embeds with their description.
+
+    Args:
+        node: label of the edits.
+        strengths: of the edits; without a block nothing is made.
+        make: the edits for the main prompt and the model; none leave both as they are.
+    """
+    host = host_of(model)
+    wan_model = host.wan_model(model)
+    host.check_embeds(text_embeds)
+    main = read_text_embeds(text_embeds, "text_embeds", host.MAX_PROMPT_TOKENS)
+    check_width(main, wan_model, "text_embeds is")
+    if not any(strengths.resolve(wan_model.block_count)):
+        log.warning("%s: no block is selected, so the model is passed on unchanged.", node)
+        return model, text_embeds
+    edits = make(main, wan_model)
+    if not edits:
+        return model, text_embeds
+    check_stack(edits, wan_model)
+    stack = stack_of(transformer_options(model)).append(*edits)
+    return host.with_stack(model, stack), with_description(text_embeds, stack)
+
+
+def timing_inputs() -> list[Any]:
+    """Optional inputs of these nodes, last."""
+    return [block_strengths_input(), schedule_input(), *window_and_branch_inputs(), log_level_input(optional=True)]
+
+
+class WanVideoPromptWeight(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        passed_on = passed_on_sockets()
+        return io.Schema(
+            node_id="WanVideoPromptWeight",
+            display_name="WanVideo Prompt Weight",
+            category=FAMILY,
+            description="Gives words of the prompt a weight of their own in chosen transformer blocks.",
+            inputs=[
+                *passed_on.inputs,
+                io.String.Input(
+                    "weights",
+                    default="",
+                    tooltip='Words with a weight of 0 to 4: red:1.4, "slow pan":0.6, word 3:0, 12-15:2.',
+                ),
+                activations_input("all"),
+                *timing_inputs(),
+                *words_inputs(),
+            ],
+            outputs=[*passed_on.outputs, io.String.Output("info", display_name="info")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, weights: Any = None, block_activations: Any = None, schedule: Any = None) -> bool | str:
+        try:
+            if isinstance(weights, str):
+                _parse_weights(weights)
+        except ValueError as error:
+            return str(error)
+        return check_texts(block_activations, schedule)
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        text_embeds: Any,
+        weights: str,
+        block_activations: str,
+        block_strengths: Any = None,
+        schedule: str = "",
+        start_percent: float = 0.0,
+        end_percent: float = 1.0,
+        branch: str = "cond",
+        log_level: str = "off",
+        prompt: str = "",
+        text_encoder: Any = None,
+    ) -> io.NodeOutput:
+        name = "WanVideo Prompt Weight"
+        with errors_named(name):
+            strengths = choose_blocks(block_activations, block_strengths)
+            parsed, label = _parse_weights(weights), node_label(cls, name)
+            lines: list[str] = []
+
+            def make(main: TextEmbeds, _: WanModel) -> list[Edit]:
+                found = located(parsed, main, branch, prompt, text_encoder)
+                lines.extend(_found(parsed, found, main, branch, prompt, text_encoder))
+                prompts = main.negative if branch == "uncond" and main.negative else main.prompts
+                return word_gains(
+                    found,
+                    max(map(len, prompts)),
+                    strengths,
+                    window=Window(start_percent, end_percent),
+                    schedule=parse_schedule(schedule),
+                    branch=branch,
+                    label=label,
+                    log_level=log_level,
+                )
+
+            edited = append_edits(label, model, text_embeds, strengths, make)
+            return io.NodeOutput(*edited, "\n".join(lines) or "No weight.", ui=model_told(model, strengths))
+
+
+def _parse_weights(text: str) -> Tokens:
+    return parse_tokens(text, "weights", MOST, bare_words=True)
+
+
+def _found(parsed: Tokens, found: Tokens, main: TextEmbeds, branch: str, prompt: str, encoder: Any) -> list[str]:
+    """A line per term: its tokens and its weight."""
+    lines = []
+    for term in parsed.terms:
+        of_term = located(Tokens((term,)), main, branch, prompt, encoder).terms
+        numbers = ", ".join(str(t).split(":")[0] for t in of_term)
+        what = {"phrase": f'"{term.text}"', "word": f"word {term.first}"}.get(term.kind)
+        lines.append(f"{what + ': ' if what else ''}tokens {numbers}, weight {term.weight:g}")
+    return lines
+
+
+class WanVideoConditioningGain(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        passed_on = passed_on_sockets()
+        return io.Schema(
+            node_id="WanVideoConditioningGain",
+            display_name="WanVideo Conditioning Gain",
+            category=FAMILY,
+            description="Scales what chosen transformer blocks add of the text, of images, audio, a face, a "
+            "reference or a control video.",
+            inputs=[
+                *passed_on.inputs,
+                io.Combo.Input(
+                    "stream",
+                    options=list(STREAMS),
+                    default="text",
+                    tooltip="What is scaled. A stream that the model does not have is an error: it lists those it has.",
+                ),
+                io.Float.Input(
+                    "gain",
+                    default=1.0,
+                    min=0.0,
+                    max=MOST,
+                    step=0.01,
+                    tooltip="Factor in blocks of strength 1: 1 changes nothing, 0 leaves the stream out.",
+                ),
+                activations_input("all"),
+                *timing_inputs(),
+            ],
+            outputs=[*passed_on.outputs],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, block_activations: Any = None, schedule: Any = None) -> bool | str:
+        return check_texts(block_activations, schedule)
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        text_embeds: Any,
+        stream: str,
+        gain: float,
+        block_activations: str,
+        block_strengths: Any = None,
+        schedule: str = "",
+        start_percent: float = 0.0,
+        end_percent: float = 1.0,
+        branch: str = "cond",
+        log_level: str = "off",
+    ) -> io.NodeOutput:
+        name = "WanVideo Conditioning Gain"
+        with errors_named(name):
+            strengths = choose_blocks(block_activations, block_strengths)
+            label = node_label(cls, name)
+
+            def make(_: TextEmbeds, wan_model: WanModel) -> list[Edit]:
+                has = streams_of(wan_model)
+                if stream not in has:
+                    raise ValueError(f"{wan_model.name} has no {stream}. It has {', '.join(has)}.")
+                edit = gain_edit(
+                    stream,
+                    gain,
+                    strengths,
+                    window=Window(start_percent, end_percent),
+                    schedule=parse_schedule(schedule),
+                    branch=branch,
+                    label=label,
+                    log_level=log_level,
+                )
+                return [] if gain == 1.0 else [edit]
+
+            edited = append_edits(label, model, text_embeds, strengths, make)
+            return io.NodeOutput(*edited, ui=model_told(model, strengths))
+
+
+NODES = [WanVideoPromptWeight, WanVideoConditioningGain]

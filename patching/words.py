@@ -1,0 +1,151 @@
+"""Words of a prompt among its tokens, from the pieces that a SentencePiece tokenizer cuts it into."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from .tokens import Tokens, TokensError, parse_tokens
+
+_SPACE = "\u2581"  # SentencePiece writes it before a piece that begins a word
+_SPECIAL = re.compile(r"<[^<>]*>")  # an unknown character, a byte
+_WRAPPER_WEIGHT = re.compile(r"\((.*?):([\d\.]+)\)")
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words of one prompt.
+
+    Args:
+        pieces: text of each token in order, as the tokenizer's vocabulary has it, without the end token.
+    """
+
+    pieces: tuple[str, ...]
+
+    @cached_property
+    def _places(self) -> tuple[str, tuple[int, ...]]:
+        """The text, and the number of the token of each of its characters."""
+        text, owners = "", []
+        for number, piece in enumerate(self.pieces):
+            shown = " " if _SPECIAL.fullmatch(piece) else piece.replace(_SPACE, " ")
+            text += shown
+            owners += [number] * len(shown)
+        return text, tuple(owners)
+
+    @cached_property
+    def words(self) -> tuple[tuple[str, int, int], ...]:
+        """Each word with its first and last token."""
+        text, owners = self._places
+        return tuple(
+            (m[0], owners[m.start()], owners[m.end() - 1]) for m in re.finditer(r"\w+(?:['\u2019-]\w+)*", text)
+        )
+
+    def _span(self, match: re.Match[str], owners: tuple[int, ...]) -> tuple[int, int]:
+        """First and last token of a match, with the space that begins its first word where that is a token."""
+        first = owners[match.start()]
+        return first - (first > 0 and self.pieces[first - 1] == _SPACE), owners[match.end() - 1]
+
+    @property
+    def listed(self) -> str:
+        """The words with their numbers, for messages."""
+        shown = ", ".join(f"{n} {word}" for n, (word, *_) in enumerate(self.words[:60], 1))
+        return shown + (", ..." if len(self.words) > 60 else "")
+
+    def phrase(self, text: str) -> list[tuple[int, int]]:
+        """First and last token of every place where the prompt has these words, whatever their case.
+
+        Raises:
+            TokensError: it has them nowhere; the message lists its words.
+        """
+        whole, owners = self._places
+        pattern = r"\s+".join(map(re.escape, text.split()))
+        # Scripts without spaces have no edges of words.
+        edged = rf"(?<!\w){pattern}(?!\w)" if text.isascii() else pattern
+        found = [self._span(m, owners) for m in re.finditer(edged, whole, re.IGNORECASE)]
+        if not found:
+            raise TokensError(f'tokens: the prompt does not have "{text}". Its words: {self.listed}.')
+        return found
+
+    def word(self, number: int) -> tuple[int, int]:
+        """First and last token of a word, counted from 1.
+
+        Raises:
+            TokensError: there are fewer.
+        """
+        if not 1 <= number <= len(self.words):
+            raise TokensError(f"tokens: there is no word {number}. Words of the prompt: {self.listed}.")
+        return self.words[number - 1][1:]
+
+
+def words_of(encoder: Any, prompt: str) -> Words:
+    """The words of a prompt by its text encoder's own tokenizer.
+
+    Args:
+        encoder: a CLIP of ComfyUI, a WANTEXTENCODER of the wrapper, or a tokenizer of transformers.
+        prompt: the text as the encoder gets it.
+
+    Raises:
+        TokensError: the encoder has no tokenizer that is known here.
+    """
+    if hasattr(encoder, "tokenize") and hasattr(encoder, "tokenizer"):
+        found = _comfy_pieces(encoder, prompt)
+    elif isinstance(encoder, dict) and hasattr(getattr(encoder.get("model"), "tokenizer", None), "tokenizer"):
+        cleaned = _WRAPPER_WEIGHT.sub(r"\1", prompt.strip())
+        own = encoder["model"].tokenizer
+        found = _pieces(own.tokenizer, getattr(own, "_clean", str)(cleaned))
+    elif callable(getattr(encoder, "convert_ids_to_tokens", None)):
+        found = _pieces(encoder, " ".join(prompt.split()))
+    else:
+        raise TokensError(
+            f"text_encoder: {type(encoder).__name__} has no tokenizer that is known here. Connect the CLIP or "
+            "WANTEXTENCODER that encodes the prompt, or give token numbers."
+        )
+    return Words(tuple(found))
+
+
+def tokens_of(pipeline: Any, tokens: str, prompt: str) -> Tokens | None:
+    """What `tokens` says, in token numbers, by the tokenizer of a pipeline; None for all tokens."""
+    if not tokens.strip():
+        return None
+    parsed = parse_tokens(tokens)
+    if parsed.is_located:
+        return parsed
+    tokenizer = getattr(pipeline, "tokenizer", None)
+    if not prompt or tokenizer is None:
+        raise ValueError(
+            f"tokens: {parsed} names words. Pass the pipeline with its tokenizer, and the text as `prompt`."
+        )
+    return parsed.located(words_of(tokenizer, prompt))
+
+
+def _pieces(tokenizer: Any, text: str) -> list[str]:
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return list(tokenizer.convert_ids_to_tokens(ids))
+
+
+def _comfy_pieces(clip: Any, text: str) -> list[str]:
+    """Of the part of a CLIP whose tokens Wan reads; tokens that are embeddings have no text."""
+    batches = clip.tokenize(text)
+    name = "umt5xxl" if "umt5xxl" in batches else next(iter(batches))
+    holder = clip.tokenizer
+    # SD1Tokenizer, which Wan's is, keeps its part under `clip_NAME`, and says so in `clip`.
+    part: Any = next((p for n in (getattr(holder, "clip", ""), name) if (p := getattr(holder, n, None))), holder)
+    names: Callable[[Any], str] = lambda token: part.inv_vocab.get(token, "") if isinstance(token, int) else ""  # noqa: E731
+    tokens = [token for batch in batches[name] for token, *_ in batch]
+    while tokens and isinstance(tokens[-1], int) and tokens[-1] == part.pad_token:
+        tokens.pop()
+    if tokens and isinstance(tokens[-1], int) and tokens[-1] == part.end_token:
+        tokens.pop()
+    return [names(token) for token in tokens]
+
+
+def check_count(words: Words, tokens: int) -> None:
+    """Raise TokensError unless a prompt of `tokens` tokens, end token included, can be the one with these words."""
+    if len(words.pieces) + 1 != tokens:
+        raise TokensError(
+            f"prompt: the text has {len(words.pieces) + 1} tokens with the end token, but text_embeds {tokens}. Give "
+            "the text that text_embeds was encoded from, with the same text encoder."
+        )

@@ -1,0 +1,296 @@
+"""Edits of some tokens of the text, and of a part of the video."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from wanvideo_activation_editor.embeddings import read_text_embeds
+from wanvideo_activation_editor.patching import Edit, EditStack, Prompt, Run, discover
+from wanvideo_activation_editor.patching.hosts.diffusers import inject
+from wanvideo_activation_editor.patching.mask import Box, Mask, MaskError
+from wanvideo_activation_editor.patching.tokens import parse_tokens
+
+from .conftest import Sampler, hook_count, make_transformer, prompt_embeds
+from .test_sites import DIRECTION, Noise, call, run
+from .test_sites import edit as edit_at
+
+MAIN, OTHER, THIRD = prompt_embeds(1), prompt_embeds(2, 20), prompt_embeds(3, 8)
+PROMPT = read_text_embeds(OTHER)
+GRID = (2, 2, 2)  # of X in test_sites
+TEXT_SITES = ("context", "keys", "values")
+VIDEO_SITES = ("attention", "hidden", "self_attention", "queries", "heads", "feed_forward")
+LEFT = Box(right=0.5)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_transformer(4)
+
+
+@contextlib.contextmanager
+def watched(model, block: int):
+    """What a block reads as text, and what it leaves, call by call."""
+    read, left = [], []
+
+    def before(module, args, kwargs):
+        read.append(kwargs.get("encoder_hidden_states", args[1] if len(args) > 1 else None).clone())
+
+    def after(module, args, output):
+        left.append(output.clone())
+
+    handles = (
+        model.blocks[block].attn2.register_forward_pre_hook(before, with_kwargs=True),
+        model.blocks[block].register_forward_hook(after),
+    )
+    yield read, left
+    for handle in handles:
+        handle.remove()
+
+
+def after_block(model, *edits, block: int = 1, **more) -> torch.Tensor:
+    with Run(EditStack(edits), discover(model)) as active, watched(model, block) as (_, left):
+        active.begin({"uncond": [(0, 0)], "cond": [(1, 0)]}, progress=lambda clock: 0.0, grid=GRID)
+        call(model, **more)
+    return left[0]
+
+
+def part(site, source, blocks="1", operation=None, tokens=None, mask=None, **more) -> Edit:
+    chosen = None if tokens is None else parse_tokens(tokens)
+    return edit_at(site, source, blocks, operation, tokens=chosen, mask=mask, **more)
+
+
+# Tokens of the text
+
+
+@pytest.mark.parametrize("site", TEXT_SITES)
+def test_real_tokens_of_a_prompt_and_all_tokens_are_what_it_was_without(model, site):
+    whole = run(model, part(site, Prompt(PROMPT), "1-2:0.7"))
+    for tokens in ("real", "all"):
+        assert torch.equal(run(model, part(site, Prompt(PROMPT), "1-2:0.7", tokens=tokens)), whole)
+    # Every row that a token of either prompt is in, by number.
+    assert torch.equal(run(model, part(site, Prompt(PROMPT), "1-2:0.7", tokens="0-19")), whole)
+    assert torch.equal(
+        run(model, part(site, DIRECTION, "1-2:0.7", tokens="all")), run(model, part(site, DIRECTION, "1-2:0.7"))
+    )
+
+
+@pytest.mark.parametrize(("tokens", "places"), [
+    ("3-5", {3, 4, 5}), ("real", set(range(12))), ("padding", set(range(12, 512))), ("real, 2:0", set(range(12)) - {2}),
+])  # fmt: skip
+def test_other_tokens_stay_whatever_an_operation_does(model, tokens, places):
+    """Row 1 is the prompt's."""
+    with watched(model, 1) as (read, _):
+        call(model)
+        run(model, part("context", DIRECTION, operation=Noise(), tokens=tokens))
+    plain, edited = read
+    changed = (plain != edited).any(dim=-1)
+    assert {int(i) for i in changed[1].nonzero()[:, 0]} == places and not changed[0].any() and not changed[2].any()
+
+
+def test_image_tokens_do_not_count():
+    model = make_transformer(4, image_dim=48, added_kv_proj_dim=32)
+    images = {"encoder_hidden_states_image": torch.randn(3, 257, 48, generator=torch.Generator().manual_seed(6))}
+    with watched(model, 1) as (read, _):
+        call(model, **images)
+        run(model, part("context", DIRECTION, operation=Noise(), tokens="0"), **images)
+    changed = (read[0] != read[1]).any(dim=-1)
+    assert changed.nonzero().tolist() == [[1, 257]]
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(1, 18), st.sampled_from(TEXT_SITES), st.sampled_from(["1-2", "0:0.3, 3"]))
+def test_two_edits_of_disjoint_tokens_are_one_of_both(model, cut, site, blocks):
+    first = part(site, DIRECTION, blocks, tokens=f"0-{cut - 1}")
+    second = part(site, DIRECTION, blocks, tokens=f"{cut}-511")
+    assert torch.equal(run(model, first, second), run(model, part(site, DIRECTION, blocks)))
+
+
+def test_a_weight_scales_the_strength(model):
+    half = run(model, part("context", Prompt(PROMPT), "1:0.5", tokens="2-3"))
+    assert torch.allclose(run(model, part("context", Prompt(PROMPT), "1", tokens="2-3:0.5")), half, atol=1e-6)
+    assert torch.equal(run(model, part("context", Prompt(PROMPT), "1", tokens="2-3:0")), call(model))
+
+
+def test_words_are_found_by_the_pipelines_tokenizer(sampler):
+    class Tokenizer:
+        def __call__(self, text, add_special_tokens):
+            return {"input_ids": text.split()}
+
+        def convert_ids_to_tokens(self, ids):
+            return ["▁" + word for word in ids]
+
+    with inject(sampler.pipe, OTHER, "1", tokens="1"):
+        expected = sampler(MAIN)
+    with (
+        pytest.raises(ValueError, match="Pass the pipeline with its tokenizer"),
+        inject(sampler.pipe, OTHER, tokens='"red"'),
+    ):
+        pass
+    sampler.pipe.register_modules(tokenizer=Tokenizer())
+    with inject(sampler.pipe, OTHER, "1", tokens='"red"', prompt="a red fox"):
+        assert torch.equal(sampler(MAIN), expected)
+    with (
+        pytest.raises(ValueError, match="Its words: 1 a, 2 red"),
+        inject(sampler.pipe, OTHER, tokens='"dog"', prompt="a red"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("site", VIDEO_SITES)
+def test_tokens_at_a_site_of_the_video_are_refused(site):
+    with pytest.raises(ValueError, match="tokens are of the text"):
+        part(site, DIRECTION, tokens="3")
+    part(site, DIRECTION, tokens="real")
+
+
+def test_a_token_beyond_the_last_is_an_error(model):
+    with pytest.raises(ValueError, match="there is no token 512; the model reads 512"):
+        run(model, part("context", DIRECTION, tokens="512"))
+    assert hook_count(model) == 0
+
+
+# Parts of the video
+
+
+@pytest.mark.parametrize("source", ["prompt", "direction"])
+@pytest.mark.parametrize("site", ["context", *VIDEO_SITES])
+def test_a_mask_of_0_is_no_edit_and_of_1_the_edit_without_one(sampler, site, source):
+    what = OTHER if source == "prompt" else DIRECTION
+    if source == "prompt" and site in ("self_attention", "queries", "feed_forward"):
+        pytest.skip("a prompt has no value there")
+    plain = sampler(MAIN)
+    with inject(sampler.pipe, what, "1-2:0.7", site=site):
+        whole = sampler(MAIN)
+    for mask, expected in ((torch.zeros(8, 8), plain), (torch.ones(5, 32, 32), whole), (Box(), whole)):
+        with inject(sampler.pipe, what, "1-2:0.7", site=site, mask=mask):
+            assert torch.equal(sampler(MAIN), expected)
+    assert hook_count(sampler.pipe.transformer) == 0
+
+
+@pytest.mark.parametrize("site", ["context", "attention", "hidden"])
+@pytest.mark.parametrize("box", [LEFT, Box(bottom=0.5), Box(first_frame=1), Box(last_frame=0, right=0.5)])
+def test_right_after_the_block_nothing_outside_of_the_mask_has_changed(model, site, box):
+    plain, edited = after_block(model), after_block(model, part(site, DIRECTION, mask=box))
+    changed = (plain != edited).any(dim=-1)
+    inside = box.weights(GRID) > 0
+    assert torch.equal(changed[1], inside) and not changed[0].any() and not changed[2].any()
+
+
+def test_two_prompts_in_two_regions_each_have_their_own(model):
+    right = Box(left=0.5)
+    left = after_block(model, part("context", Prompt(PROMPT), mask=LEFT))
+    other = after_block(model, part("context", Prompt(read_text_embeds(THIRD)), mask=right))
+    both = after_block(
+        model, part("context", Prompt(PROMPT), mask=LEFT), part("context", Prompt(read_text_embeds(THIRD)), mask=right)
+    )
+    inside = LEFT.weights(GRID) > 0
+    assert torch.equal(both[1, inside], left[1, inside]) and torch.equal(both[1, ~inside], other[1, ~inside])
+
+
+def test_a_weight_between_0_and_1_mixes_the_two_answers(model):
+    """By hand: the mean of cross-attention's outputs with either text, through the same block."""
+    whole = after_block(model, part("attention", Prompt(PROMPT), "1:0.25"))
+    masked = after_block(model, part("context", Prompt(PROMPT), mask=Mask(torch.full((1, 1), 0.25))))
+    assert torch.allclose(masked, whole, atol=1e-5) and not torch.equal(masked, after_block(model))
+
+
+@pytest.mark.parametrize("first", ["masked", "inner"])
+@pytest.mark.parametrize("inner", ["values", "attention", "queries", "prompt at attention"])
+def test_edits_inside_of_cross_attention_act_on_both_answers(model, inner, first):
+    source = Prompt(read_text_embeds(THIRD)) if " " in inner else DIRECTION
+    other = part(inner.split()[-1], source, "1:0.5")
+    whole, masked = part("context", Prompt(PROMPT)), part("context", Prompt(PROMPT), mask=Box())
+    order = (lambda *edits: edits) if first == "masked" else (lambda *edits: edits[::-1])
+    assert torch.equal(after_block(model, *order(masked, other)), after_block(model, *order(whole, other)))
+    nothing = part("context", Prompt(PROMPT), mask=Mask(torch.zeros(1, 1)))
+    assert torch.equal(after_block(model, *order(nothing, other)), after_block(model, other))
+
+
+def test_rows_of_the_other_branch_stay_whatever_an_operation_does(model):
+    plain = call(model)
+    with Run(EditStack((part("context", DIRECTION, "all", Noise(), mask=LEFT),)), discover(model)) as active:
+        active.begin({"uncond": [(0, 0)], "cond": [(1, 0)]}, progress=lambda clock: 0.0, grid=GRID)
+        edited = call(model)
+    assert (
+        torch.equal(edited[0], plain[0]) and torch.equal(edited[2], plain[2]) and not torch.equal(edited[1], plain[1])
+    )
+
+
+def test_tokens_in_a_region(model):
+    """Both at once: what is changed of the text, and who reads it."""
+    whole = after_block(model, part("context", DIRECTION, tokens="2-3"))
+    masked = after_block(model, part("context", DIRECTION, tokens="2-3", mask=LEFT))
+    inside = LEFT.weights(GRID) > 0
+    assert torch.equal(masked[1, inside], whole[1, inside])
+    assert torch.equal(masked[1, ~inside], after_block(model)[1, ~inside])
+
+
+# The mask itself
+
+
+@settings(deadline=None)
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 6), st.integers(0, 2**31))
+def test_frames_and_pixels_are_averaged_as_the_vae_packs_them(frames, height, width, seed):
+    pixels = torch.rand(4 * frames - 3, 4 * height, 6 * width, generator=torch.Generator().manual_seed(seed))
+    weights = Mask(pixels).weights((frames, height, width)).reshape(frames, height, width)
+    for k in range(frames):
+        of_frame = pixels[:1] if k == 0 else pixels[4 * k - 3 : 4 * k + 1]
+        for y in range(height):
+            for x in range(width):
+                cell = of_frame[:, 4 * y : 4 * y + 4, 6 * x : 6 * x + 6]
+                assert abs(float(cell.mean() - weights[k, y, x])) < 2e-6
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_a_box_is_the_mask_of_its_pixels(data):
+    frames, height, width = (data.draw(st.integers(1, 4)) for _ in range(3))
+    x = sorted(data.draw(st.lists(st.integers(0, 8 * width), min_size=2, max_size=2, unique=True)))
+    y = sorted(data.draw(st.lists(st.integers(0, 8 * height), min_size=2, max_size=2, unique=True)))
+    first = data.draw(st.integers(0, 4 * frames - 4))
+    last = data.draw(st.one_of(st.none(), st.integers(first, 20)))
+    pixels = torch.zeros(4 * frames - 3, 8 * height, 8 * width)
+    pixels[first : None if last is None else last + 1, y[0] : y[1], x[0] : x[1]] = 1
+    box = Box(x[0] / 8 / width, y[0] / 8 / height, x[1] / 8 / width, y[1] / 8 / height, first, last)
+    assert torch.allclose(
+        box.weights((frames, height, width)), Mask(pixels).weights((frames, height, width)), atol=2e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Mask(torch.rand(2, 3, 4, 5)), r"expected \[frames, height, width\]"),
+        (lambda: Mask(torch.rand(0, 3, 4)), "expected"),
+        (lambda: Mask(torch.full((2, 2), 1.5)), "outside 0 to 1"),
+        (lambda: Mask(torch.full((2, 2), float("nan"))), "outside 0 to 1"),
+        (lambda: Mask([1]), "got list"),
+        (lambda: Box(0.5, right=0.5), "has no area"),
+        (lambda: Box(right=1.5), "has no area"),
+        (lambda: Box(first_frame=4, last_frame=2), "frames 4 to 2 are none"),
+        (
+            lambda: Mask(torch.rand(4, 8, 8)).weights((2, 2, 2)),
+            r"has 4 frames, but the model samples 5 \(2 latent frames\)",
+        ),
+    ],
+)
+def test_what_is_no_mask_is_an_error(make, message):
+    with pytest.raises(MaskError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("site", ["keys", "values"])
+def test_a_mask_at_a_site_of_the_text_is_refused(site):
+    with pytest.raises(ValueError, match="A mask is of the video"):
+        part(site, DIRECTION, mask=LEFT)
+
+
+def test_a_mask_of_other_frames_is_an_error_that_leaves_no_hook():
+    sampler = Sampler(make_transformer())
+    with pytest.raises(MaskError, match="has 9 frames"), inject(sampler.pipe, OTHER, mask=torch.ones(9, 4, 4)):
+        sampler(MAIN)
+    assert hook_count(sampler.pipe.transformer) == 0
