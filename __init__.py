@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from .probing.pipelines import block_map
     from .probing.token_reading import TokenReading
     from .probing.words import read_words
+    from .vectors import ControlVector, ControlVectorError, load_control_vector, save_control_vector
+    from .vectors.applying import steer, turn
+    from .vectors.learned_tokens import LearnedTokens, load_learned_tokens, save_learned_tokens
+    from .vectors.pairs import read_pairs
+    from .vectors.pipelines import calibrate, control_vector
+    from .vectors.training import learn_tokens
 
 WEB_DIRECTORY = "./web"
 
@@ -41,6 +47,12 @@ _API = {
     "patching.sites": ("SITES",),
     "patching.sources": ("CapturedDifference", "Direction", "Image", "Prompt", "SecondStream", "Zero"),
     "patching.transforms": ("Boost", "ForceDifference"),
+    "vectors": ("ControlVector", "ControlVectorError", "load_control_vector", "save_control_vector"),
+    "vectors.applying": ("steer", "turn"),
+    "vectors.learned_tokens": ("LearnedTokens", "load_learned_tokens", "save_learned_tokens"),
+    "vectors.pairs": ("read_pairs",),
+    "vectors.pipelines": ("calibrate", "control_vector"),
+    "vectors.training": ("learn_tokens",),
     "probing.block_map": ("BlockMap",),
     "probing.distances": ("frame_cosine", "relative_l2", "ssim", "temporal_difference"),
     "probing.pipelines": ("block_map",),
@@ -58,11 +70,14 @@ __all__ = [
     "Boost",
     "Box",
     "CapturedDifference",
+    "ControlVector",
+    "ControlVectorError",
     "Direction",
     "Edit",
     "EditStack",
     "ForceDifference",
     "Image",
+    "LearnedTokens",
     "Mask",
     "Prompt",
     "RecipeError",
@@ -73,18 +88,28 @@ __all__ = [
     "Window",
     "Zero",
     "block_map",
+    "calibrate",
     "capture",
     "comfy_entrypoint",
+    "control_vector",
     "edited",
     "frame_cosine",
     "inject",
     "inject_hidden",
+    "learn_tokens",
+    "load_control_vector",
+    "load_learned_tokens",
     "load_recipe",
+    "read_pairs",
     "read_words",
     "relative_l2",
+    "save_control_vector",
+    "save_learned_tokens",
     "save_recipe",
     "ssim",
+    "steer",
     "temporal_difference",
+    "turn",
 ]
 
 

@@ -11,6 +11,7 @@ from comfy_api.latest import io, ui
 
 from ..embeddings import read_text_embeds
 from ..patching import (
+    BlockStrengths,
     Direction,
     Edit,
     Size,
@@ -23,6 +24,8 @@ from ..patching import (
 from ..patching.plot import as_comfy_image
 from ..probing.block_map import BlockMap, check_map
 from ..probing.hosted import hosted_map
+from ..vectors.applying import make_operation, steering_edit
+from .control_vectors import read_vector, vector_input
 from .measured_cache import CACHE
 from .probing_inputs import (
     LEVELS_TOOLTIP,
@@ -48,7 +51,6 @@ from .sockets import (
 )
 
 BlockMapType = io.Custom("BLOCK_MAP")
-ControlVectorType = io.Custom("CONTROL_VECTOR")
 
 
 class WanVideoBlockMap(io.ComfyNode):
@@ -78,9 +80,7 @@ class WanVideoBlockMap(io.ComfyNode):
                 ),
                 io.Int.Input("seed", default=0, min=0, max=2**63 - 1, tooltip="The first of the seeds."),
                 *size_inputs(),
-                ControlVectorType.Input(
-                    "control_vector", optional=True, tooltip="Measured in place of injection_embeds."
-                ),
+                vector_input("control_vector", "Measured in place of injection_embeds.", optional=True),
                 io.Combo.Input(
                     "branch",
                     options=["cond", "both"],
@@ -139,8 +139,7 @@ class WanVideoBlockMap(io.ComfyNode):
             main = read_text_embeds(text_embeds, "text_embeds", host.MAX_PROMPT_TOKENS)
             check_width(main, wan_model, "text_embeds is")
             strengths = parse_selection(block_activations) * Uniform(injection_strength)
-            source, site = _source(control_vector, injection_embeds, host.MAX_PROMPT_TOKENS)
-            edit = Edit(source=source, strengths=strengths, site=site, branch=branch, label="Block map")  # type: ignore[arg-type]
+            edit = _edit(control_vector, injection_embeds, strengths, branch, host.MAX_PROMPT_TOKENS)
             check_stack((edit,), wan_model)
             levels = parse_levels(noise_levels)
             settings = {"levels": levels, "seeds": seeds, "seed": seed, "size": (width, height, num_frames)}
@@ -236,16 +235,26 @@ def stored_form(found: BlockMap) -> dict[str, Any]:
     return {**found.to_plain(), "samples": samples}
 
 
-def _source(control_vector: Any, injection_embeds: Any, max_tokens: int | None) -> tuple[Any, str]:
+def _edit(
+    control_vector: Any, injection_embeds: Any, strengths: BlockStrengths, branch: str, max_tokens: int | None
+) -> Edit:
+    """What is measured: a second prompt, or a control vector added at its own length."""
+    options: dict[str, Any] = {"branch": branch, "label": "Block map"}
     if control_vector is None:
-        return read_text_embeds(injection_embeds, "injection_embeds", max_tokens).detached(), "context"
-    if not isinstance(control_vector, Direction):
-        raise TypeError(f"control_vector: expected a direction, got {type(control_vector).__name__}.")
-    return control_vector, "hidden"
+        source = read_text_embeds(injection_embeds, "injection_embeds", max_tokens).detached()
+        return Edit(source=source, strengths=strengths, **options)  # type: ignore[arg-type]  # Edit makes it a source
+    if isinstance(control_vector, Direction):
+        return Edit(source=control_vector, strengths=strengths, site="hidden", **options)
+    return steering_edit(
+        read_vector(control_vector, "control_vector"), make_operation("add", 1.0), strengths, **options
+    )
 
 
 def _vector(control_vector: Any) -> Any:
-    return None if control_vector is None else control_vector.vector
+    """What tells one control vector from another."""
+    if isinstance(control_vector, Direction):
+        return control_vector.vector
+    return None if control_vector is None else read_vector(control_vector, "control_vector").to_plain()
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:

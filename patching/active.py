@@ -69,7 +69,7 @@ class ActiveEdit:
         self.logged = self.level in ("verbose", "trace")
         self.factor = 1.0  # of the strengths, by the schedule, in the call in progress
         chosen = edit.tokens if self.site.reads_text else None
-        whole = chosen is None or chosen.takes_all or (chosen.takes_real and edit.text is not None)
+        whole = chosen is None or chosen.takes_all or (chosen.takes_real and edit.is_projected)
         self.tokens = None if whole else chosen  # padding of two prompts is equal
         self.grid: Grid | None = None  # of the call in progress
         self._first_in_call = False
@@ -265,8 +265,10 @@ class ContextEdit(ActiveEdit):
         return self.run.prompts.text_start(main)
 
     def value(self, index: int, main: torch.Tensor) -> torch.Tensor:
-        if self.edit.text is None:
+        if not self.edit.is_projected:
             return self.run.value(self.edit.source, index, main)
+        if self.edit.text is None:
+            return self.run.prompts.changed(self, main, index)
         return self.run.prompts.value(self.edit, main)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
+from .concepts import Concept
 from .edit import Edit, EditStack
 from .grid import format_grid
 from .sites import Site, site_of
@@ -47,14 +48,17 @@ def check_stack(
             edit.strengths.resolve(model.block_count)
         except ValueError as error:
             raise type(error)(f"{edit.name}: {error}") from None
+        chosen = edit.strengths.active_blocks(model.block_count)
         if model.control_blocks and edit.text is not None and edit.site not in ("context", "hidden"):
             raise ValueError(
                 f"{edit.name}: {model.name} is a VACE model. A prompt reaches its control blocks at site context "
                 "alone; use that."
             )
         edit.source.check(model, edit.site, edit.name)
-        for index in edit.strengths.active_blocks(model.block_count):
+        for index in chosen:
             _check_site(site_of(edit.site), model, index, edit.name)
+        if isinstance(edit.source, Concept):
+            edit.source.check_blocks(chosen, edit.name)
         source = edit.text
         if source is None:
             continue

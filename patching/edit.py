@@ -12,6 +12,7 @@ from .operations import Add, Blend, Operation, Scale
 from .schedule import ROUNDING, Schedule
 from .sites import SITES, site_of
 from .sources import CapturedDifference, Prompt, SecondStream, Source, prompt_at
+from .steering import ChangedText
 from .strengths import BlockStrengths
 from .tokens import Tokens
 from .transforms import ContextTransform
@@ -69,11 +70,13 @@ def check_combination(site: str, source: Source, operation: Operation) -> None:
     if where.end == "keyword" and not isinstance(operation, Scale):
         raise ValueError(f"site {site} is a factor, which only Scale changes, not {operation.name}.")
     if getattr(operation, "takes", None) not in (None, source.gives):
-        fitting = "Blend or Replace" if source.gives == "state" else "Add"
+        fitting = {"state": "Blend or Replace", "difference": "Add"}.get(source.gives, "one of patching/steering.py")
         raise ValueError(
             f"The operation {operation.name} works with a {operation.takes}, "  # type: ignore[attr-defined]
             f"but {source.title} is a {source.gives}. Use {fitting}."
         )
+    if hasattr(operation, "check_source"):
+        operation.check_source(source)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,6 +176,11 @@ class Edit:
     def text(self) -> TextEmbeds | None:
         """The injected prompt, of an edit that has one."""
         return self.source.embeds if isinstance(self.source, Prompt | SecondStream) else None
+
+    @property
+    def is_projected(self) -> bool:
+        """True when the model's text projection makes its value."""
+        return self.text is not None or isinstance(self.source, ChangedText)
 
     @property
     def captured(self) -> CapturedDifference | None:

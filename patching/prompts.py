@@ -12,6 +12,7 @@ from torch import nn
 from ..embeddings.text_embeds import TextEmbeds, check_fits
 from .edit import Edit
 from .passes import extra_pass, in_extra_pass
+from .steering import ChangedText
 from .transforms import ContextTransform, apply_transforms, real_share
 from .wan_model import WanModel
 
@@ -26,6 +27,7 @@ class Injection(Protocol):
 
     edit: Edit
     rows: list[tuple[int, int]]
+    blocks: list[int]
     transforms: tuple[ContextTransform, ...]
 
 
@@ -50,6 +52,7 @@ class Prompts:
         self._moved: dict[tuple[int, int, torch.device, torch.dtype], torch.Tensor] = {}
         self._checked: set[tuple[int, str, int]] = set()  # edit, branch, prompt: transforms verified in this run
         self._projected: dict[int, torch.Tensor] = {}  # per edit
+        self._changed: dict[tuple[int, ...], torch.Tensor] = {}  # the main prompts, by the edits that changed them
         self._wanted: list[Injection] = []
         self._count: int | None = None
         self._branches: dict[int, str] = {}
@@ -92,11 +95,13 @@ class Prompts:
     def restart(self) -> None:
         """The model projects other rows of the same call."""
         self._projected.clear()
+        self._changed.clear()
         self.batch = None
 
     def end(self) -> None:
         """The call has ended."""
         self._projected.clear()
+        self._changed.clear()
         self._wanted, self.batch, self._announced, self._raw = [], None, None, None
 
     def clear(self) -> None:
@@ -118,6 +123,8 @@ class Prompts:
         shared: dict[tuple[int, tuple[tuple[int, int], ...]], torch.Tensor] = {}
         for injection in self._wanted:
             edit, embeds, rows = injection.edit, injection.edit.text, injection.rows
+            if embeds is None and rows:
+                self._change(module, raw, injection)
             if embeds is None or not rows:
                 continue
             key = id(embeds.prompts), tuple(rows)
@@ -164,6 +171,17 @@ class Prompts:
             real[: max(injected.token_counts)] = True
         return real
 
+    def changed(self, injection: Injection, context: torch.Tensor, block: int) -> torch.Tensor:
+        """The text [batch, text tokens, dim] that an edit of the main prompt puts in place of that in `context`."""
+        first = self.text_start(context)
+        key = tuple(id(one.edit) for one in self._chain(injection, block))
+        after = self._changed[key][:, -self._tokens :]
+        here = context[: len(after), first:]
+        if len(key) > 1:
+            after = here + (after - self._changed[key[:-1]][:, -self._tokens :])
+        assert self._raw is not None  # noqa: S101  # text_start has checked it
+        return torch.where((self._raw[:, -self._tokens :] != 0).any(dim=-1, keepdim=True), after, here)
+
     def real(self, injection: Injection, x: torch.Tensor) -> torch.Tensor:
         """Where the main or the injected prompt has a token, in a tensor [batch, image + text tokens, dim]: [batch,
         tokens], for figures that padding does not dilute."""
@@ -198,6 +216,33 @@ class Prompts:
             text[: len(tokens)] = tokens
             text[len(tokens) :] = 0
         return out
+
+    def _change(self, module: nn.Module, raw: torch.Tensor, injection: Injection) -> None:
+        """Project the host's prompts as an edit changes them, after those before it that act in the same block."""
+        first = 0 if self._text_length is None else raw.shape[1] - self._text_length
+        for block in injection.blocks:
+            chain = self._chain(injection, block)
+            for count in range(1, len(chain) + 1):
+                key = tuple(id(one.edit) for one in chain[:count])
+                if key in self._changed:
+                    continue
+                out = raw.clone()
+                for one in chain[:count]:
+                    assert isinstance(one.edit.source, ChangedText)  # noqa: S101  # all others have embeddings
+                    for row, _ in one.rows:
+                        out[row, first:] = one.edit.source.change_text(out[row, first:])
+                with extra_pass():
+                    self._changed[key] = module(out)
+
+    def _chain(self, injection: Injection, block: int) -> list[Injection]:
+        """The edits of the main prompt that act in a block, up to this one."""
+        chain = []
+        for one in self._wanted:
+            if block in one.blocks and isinstance(one.edit.source, ChangedText):
+                chain.append(one)
+            if one is injection:
+                break
+        return chain
 
     def _prompt(self, edit: Edit, embeds: TextEmbeds, number: int, like: torch.Tensor) -> torch.Tensor:
         """The injected prompt that goes into prompt `number` of the call, where `like` is."""

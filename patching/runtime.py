@@ -217,7 +217,7 @@ class Run:
 
         for edit in self._edits:
             edit.begin(rows, progress_of, grid)
-        wanted = [edit for edit in self._edits if edit.rows and edit.blocks and edit.edit.text is not None]
+        wanted = [edit for edit in self._edits if edit.rows and edit.blocks and edit.edit.is_projected]
         self.prompts.begin(rows, wanted, prompt_count, text)
 
     @property

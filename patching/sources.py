@@ -1,7 +1,8 @@
 """What an edit works with: a prompt, the stream of a prompt, a captured difference, or a direction.
 
 A source says at which sites it has a value, and what kind of value: a `state`, which can stand in for the one that is
-there, or a `difference`, which can be added to it. `edit.check_combination` is the table that follows from it.
+there, a `difference`, which can be added to it, or a `concept`, along which it can be steered (concepts.py). The table that
+follows from it is `edit.check_combination`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from .grid import Grid, format_grid
 from .sites import MORE_SITES, SITES
 from .wan_model import WanModel
 
-Gives = Literal["state", "difference"]
+Gives = Literal["state", "difference", "concept"]
 
 
 class Source(Protocol):
@@ -28,8 +29,12 @@ class Source(Protocol):
     """
 
     gives: ClassVar[Gives]
-    sites: ClassVar[tuple[str, ...]]
-    title: ClassVar[str]
+
+    @property
+    def sites(self) -> tuple[str, ...]: ...
+
+    @property
+    def title(self) -> str: ...
 
     def describe(self) -> dict[str, Any]:
         """As plain values, for people."""

@@ -17,6 +17,8 @@ from wanvideo_activation_editor import tiny_wan
 from wanvideo_activation_editor.tiny_wan import comfyui
 from wanvideo_activation_editor.tiny_wan.edits import Boost, amplify, difference_vector, inject
 from wanvideo_activation_editor.tiny_wan.measure import Sampler
+from wanvideo_activation_editor.vectors.applying import steer
+from wanvideo_activation_editor.vectors.pipelines import control_vector
 
 from demo.sheet import FAINT, INK, MARGIN, PAPER, font, strip
 
@@ -29,7 +31,7 @@ HEAD, SEED = 46, 0
 encode = tiny_wan.encode
 
 Row = tuple[str, torch.Tensor, dict[str, Any] | None]
-"""A heading, the prompt, and the arguments of `inject` if there is an edit."""
+"""A heading, the prompt, and the arguments of `inject`, or of `steer`, if there is an edit."""
 
 
 def injected(what: str, embeds: torch.Tensor, **options: Any) -> Row:
@@ -59,8 +61,19 @@ PLAIN: Row = (f'"{FIRST}"', encode(FIRST), None)
 CURVE = "2:0.1, 3:0.55, 4:0.9, 5:0.55, 6:0.1"
 
 
-def examples() -> dict[str, tuple[Row, Row]]:
+def steered(pipe: Any) -> tuple[Row, Row]:
+    """Along a vector of captions that differ in the background."""
+    things = ("a red circle moving left", "a blue star growing", "a green ring moving up", "a white cross moving right")
+    pairs = [(encode(f"{thing} on the sea"), encode(f"{thing} at night")) for thing in things]
+    call = {name: tiny_wan.CALL[name] for name in ("height", "width", "num_frames")}
+    vector = control_vector(pipe, pairs, site="attention", levels=8, **call)
+    heading = 'set_point 1 along the control vector from "... at night" to "... on the sea"'
+    return PLAIN, (heading, encode(FIRST), {"vector": vector, "strength": 1.0, "operation": "set_point"})
+
+
+def examples(pipe: Any) -> dict[str, tuple[Row, Row]]:
     """What is above and below, by the name of the graph."""
+    vectors = steered(pipe)
     first = (PLAIN, second(SAME_MOTION, "mid_blocks", 0.6))
     curve = f'"{SAME_MOTION}" along a curve over blocks 2 to 6'
     hidden = f'"{SECOND}": hidden states of 4 to 9, strength 0.5'
@@ -82,6 +95,8 @@ def examples() -> dict[str, tuple[Row, Row]]:
             PLAIN,
             injected(hidden, encode(SECOND), blocks="4-9", strength=0.5, site="hidden"),
         ),
+        "control_vector_native": vectors,
+        "control_vector_wrapper": vectors,
         "debug_an_injection_wrapper": (second(SECOND, "9", 0.2), second(SECOND, "mid_blocks")),
         "amplifier_and_booster_wrapper": (injected(towards, near(), blocks="mid_blocks"), further),
         "concept_vector_wrapper": (
@@ -93,7 +108,8 @@ def examples() -> dict[str, tuple[Row, Row]]:
 
 def clip(sampler: Sampler, row: Row) -> torch.Tensor:
     _, prompt, edit = row
-    editing: AbstractContextManager[object] = inject(sampler.pipe, **edit) if edit else nullcontext()
+    edits = steer if edit and "vector" in edit else inject
+    editing: AbstractContextManager[object] = edits(sampler.pipe, **edit) if edit else nullcontext()
     with editing:
         return tiny_wan.decode(sampler.latents(prompt, SEED))
 
@@ -115,7 +131,7 @@ def picture(sampler: Sampler, rows: tuple[Row, Row]) -> Image.Image:
 
 def main() -> None:
     sampler = Sampler()
-    for name, rows in examples().items():
+    for name, rows in examples(sampler.pipe).items():
         path = FOLDER / f"{name}.jpg"
         picture(sampler, rows).save(path, quality=80, optimize=True)
         sys.stdout.write(f"{path.name}: {path.stat().st_size / 1024:.0f} KB\n")

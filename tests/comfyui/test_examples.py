@@ -34,6 +34,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "EmptyHunyuanLatentVideo": {"width": 64, "height": 64, "length": 5},
     "WanVideoSampler": {"steps": 2},
     "KSampler": {"steps": 2},
+    "WanVideoControlVector": {"width": 64, "height": 64, "num_frames": 5, "steps": 2},
     "WanVideoLatentEncoder": {"width": 64, "height": 64, "num_frames": 5},
 }
 

@@ -102,6 +102,41 @@ CONTRACT = {
          "image_embeds", ("width", 832), ("height", 480), ("num_frames", 81), ("use_cache", True)],
         ["heat_map", "report"],
     ),
+    "WanVideoControlVector": (
+        ["model", "positive_embeds", "negative_embeds", ("site", "attention"), ("method", "mean_difference"),
+         ("block_activations", "all"), ("steps", 8), ("seeds", 1), ("seed", 0), "image_embeds", ("width", 832),
+         ("height", 480), ("num_frames", 81), ("use_cache", True), ("store_in_db", False)],
+        ["control_vector", "info", "graph_image"],
+    ),
+    "WanVideoControlVectorApply": (
+        ["model", "text_embeds", "control_vector", ("operation", "add"), ("strength", 1.0),
+         ("block_activations", "all"), ("unit", "relative"), ("one_sided", True), ("angle", 20.0), ("radius", 1.0),
+         ("tokens", "real"), "mask", "block_strengths", ("schedule", ""), ("start_percent", 0.0), ("end_percent", 1.0),
+         ("branch", "cond"), ("log_level", "off")],
+        ["model", "text_embeds"],
+    ),
+    "WanVideoControlVectorArithmetic": (
+        ["base_vector", ("operation", "add"), "operand_1", ("weight_1", 1.0), "operand_2", ("weight_2", 1.0),
+         "operand_3", ("weight_3", 1.0)],
+        ["control_vector"],
+    ),
+    "WanVideoControlVectorTurn": (
+        ["model", "text_embeds", "from_vector", "to_vector", ("angle", 0.0), ("block_activations", "all"),
+         ("tokens", "real"), "mask", "block_strengths", ("schedule", ""), ("start_percent", 0.0), ("end_percent", 1.0),
+         ("branch", "cond"), ("log_level", "off")],
+        ["model", "text_embeds"],
+    ),
+    "WanVideoStoreControlVector": (["control_vector", ("name", ""), ("tags", ""), ("note", "")], ["control_vector"]),
+    "WanVideoLoadControlVector": (["name"], ["control_vector", "info"]),
+    "WanVideoCalibrateStrength": (
+        ["model", "text_embeds", "control_vector", "injection_embeds", ("operation", "add"),
+         ("block_activations", "all"), ("levels", 5), ("limit", 0.5)],
+        ["strengths", "graph_image", "info"],
+    ),
+    "WanVideoLearnedTokens": (
+        ["text_embeds", "name", ("position", "append"), ("weight", 1.0)],
+        ["text_embeds"],
+    ),
 }  # fmt: skip
 
 

@@ -1,0 +1,236 @@
+"""Control vectors through their nodes, in the hosts' own sampling."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from .server import RunFailedError
+from .workflows import FOX, MOON, SHARP, Host, Workflow, output
+
+nonces = itertools.count(10**8)
+SMALL = {"width": 64, "height": 64, "num_frames": 5}
+POSITIVE = ["a red fox in the snow", "a red car at night", "a red kite over the sea", "a red door in fog"]
+NEGATIVE = [text.replace("red", "blue") for text in POSITIVE]
+SITES = ["context", "attention", "hidden", "self_attention", "feed_forward", "queries", "keys", "values", "heads"]
+
+
+def prompts(host: Host, flow: Workflow, texts: list[str]):
+    """Several prompts in one text input, as each host has them."""
+    if host.name == "wrapper":
+        return host.embeds(flow, "|".join(texts))
+    return host.embeds(flow, "&".join(texts))
+
+
+def fitted(host: Host, flow: Workflow, positive=POSITIVE, negative=NEGATIVE, load=None, **inputs):
+    given = {
+        "site": "attention", "method": "mean_difference", "block_activations": "all", "steps": 2, "seeds": 1, "seed": 0,
+        **SMALL, **inputs,
+    }  # fmt: skip
+    return flow.add(
+        "WanVideoControlVector",
+        model=(load or host.load)(flow),
+        positive_embeds=prompts(host, flow, positive),
+        negative_embeds=prompts(host, flow, negative),
+        **given,
+    )
+
+
+def told(host: Host, make) -> dict:
+    flow = Workflow()
+    node = flow.add("TestVectors", **make(flow))
+    return json.loads(host.server.run(flow).checked().output(node[0], "text")[0])
+
+
+def steering(vector, operation="add", strength=1.0, blocks="all", **inputs):
+    """For `after`-like use: an edit of the sampler's model."""
+
+    def apply(flow: Workflow, model):
+        made = vector(flow, model)
+        embeds = inputs.pop("text_embeds", None)
+        return output(
+            flow.add(
+                "WanVideoControlVectorApply",
+                model=model,
+                text_embeds=embeds(flow) if embeds else apply.embeds(flow),
+                control_vector=made,
+                operation=operation,
+                strength=strength,
+                block_activations=blocks,
+                **inputs,
+            ),
+            0,
+        )
+
+    return apply
+
+
+def digest(host: Host, vector, *args, **inputs) -> str:
+    apply = steering(vector, *args, **inputs)
+    apply.embeds = lambda flow: host.embeds(flow, FOX)
+    return host.digest(FOX, after=apply)
+
+
+def made_at(site: str, seed: int = 0, width: int = 0):
+    return lambda flow, model: flow.add("TestMakeVector", model=model, site=site, seed=seed, width=width)
+
+
+@pytest.mark.parametrize("site", ["attention", "hidden_states", "context"])
+def test_swapped_pairs_give_the_exact_negative_and_the_model_is_left_as_it_was(host: Host, site):
+    before = host.reference(FOX, name="before fitting")
+    found = told(
+        host,
+        lambda flow: {
+            "a": fitted(host, flow, site=site, use_cache=False),
+            "b": fitted(host, flow, NEGATIVE, POSITIVE, site=site, use_cache=False),
+        },
+    )
+    assert found["negative"] and found["finite"] and found["cosine"] == pytest.approx(-1, abs=1e-5)
+    if site == "context":
+        assert (found["blocks"], found["width"]) == ([0], 4096)
+    else:
+        assert found["blocks"] == list(range(host.blocks)) and found["block_count"] == host.blocks
+        assert found["levels"] == pytest.approx([5 / 6, 1.0], abs=2e-3)
+        assert found["identity"]
+    assert all(0 <= value <= 1 for value in found["separability"])
+    assert host.digest(FOX) == before
+
+
+def test_a_fitted_vector_steers_and_is_stored_bit_for_bit(host: Host):
+    vector = lambda flow, model: fitted(host, flow)  # noqa: E731
+    assert digest(host, vector, "add", 1.0) != host.reference()
+    assert digest(host, vector, "add", 0.0) == host.reference()
+    name = f"red {host.name} {next(nonces)}"
+    flow = Workflow()
+    flow.add("WanVideoStoreControlVector", control_vector=fitted(host, flow), name=name, tags="", note="a note")
+    host.server.run(flow).checked()
+    found = told(
+        host, lambda flow: {"a": fitted(host, flow), "b": output(flow.add("WanVideoLoadControlVector", name=name), 0)}
+    )
+    assert found["equal"]
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_every_site_takes_every_operation_and_strength_0_is_bit_equal(host: Host, site):
+    seen = {host.reference()}
+    for operation in ("add", "ablate", "set_point", "rotate", "transport"):
+        assert digest(host, made_at(site), operation, 0.0) == host.reference(), operation
+        changed = digest(host, made_at(site), operation, 1.5, one_sided=False)
+        assert changed not in seen, operation
+        seen.add(changed)
+
+
+@pytest.mark.parametrize("site", ["attention", "context", "hidden"])
+def test_an_edit_of_a_branch_that_is_not_run_changes_nothing(host: Host, site):
+    apply = steering(made_at(site), "add", 2.0, branch="uncond")
+    apply.embeds = lambda flow: host.embeds(flow, FOX)
+    assert host.digest(FOX, after=apply, cfg=1.0) == host.digest(FOX, cfg=1.0)
+    other = steering(made_at(site), "add", 2.0, branch="uncond")
+    other.embeds = apply.embeds
+    assert host.digest(FOX, after=other) != host.reference()
+
+
+def test_turning_back_undoes_a_turn(host: Host):
+    def turned(angle, again=None):
+        def turn(flow, model):
+            vectors = [made_at("hidden", seed)(flow, model) for seed in (0, 1)]
+            for phi in (angle, again):
+                if phi is not None:
+                    model = output(
+                        flow.add(
+                            "WanVideoControlVectorTurn",
+                            model=model,
+                            text_embeds=host.embeds(flow, FOX),
+                            from_vector=vectors[0],
+                            to_vector=vectors[1],
+                            angle=phi,
+                            block_activations="1-2",
+                        ),
+                        0,
+                    )
+            return model
+
+        return turn
+
+    assert host.digest(FOX, after=turned(40.0)) != host.reference()
+    assert host.digest(FOX, after=turned(0.0)) not in (host.reference(), host.digest(FOX, after=turned(40.0)))
+
+
+def test_arithmetic_and_hidden_states_as_vectors(host: Host):
+    def minus(flow):
+        model = host.load(flow)
+        a, b = made_at("hidden", 0)(flow, model), made_at("hidden", 1)(flow, model)
+        added = flow.add("WanVideoControlVectorArithmetic", base_vector=a, operation="add", operand_1=b)
+        back = flow.add("WanVideoControlVectorArithmetic", base_vector=added, operation="subtract", operand_1=b)
+        return {"a": a, "b": back}
+
+    assert told(host, minus)["cosine"] == pytest.approx(1, abs=1e-4)
+
+    def captured(flow, model):
+        sides = [host.capture(flow, model, text, 2) for text in (MOON, SHARP)]
+        return flow.add(
+            "WanVideoControlVectorArithmetic", base_vector=sides[0], operation="subtract", operand_1=sides[1]
+        )
+
+    assert digest(host, captured, "add", 0.5) != host.reference()
+
+
+def test_calibration_reports_levels_and_draws_them(host: Host):
+    flow = Workflow()
+    model = host.load(flow)
+    node = flow.add(
+        "WanVideoCalibrateStrength",
+        model=model,
+        text_embeds=host.embeds(flow, FOX),
+        control_vector=made_at("hidden")(flow, model),
+        operation="add",
+        block_activations="1-2",
+        levels=3,
+        limit=0.2,
+        steps=2,
+        seeds=1,
+        **SMALL,
+    )
+    shown = [flow.add("TestShow", value=output(node, number))[0] for number in (0, 2)]
+    result = host.server.run(flow).checked()
+    strengths = [float(x) for x in result.output(shown[0], "text")[0].split(",")]
+    report = result.output(shown[1], "text")[0]
+    assert len(strengths) == 3 and all(np.diff([0, *strengths]) > 0)
+    assert "evaluations" in report and "effect 0.2" in report
+
+
+def test_what_does_not_fit_is_refused_with_both_named(host: Host):
+    for make, words in (
+        (lambda flow: fitted(host, flow, POSITIVE[:2]), "2 positive prompts and 4 negative"),
+        (lambda flow: fitted(host, flow, POSITIVE, POSITIVE), "do not differ"),
+    ):
+        flow = Workflow()
+        flow.add("TestShow", value=output(make(flow), 1))
+        with pytest.raises(RunFailedError, match=words):
+            host.server.run(flow).checked()
+    with pytest.raises(RunFailedError, match="48 wide"):
+        digest(host, made_at("hidden", width=48))
+
+
+def test_a_block_map_measures_a_control_vector(host: Host):
+    flow = Workflow()
+    model = host.load(flow)
+    node = flow.add(
+        "WanVideoBlockMap",
+        model=model,
+        text_embeds=host.embeds(flow, FOX),
+        injection_embeds=host.embeds(flow, FOX),
+        injection_strength=1.0,
+        block_activations="1-2",
+        noise_levels="0.6",
+        seeds=1,
+        seed=next(nonces),
+        control_vector=made_at("attention")(flow, model),
+        **SMALL,
+    )
+    shown = flow.add("TestShow", value=output(node, 1))
+    report = host.server.run(flow).checked().output(shown[0], "text")[0]
+    assert "2 of" in report and "random direction" in report
