@@ -1,8 +1,8 @@
 """What an edit works with: a prompt, the stream of a prompt, a captured difference, or a direction.
 
 A source says at which sites it has a value, and what kind of value: a `state`, which can stand in for the one that is
-there, a `difference`, which can be added to it, or a `concept`, along which it can be steered (concepts.py). The table that
-follows from it is `edit.check_combination`.
+there, a `difference`, which can be added to it, or a `concept`, along which it can be steered (concepts.py). The
+table that follows from it is `edit.check_combination`.
 """
 
 from __future__ import annotations

@@ -81,9 +81,9 @@ def main() -> None:
     width, height = strips[0][1].size
     out = Image.new("RGB", (width + 2 * MARGIN, len(strips) * (HEAD + height) + len(bars) * 236 + MARGIN), PAPER)
     draw, y = ImageDraw.Draw(out), 0
-    for heading, frames in strips:
+    for heading, clip in strips:
         draw.text((MARGIN, y + 14), heading, INK, font(14))
-        out.paste(frames, (MARGIN, y + HEAD))
+        out.paste(clip, (MARGIN, y + HEAD))
         y += HEAD + height
     for plot in bars:
         out.paste(plot, (MARGIN, y + 16))
