@@ -59,6 +59,7 @@ class ModelCall:
         """Let an edit act in what `output` runs; every tensor that it holds is released at the end."""
         run = self.new_run(EditStack())
         (active,) = run.extend(EditStack((edit,)))
+        active.checked = True  # the message here speaks of measuring
         try:
             with run:
                 run.begin(
