@@ -14,7 +14,7 @@ State = dict[str, torch.Tensor]
 
 WRAPPER_DIM = 96  # 12 heads; the wrapper reads any small size as the 30-block model
 NATIVE_DIM = 128  # one head
-WRAPPER_BLOCKS, NATIVE_BLOCKS = 30, 40
+WRAPPER_BLOCKS, NATIVE_BLOCKS = 30, 12
 RAW_WIDTH = 4096
 CLIP_WIDTH = 1280
 VAE_WIDTH = 24  # a quarter of the real one: the wrapper's "lightVAE"
