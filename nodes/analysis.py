@@ -7,8 +7,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..embeddings import TextEmbeds, read_truncated
+from ..embeddings.analysis import statistics
 from ..embeddings.report import pca_report, shape_report, statistics_report
 from .recording import record_analysis, recorded_analysis
+from .shown import told_tables
 from .sockets import CATEGORY, embeds_template, errors_named
 
 REPORTS = {"statistics": statistics_report, "shape": shape_report, "pca_preview": pca_report}
@@ -57,7 +59,23 @@ class WanVideoEmbeddingAnalyzer(io.ComfyNode):
                 text = _report(embeds, analysis_type)
                 if store_in_db:
                     record_analysis(text_embeds, kept_as, text, embeds.prompt)
-            return io.NodeOutput(text, text_embeds, ui={"text": (text,)})
+            told = told_tables(*_tables(embeds, analysis_type))
+            return io.NodeOutput(text, text_embeds, ui={"text": (text,), **told})
+
+
+def _tables(embeds: TextEmbeds, analysis_type: str) -> list[dict[str, Any]]:
+    """A table a prompt for the node; none where the report has no statistics."""
+    if analysis_type not in ("statistics", "all"):
+        return []
+    found = []
+    for number, prompt in enumerate(embeds.prompts, 1):
+        s = statistics(prompt)
+        values = ["values", s.mean, s.std, s.minimum, s.maximum]
+        norms = ["token norms", s.token_norm_mean, s.token_norm_std, s.token_norm_min, s.token_norm_max]
+        tokens, width = prompt.shape
+        caption = f"Prompt {number}: {tokens} tokens x {width}, {100 * s.near_zero:.1f}% near zero"
+        found.append({"caption": caption, "columns": ["", "mean", "std", "min", "max"], "rows": [values, norms]})
+    return found
 
 
 def _report(embeds: TextEmbeds, analysis_type: str) -> str:

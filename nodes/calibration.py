@@ -130,7 +130,8 @@ class WanVideoCalibrateStrength(io.ComfyNode):
                 image_embeds=image_embeds,
                 progress=progress(),
             )
-        return io.NodeOutput(str(found), as_comfy_image(found.plot()), found.report())
+        report = found.report()
+        return io.NodeOutput(str(found), as_comfy_image(found.plot()), report, ui={"text": (report,)})
 
 
 NODES = [WanVideoCalibrateStrength]

@@ -153,7 +153,8 @@ class WanVideoControlVector(io.ComfyNode):
                 )
                 if use_cache and key:
                     CACHE.put(key, found)
-        return io.NodeOutput(found, info_of(found), as_comfy_image(picture_of(found)))
+        info = info_of(found)
+        return io.NodeOutput(found, info, as_comfy_image(picture_of(found)), ui={"text": (info,)})
 
 
 def info_of(vector: ControlVector) -> str:

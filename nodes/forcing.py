@@ -91,7 +91,8 @@ class WanVideoProjectionBooster(io.ComfyNode):
                 f"{count} so far" + ("" if count else "; an editor has to follow"),
                 *_before_and_after(main, injection, boost, host.projection_weights(model)),
             ]
-            return io.NodeOutput(host.with_stack(model, stack), with_description(text_embeds, stack), "\n".join(lines))
+            edited, report = host.with_stack(model, stack), "\n".join(lines)
+            return io.NodeOutput(edited, with_description(text_embeds, stack), report, ui={"text": (report,)})
 
 
 def _read_pair(model: Any, text_embeds: Any, injection_embeds: Any) -> tuple[TextEmbeds, TextEmbeds]:

@@ -157,7 +157,8 @@ class WanVideoLatentEncoder(io.ComfyNode):
             settings |= {"blocks": capture_after_blocks, "all_blocks": all_blocks}
             cached = CachedCapture(host, model, text_embeds, prompt, settings, latent, image_embeds)
             if use_cache and (found := cached.find()) is not None:
-                return io.NodeOutput(found, capture_report(found, "from the cache"))
+                report = capture_report(found, "from the cache")
+                return io.NodeOutput(found, report, ui={"text": (report,)})
             started = time.perf_counter()
             states = host.capture(
                 model,
@@ -177,7 +178,8 @@ class WanVideoLatentEncoder(io.ComfyNode):
             source = f"captured in {time.perf_counter() - started:.1f} s"
             if use_cache:
                 source += cached.keep(states)
-        return io.NodeOutput(states, capture_report(states, source))
+        report = capture_report(states, source)
+        return io.NodeOutput(states, report, ui={"text": (report,)})
 
 
 def progress(blocks: int) -> Callable[[int], None]:

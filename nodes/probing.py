@@ -6,6 +6,7 @@ import json
 import time
 from typing import Any
 
+import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
@@ -40,6 +41,7 @@ from .probing_inputs import (
     use_cache_input,
 )
 from .recording import recorded
+from .shown import model_told
 from .sockets import (
     CATEGORY,
     BlockStrengthsType,
@@ -174,7 +176,8 @@ class WanVideoBlockMap(io.ComfyNode):
                 how = f"measured in {time.perf_counter() - started:.1f} s"
                 if use_cache and key:
                     CACHE.put(key, found)
-        return io.NodeOutput(found, f"{found.report()}\n\n{how}")
+        shown = {"label": _label(found), "strengths": _mean_shares(found), "quantity": "Share"}
+        return io.NodeOutput(found, f"{found.report()}\n\n{how}", ui=model_told(model, shown=[shown]))
 
 
 class WanVideoBlockMapViewer(io.ComfyNode):
@@ -216,6 +219,17 @@ class WanVideoBlockMapViewer(io.ComfyNode):
             image = as_comfy_image(found.plot(quantity))
         shown = {"text": (report,), "block_map": (json.dumps(page_form(found, quantity)),)}
         return io.NodeOutput(image, report, strengths, ui={**ui.PreviewImage(image, cls=cls).as_dict(), **shown})
+
+
+def _label(found: BlockMap) -> str:
+    seeds, levels = len(found.seeds), len(found.noise_levels)
+    return f"Share of the change, mean of {levels} noise level{'s' * (levels > 1)} and {seeds} seed{'s' * (seeds > 1)}"
+
+
+def _mean_shares(found: BlockMap) -> list[float]:
+    """Mean over noise levels, 0 for blocks that were not measured."""
+    measured = np.nan_to_num(found.share.mean(axis=0))
+    return [round(float(share), 5) for share in measured]
 
 
 def page_form(found: BlockMap, quantity: str) -> dict[str, Any]:

@@ -114,7 +114,8 @@ class WanVideoTokenReading(io.ComfyNode):
                 )
                 if use_cache and key:
                     CACHE.put(key, found)
-        return io.NodeOutput(heat_frames(found), found.report())
+        report = found.report()
+        return io.NodeOutput(heat_frames(found), report, ui={"text": (report,)})
 
 
 def heat_frames(found: TokenReading) -> torch.Tensor:

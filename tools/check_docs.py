@@ -66,6 +66,7 @@ OUTSIDE = (
 
 _FILE = re.compile(r"^[\w.@-]+(/[\w.@<>*{}-]*)+$|^[\w-]+\.(md|toml|txt|py|json)$")
 _NODE_NAME = re.compile(r"WanVideo(?: (?:[A-Z][\w-]*))+")
+_TEMPLATE = re.compile(r"\d\d [A-Z]")
 _WORD = re.compile(r"[a-z]+[0-9]*(?:_[a-z0-9]+)+")
 
 
@@ -125,7 +126,7 @@ def known_words(nodes: Mapping[str, Any], root: Path) -> set[str]:
 
 def _words(line: str, known: set[str]) -> Iterator[str]:
     for code in re.findall(r"`([^`]+)`", line):
-        if re.fullmatch(_WORD, code) and code not in known:
+        if (re.fullmatch(_WORD, code) or _TEMPLATE.match(code)) and code not in known:
             yield f"nothing is called {code}"
 
 
@@ -140,6 +141,8 @@ def _page(schema: Any, path: Path, root: Path) -> Iterator[str]:
     yield from (f"{where}: no input {name}" for name in sorted(named - inputs))
     if not re.search(r"^(## Example|Example:)", text, re.MULTILINE):
         yield f"{where}: no example"
+    if not re.search(r"^See also: \[", text, re.MULTILINE):
+        yield f"{where}: no line 'See also: ' with links to related nodes"
     for output in schema.outputs:
         if not re.search(rf"\b{re.escape(output.id)}\b", text):
             yield f"{where}: the output {output.id} is not named"

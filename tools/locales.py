@@ -1,20 +1,26 @@
-"""Write locales/en/nodeDefs.json from the node schemas, and name what other languages lack or have too much.
+"""Write locales/en/nodeDefs.json from the node schemas, name what other languages lack or have too much, and write the
+help pages of other languages, web/docs/<NodeId>/<language>.md, from their texts.
 
     PYTHONPATH=<ComfyUI> .venv/bin/python tools/locales.py
 
-ComfyUI serves the files at /i18n; the front end shows their names, descriptions and tooltips. Input names stay the
-ids that workflow files and the documents use, in every language.
+ComfyUI serves the files at /i18n; the front end shows their names, descriptions and tooltips. English names of inputs
+and outputs are the ids that workflow files and the documents use.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 LOCALES = Path(__file__).resolve().parents[1] / "locales"
+
+DOCS = LOCALES.parent / "web" / "docs"
+LABELS = {"zh": {"input": "输入", "meaning": "含义", "outputs": "输出", "more": "完整说明（英文）"}}
+_ROW = re.compile(r"block_\d+(_strength)?$")  # one of forty inputs that the page has in one line
 
 Definitions = dict[str, dict[str, Any]]
 
@@ -31,8 +37,11 @@ def _definition(schema: Any) -> dict[str, Any]:
     return {
         "display_name": schema.display_name,
         "description": schema.description,
-        "inputs": {i.id: {"tooltip": i.tooltip} for i in schema.inputs},
-        "outputs": {str(n): {"tooltip": o.tooltip} for n, o in enumerate(schema.outputs) if o.tooltip},
+        "inputs": {i.id: {"name": i.id, "tooltip": i.tooltip} for i in schema.inputs},
+        "outputs": {
+            str(n): {"name": o.id, **({"tooltip": o.tooltip} if o.tooltip else {})}
+            for n, o in enumerate(schema.outputs)
+        },
     }
 
 
@@ -52,6 +61,34 @@ def keys(value: Any, path: str = "") -> set[str]:
     return set().union(*(keys(v, f"{path}/{k}" if path else k) for k, v in value.items())) if value else set()
 
 
+def help_page(language: str, node: str, english: dict[str, Any], translated: dict[str, Any]) -> str:
+    """A node's help in another language: what it does, its inputs and outputs, and the way to the page in English."""
+    label = LABELS[language]
+    rows = []
+    for name, texts in translated["inputs"].items():
+        shown, ids = texts["name"], f"`{name}`"
+        if row := _ROW.match(name):
+            if not name.startswith("block_0"):
+                continue
+            last = "block_39" + (row[1] or "")
+            shown, ids = f"{shown} .. {translated['inputs'][last]['name']}", f"{ids} .. `{last}`"
+        rows.append(f"| {shown} {ids} | {texts['tooltip']} |")
+    names = [f"{texts['name']} `{english['outputs'][n]['name']}`" for n, texts in translated["outputs"].items()]
+    table = ["", f"| {label['input']} | {label['meaning']} |", "|---|---|", *rows] if rows else []
+    outputs = ["", f"{label['outputs']}：{'，'.join(names)}"] if names else []
+    more = f"{label['more']}：[{node}](../{node}.md)"
+    return "\n".join([f"# {translated['display_name']}", "", translated["description"], *table, *outputs, "", more, ""])
+
+
+def help_pages(english: Definitions) -> dict[Path, str]:
+    """Help pages in other languages, by path."""
+    pages = {}
+    for language in LABELS:
+        for node, texts in read(language).items():
+            pages[DOCS / node / f"{language}.md"] = help_page(language, node, english[node], texts)
+    return pages
+
+
 def main() -> int:
     english = schema_definitions()
     folder = LOCALES / "en"
@@ -66,6 +103,10 @@ def main() -> int:
         for key in sorted(there - here):
             sys.stdout.write(f"{language}: stale {key}\n")
         wrong += len(here ^ there)
+    if not wrong:
+        for path, page in help_pages(english).items():
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(page, encoding="utf-8")
     return 1 if wrong else 0
 
 

@@ -86,20 +86,20 @@ def examples(pipe: Any) -> dict[str, tuple[Row, Row]]:
     )
     difference = '... + ("a blue star growing at night" - "a red star growing at night")'
     return {
-        "tiny_model_native": (PLAIN, second(SECOND, "mid_blocks")),
-        "first_injection_native": first,
-        "first_injection_wrapper": first,
-        "store_and_reuse_wrapper": first,
-        "presets_and_strengths_wrapper": (PLAIN, injected(curve, encode(SAME_MOTION), blocks=CURVE)),
-        "hidden_state_mixing_wrapper": (
+        "01 Tiny model (native)": (PLAIN, second(SECOND, "mid_blocks")),
+        "03 Inject a second prompt (native)": first,
+        "02 Inject a second prompt (wrapper)": first,
+        "10 Store and reuse prompts (wrapper)": first,
+        "04 Presets and strengths (wrapper)": (PLAIN, injected(curve, encode(SAME_MOTION), blocks=CURVE)),
+        "05 Mix hidden states (wrapper)": (
             PLAIN,
             injected(hidden, encode(SECOND), blocks="4-9", strength=0.5, site="hidden"),
         ),
-        "control_vector_native": vectors,
-        "control_vector_wrapper": vectors,
-        "debug_an_injection_wrapper": (second(SECOND, "9", 0.2), second(SECOND, "mid_blocks")),
-        "amplifier_and_booster_wrapper": (injected(towards, near(), blocks="mid_blocks"), further),
-        "concept_vector_wrapper": (
+        "08 Control vector (native)": vectors,
+        "07 Control vector (wrapper)": vectors,
+        "11 Debug an injection (wrapper)": (second(SECOND, "9", 0.2), second(SECOND, "mid_blocks")),
+        "09 Amplify a close prompt (wrapper)": (injected(towards, near(), blocks="mid_blocks"), further),
+        "06 Add and subtract prompts (wrapper)": (
             (f'"{ON_SEA}"', encode(ON_SEA), None),
             (difference, encode(ON_SEA) + concept(), None),
         ),

@@ -7,12 +7,14 @@ import json
 import pytest
 
 from ..comfyui.server import REPOSITORY
-from ..comfyui.workflows import FOX, Host, edit
-from .editor import GraphPage, node, workflow
+from ..comfyui.tiny_models import VAE
+from ..comfyui.workflows import FOX, MOON, Host, NativeHost, Workflow, edit
+from .editor import EDITOR, GraphPage, node, workflow
 from .test_editor_status import build, host, queue  # noqa: F401  (a fixture)
 from .test_search import names, search
 
 NAME = "Inject a second prompt (Wan)"
+COMPARE = "Compare plain and edited (Wan, native)"
 
 PLACE = """async name => {
     const all = await (await fetch('/api/global_subgraphs')).json();
@@ -38,6 +40,14 @@ REPLACE = """([editor, blueprint]) => {
         }
     app.graph.remove(old);
 }"""
+
+WIRE = """([placed, sources]) => { const node = app.graph.getNodeById(placed);
+    for (const [name, [id, slot]] of Object.entries(sources))
+        app.graph.getNodeById(Number(id)).connect(slot, node, node.inputs.findIndex(i => i.name === name));
+    const preview = LiteGraph.createNode('PreviewAny');
+    app.graph.add(preview);
+    node.connect(1, preview, 0);
+    return String(preview.id); }"""
 
 SET = """([id, values]) => { const n = app.graph.getNodeById(id);
     for (const [name, v] of Object.entries(values)) {
@@ -85,6 +95,29 @@ def test_it_makes_the_edit_that_the_nodes_make(page: GraphPage, host: Host):  # 
         )
         == host.blocks
     )
+
+
+def test_the_comparison_samples_both_from_one_seed(page: GraphPage):
+    """Without an edit both clips are one; with it they differ."""
+    flow, native = Workflow(), NativeHost(page.server)
+    model, main, other = native.load(flow), native.embeds(flow, FOX), native.embeds(flow, MOON)
+    given = {"injection_strength": 1.0, "block_activations": "all"}
+    editor = flow.add(EDITOR, model=model, text_embeds=main, injection_embeds=other, **given)
+    latents = flow.add("EmptyHunyuanLatentVideo", width=64, height=64, length=5, batch_size=1)
+    same = {"model": model, "positive": main, "negative": other, "latent_image": latents}
+    same["vae"] = flow.add("VAELoader", vae_name=VAE)
+    page.load(flow)
+    reports = []
+    for edited in ([model, main], [editor, [editor[0], 1]]):
+        placed = page.js(PLACE, COMPARE)
+        page.js(SET, [placed, {"steps": 2, "seed": 7}])
+        sources = {**same, "edited_model": edited[0], "edited_positive": edited[1]}
+        reports.append(page.js(WIRE, [placed, sources]))
+    page.settle()
+    result = queue(page)
+    plain, changed = (result.output(node_id, "text")[0].splitlines()[1:] for node_id in reports)
+    assert len(plain) == 3 and all("relative L2 0.000, SSIM 1.000" in line for line in plain)
+    assert not any("relative L2 0.000" in line for line in changed)
 
 
 @pytest.mark.parametrize("query", ["second prompt (wan)", "inject a second prompt"])

@@ -11,6 +11,7 @@ from .editor import ACTIVATIONS, EDITOR, STRENGTHS, GraphPage, node, workflow
 ADD, DIFFERENCE, BETWEEN = "WanVideoVectorArithmetic", "WanVideoVectorDifference", "WanVideoVectorInterpolation"
 STORE, LOAD, FIND = "WanVideoStoreEmbedding", "WanVideoLoadEmbedding", "WanVideoSearchEmbeddings"
 TESTER, VIEWER, ANALYZER = "WanVideoInjectionTester", "WanVideoBlockActivationViewer", "WanVideoEmbeddingAnalyzer"
+COMPARISON = "WanVideoComparison"
 CAPTURE, ACTADD, AMPLIFIER = "WanVideoLatentEncoder", "WanVideoLatentInjector", "WanVideoEmbeddingAmplifier"
 
 QUERIES = {
@@ -30,7 +31,9 @@ QUERIES = {
     "capture hidden state": CAPTURE, "record activations": CAPTURE, "activation addition": ACTADD,
     "add hidden state": ACTADD, "save embeds": STORE, "save prompt": STORE, "cache prompt": STORE, "load embeds": LOAD,
     "reuse prompt": LOAD, "without text encoder": LOAD, "find prompt": FIND, "similar prompts": FIND,
-    "clean up store": "WanVideoEmbeddingDatabase", "export prompts": "WanVideoExportEmbeddings",
+    "before after": COMPARISON,
+    "compare videos": COMPARISON, "clean up store": "WanVideoEmbeddingDatabase",
+    "export prompts": "WanVideoExportEmbeddings",
 }  # fmt: skip
 
 FIRST = """() => { const all = [...document.querySelectorAll('.p-autocomplete-option, [data-testid=result-item]')]

@@ -1,6 +1,6 @@
 """Every example workflow: its nodes exist, it passes the server's validation, and it runs on tiny models.
 
-`tiny_model_native` runs in test_tiny_wan.py, on the model that it is for.
+`01 Tiny model (native)` runs in test_tiny_wan.py, on the model that it is for.
 """
 
 from __future__ import annotations
@@ -65,20 +65,20 @@ def outputs(flow: Workflow, kind: str) -> list[str]:
     return [number for number, node in flow.items() if node["class_type"] == kind]
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if p.stem != "tiny_model_native"], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [p for p in FILES if p.stem != "01 Tiny model (native)"], ids=lambda path: path.stem)
 def test_example_runs(server: ComfyServer, definitions, path: Path):
     graph = graph_files.read(path)
     flow = small(graph_files.api_workflow(graph, definitions))
     result = server.run(flow).checked()
-    for number in outputs(flow, "PreviewAny"):
-        assert result.output(number, "text")[0].strip(), f"{path.stem}: preview {number} is empty"
+    for number, shown in result.outputs.items():
+        assert all(text.strip() for text in shown.get("text", ())), f"{path.stem}: the report of {number} is empty"
     for number in outputs(flow, "SaveVideo"):
         assert result.output(number, "images"), "no video was written"
-    assert outputs(flow, "SaveVideo") or path.stem == "store_and_reuse_wrapper"
+    assert outputs(flow, "SaveVideo") or path.stem == "10 Store and reuse prompts (wrapper)"
 
 
 def test_hidden_state_example_runs_with_its_bypassed_nodes(server: ComfyServer, definitions):
-    graph = graph_files.read(REPOSITORY / "example_workflows" / "hidden_state_mixing_wrapper.json")
+    graph = graph_files.read(REPOSITORY / "example_workflows" / "05 Mix hidden states (wrapper).json")
     bypassed = [node for node in graph["nodes"] if node["mode"] == graph_files.BYPASSED]
     assert {"WanVideoLatentEncoder", "WanVideoLatentInjector"} <= {node["type"] for node in bypassed}
     for node in bypassed:
@@ -100,7 +100,7 @@ def test_example_has_todays_sockets_and_a_note(definitions, path: Path):
 
 
 def test_stored_prompts_give_the_same_video_as_fresh_ones(server: ComfyServer, definitions):
-    graph = graph_files.read(REPOSITORY / "example_workflows" / "store_and_reuse_wrapper.json")
+    graph = graph_files.read(REPOSITORY / "example_workflows" / "10 Store and reuse prompts (wrapper).json")
     storing = small(graph_files.api_workflow(graph, definitions))
     server.run(storing).checked()
 

@@ -157,18 +157,21 @@ def test_what_an_edit_does_can_be_seen(tiny: ComfyServer, second, blocks, seen):
 
 
 def test_the_example_does_what_its_note_says(tiny: ComfyServer):
-    graph = graph_files.read(REPOSITORY / "example_workflows" / "tiny_model_native.json")
+    graph = graph_files.read(REPOSITORY / "example_workflows" / "01 Tiny model (native).json")
     importing = graph_files.api_workflow(graph, tiny.call("/object_info"))
-    assert {node["class_type"] for node in importing.values()} == {"WanVideoImportEmbeddings", "PreviewAny"}
+    assert {node["class_type"] for node in importing.values()} == {"WanVideoImportEmbeddings"}
     tiny.run(importing).checked()
     for node in graph["nodes"]:
         if node["type"] not in graph_files.FRONT_END_ONLY:
             node["mode"] = graph_files.ALWAYS if node["mode"] == graph_files.MUTED else graph_files.MUTED
     flow = graph_files.api_workflow(graph, tiny.call("/object_info"))
     (video,) = (number for number, node in flow.items() if node["class_type"] == "SaveAnimatedWEBP")
-    (shown,) = (number for number, node in flow.items() if node["class_type"] == "VAEDecode")
-    save = str(1 + max(map(int, flow)))
-    flow[save] = {"class_type": "SaveImage", "inputs": {"images": [shown, 0], "filename_prefix": "tiny_example"}}
+    shown = {n.get("title"): str(n["id"]) for n in graph["nodes"] if n["type"] == "VAEDecode"}
+    seen = {}
+    for title, source in shown.items():
+        save = seen[title] = str(1 + max(map(int, flow)))
+        flow[save] = {"class_type": "SaveImage", "inputs": {"images": [source, 0], "filename_prefix": title}}
     result = tiny.run(flow).checked()
     assert result.output(video, "images")
-    assert caption(read(written(tiny, result.output(save, "images")))) == "a blue square moving right at night"
+    found = {title: caption(read(written(tiny, result.output(save, "images")))) for title, save in seen.items()}
+    assert found == {"Decode plain": FIRST, "Decode edited": "a blue square moving right at night"}

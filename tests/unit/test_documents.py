@@ -41,7 +41,12 @@ def test_readme_is_short():
         ("README.md", "WAN_ACTIVATION_DEBUG", "WAN_ACTIVATION_LOG", "no environment variable WAN_ACTIVATION_LOG"),
         ("README.md", "[Injection Tester]", "[Injection Prober]", "[Injection Prober] leads to"),
         ("README.md", "`injection_strength`", "`injection_power`", "nothing is called injection_power"),
-        ("README.md", "`store_and_reuse_wrapper`", "`store_reuse_wrapper`", "nothing is called store_reuse_wrapper"),
+        (
+            "README.md",
+            "`10 Store and reuse prompts (wrapper)`",
+            "`10 Store (wrapper)`",
+            "nothing is called 10 Store (wrapper)",
+        ),
         (
             "README.md",
             "Put **WanVideo Activation Editor**",
@@ -49,6 +54,7 @@ def test_readme_is_short():
             "no node WanVideo Block M",
         ),
         ("web/docs/WanVideoVectorInterpolation.md", "## Example", "## Sample", "no example"),
+        ("web/docs/WanVideoVectorInterpolation.md", "See also: ", "Look at ", "no line 'See also: '"),
         ("README.md", "Put **WanVideo Activation Editor**", "Put **WanVideo Prompt Mixer**", "no node WanVideo Prompt"),
     ],
 )

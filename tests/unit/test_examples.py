@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,18 @@ SOCKETS = ("MODEL", "LATENT", "CONDITIONING", "WANVIDEO", "BLOCK_STRENGTHS", "LA
 KINDS = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool, "COMBO": str}
 
 
-def test_the_examples_are_there():
-    names = {path.stem for path in FOLDER.glob("*.json")}
-    assert names >= {
-        "first_injection_wrapper", "first_injection_native", "presets_and_strengths_wrapper", "concept_vector_wrapper",
-        "amplifier_and_booster_wrapper", "hidden_state_mixing_wrapper", "store_and_reuse_wrapper",
-        "debug_an_injection_wrapper",
-    }  # fmt: skip
+def test_names_are_numbered_titles():
+    """The browser of templates shows a file's name as it is, and sorts by it."""
+    names = sorted(path.stem for path in FOLDER.glob("*.json"))
+    assert len(names) >= 11
+    for number, name in enumerate(names, 1):
+        assert re.fullmatch(rf"{number:02} [A-Z].{{8,40}} \((wrapper|native)\)", name), name
+
+
+def test_reports_need_no_other_node():
+    for path in FOLDER.glob("*.json"):
+        kinds = {node["type"] for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]}
+        assert "PreviewAny" not in kinds, path.stem
 
 
 @pytest.fixture(scope="module")

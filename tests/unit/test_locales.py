@@ -46,3 +46,14 @@ def test_other_languages_are_translated(english):
             assert all(texts["tooltip"] for texts in definition["inputs"].values()), (language, node)
             same = [n for n, t in definition["inputs"].items() if t == ours["inputs"][n]]
             assert not same, (language, node, same)
+            named = {**definition["inputs"], **definition["outputs"]}
+            for key, texts in {**ours["inputs"], **ours["outputs"]}.items():
+                assert named[key]["name"] and named[key]["name"] != texts["name"], (language, node, key)
+
+
+def test_help_pages_in_other_languages_are_those_of_their_texts(english):
+    pages = locales.help_pages(english)
+    assert {path.stem for path in pages} == set(locales.languages()) - {"en"}
+    assert {path.parent.name for path in pages} == set(english)
+    written = {path: path.read_text(encoding="utf-8") for path in locales.DOCS.glob("*/*.md")}
+    assert written == pages, "run tools/locales.py"

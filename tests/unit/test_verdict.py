@@ -12,7 +12,7 @@ from wanvideo_activation_editor.patching.strengths import Uniform
 from wanvideo_activation_editor.patching.verdict import verdict
 
 FAR = 1.2
-EXAMPLE = Path(__file__).resolve().parents[2] / "example_workflows" / "debug_an_injection_wrapper.json"
+EXAMPLE = Path(__file__).resolve().parents[2] / "example_workflows" / "11 Debug an injection (wrapper).json"
 
 
 def of(blocks: str, strength: float = 1.0, window: tuple[float, float] = (0.0, 1.0), distance: float = FAR) -> str:

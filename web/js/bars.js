@@ -3,6 +3,7 @@
 import { hundredths, ramp } from "./selection.js";
 import { isShortcut, make, makeSurface, onStroke } from "./surface.js";
 import { coalesced } from "./widgets.js";
+import { say } from "./words.js";
 
 const FINE = 0.01, COARSE = 0.1;
 const CLICK_SLACK = 3; // px that a click may move without becoming a drag
@@ -49,16 +50,16 @@ export function makeBars({ app, count, read, write, commit, save, restore }) {
       if (bar.tabIndex !== tab) bar.tabIndex = tab;
     });
     track.setAttribute("aria-disabled", String(Boolean(locked)));
-    const text = readout(values, isLinked, locked);
+    const text = say(readout(values, isLinked, locked, blocks ?? count));
     if (note.textContent !== text) note.textContent = text;
   });
 
-  function readout(values, isLinked, locked) {
+  function readout(values, isLinked, locked, total) {
     if (locked) return locked;
     if (pointed >= 0) return `block ${pointed}: ${values[pointed].toFixed(2)}` + (isLinked(pointed) ? ", set by its input" : "");
     const active = values.filter(v => v > 0), low = Math.min(...active), high = Math.max(...active);
     if (!active.length) return "no block active";
-    return `${active.length} of ${count} active, ` + (low === high ? high.toFixed(2) : `${low < FINE / 2 ? "below 0.01" : low.toFixed(2)} to ${high.toFixed(2)}`);
+    return `${active.length} of ${total} active, ` + (low === high ? high.toFixed(2) : `${low < FINE / 2 ? "below 0.01" : low.toFixed(2)} to ${high.toFixed(2)}`);
   }
 
   function set(pairs) {

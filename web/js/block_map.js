@@ -2,9 +2,9 @@
 // block, in a Block Activation Builder that is connected to the same editor, or as text on the clipboard.
 
 import { columnTitle, heat, selectionText } from "./heat.js";
-import { builders } from "./registry.js";
 import { make, makeSurface } from "./surface.js";
 import { addElement, chain, markChanged, originOf, setValue, widgetNamed } from "./widgets.js";
+import { say } from "./words.js";
 
 export const VIEWER = "WanVideoBlockMapViewer";
 const BUILDER = "WanVideoBlockActivationBuilder";
@@ -13,10 +13,10 @@ const STRENGTHS = 2; // output
 /** Give a viewer node its map, which stays empty until the node has run. */
 export function addBlockMap(app, node) {
   const root = makeSurface(app);
-  const table = make("div", "", { role: "grid", "aria-label": "Block map" });
+  const table = make("div", "", { role: "grid", "aria-label": say("Block map") });
   Object.assign(table.style, { flex: "1", minHeight: "0", display: "grid", gap: "1px" });
   const line = make("div", "wan-ae-line", { role: "status" });
-  line.textContent = "Run the node to see the map";
+  line.textContent = say("Run the node to see the map");
   root.append(table, line);
   const chosen = new Set();
 
@@ -27,12 +27,12 @@ export function addBlockMap(app, node) {
     const text = selectionText(chosen);
     const builder = connectedBuilder(node);
     if (builder && write(app, builder, chosen)) {
-      line.textContent = `${chosen.size} of ${count} blocks in ${builder.title ?? "the builder"}: ${text || "none"}`;
+      line.textContent = say(`${chosen.size} of ${count} blocks in ${builder.title ?? "the builder"}: ${text || "none"}`);
       markChanged(app);
       return;
     }
     navigator.clipboard?.writeText(text).then(
-      () => { line.textContent = `Copied: ${text}`; },
+      () => { line.textContent = say(`Copied: ${text}`); },
       () => { line.textContent = `block_activations: ${text}`; },
     );
     if (!navigator.clipboard) line.textContent = `block_activations: ${text}`;
@@ -53,7 +53,7 @@ export function addBlockMap(app, node) {
       }
       return cell;
     })));
-    line.textContent = `${map.quantity}, ${blocks} blocks x ${map.values.length} noise levels`;
+    line.textContent = say(`${map.quantity}, ${blocks} blocks x ${map.values.length} noise levels`);
   }
 
   addElement(node, "block_map_view", root, 70, 160);
@@ -74,10 +74,10 @@ function connectedBuilder(node) {
 
 /** Put a choice of blocks into a builder; false when its widgets are not those that are known here. */
 function write(app, builder, chosen) {
-  const preset = widgetNamed(builder, "preset");
-  if (!preset || !widgetNamed(builder, "block_0")) return false;
+  const preset = widgetNamed(builder, "preset"), first = widgetNamed(builder, "block_0");
+  if (!preset || !first) return false;
+  setValue(app, builder, preset, "custom"); // before the rows: custom starts from the preset's blocks
   for (let block = 0, row; (row = widgetNamed(builder, `block_${block}`)); block++) row.value = chosen.has(block);
-  setValue(app, builder, preset, "custom");
-  builders.get(builder)?.refresh();
+  first.callback?.(first.value); // has the builder and its editors draw
   return true;
 }

@@ -11,6 +11,7 @@ import { editors } from "./registry.js";
 import { hundredths, writeSelection } from "./selection.js";
 import { make } from "./surface.js";
 import { chain, coalesced, markChanged, setValue, showWhileLinked, widgetNamed } from "./widgets.js";
+import { say } from "./words.js";
 
 export const EVENT = "wan_activation_editor.status";
 const CELLS = 50; // as many blocks as a grid can show; those that the model does not have are left out or dimmed
@@ -25,7 +26,7 @@ export function editsBlocks(node) {
 /** Give an editing node its grid, line and picture. `onBlocks` is called when the model's block count became known or unknown. */
 export function addBlocks(app, node, onBlocks) {
   const choice = widgetNamed(node, CHOICE);
-  const menu = make("select", "", { "aria-label": "Preset" }, make("option", "", { value: "" }, "custom"),
+  const menu = make("select", "", { "aria-label": say("Preset") }, make("option", "", { value: "" }, say("custom")),
     ...NAMES.map(name => make("option", "", { value: name }, name)));
   const line = make("div", "wan-ae-line", { role: "status", "aria-live": "off" }); // a step is no news to interrupt for
   const picture = makeChart();
@@ -72,9 +73,10 @@ export function addBlocks(app, node, onBlocks) {
     keepMessage = true;
     showWhileLinked(choice, plan.isLinked ? plan.selection ?? "" : choice.value);
     keepMessage = false;
-    const { text, isWarning = false, title = text } = message ? textOf(message) : plan;
+    const { text: english, isWarning = false, title } = message ? textOf(message) : plan;
+    const text = say(english);
     if (line.textContent !== text) line.textContent = text;
-    line.title = title;
+    line.title = title ? say(title) : text;
     line.classList.toggle("warning", isWarning);
     const measured = message?.step > 0 && message.change != null ? message.changes?.map(c => c ?? 0) : null;
     if (measured) picture.draw(measured, "Change");

@@ -11,11 +11,12 @@ import { builders, editors, knownBlockCount } from "./registry.js";
 import { addRowSocket, completeSockets } from "./rows.js";
 import { hundredths, range } from "./selection.js";
 import { chain, coalesced, hide, linkedInputs, markChanged, setValue, targetsOf, widgetNamed } from "./widgets.js";
+import { say } from "./words.js";
 
 const CUSTOM = "custom";
 const BLOCKS = range(0, BLOCK_COUNT - 1);
 const ROWS_HEIGHT = BLOCK_COUNT * 20; // px; forty visible widgets take at least this
-const COUNT_IN_TITLE = /\s*\(\d+ active\)$/;
+const COUNT_IN_TITLE = /\s*(\(\d+ active\)|（已启用 \d+ 块）)$/;
 
 export const BUILDERS = {
   WanVideoBlockActivationBuilder: activationBuilder,
@@ -31,7 +32,7 @@ function activationBuilder(app, node) {
     toRow: Boolean,
     makeView: makeGrid,
     height: [106, 190],
-    title: (values, own) => `${own} (${values.filter(Boolean).length} active)`,
+    title: (values, own) => `${own}${say(` (${values.filter(Boolean).length} active)`)}`,
     output: (name, values) => ({ selection: () => (name() === CUSTOM ? values()?.map(on => (on ? "1" : "0")).join("") : values() && name()) }),
   });
 }

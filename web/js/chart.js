@@ -1,6 +1,7 @@
 // Bars of a value per block, with an axis, block numbers, and the value under the pointer.
 
 import { make } from "./surface.js";
+import { say } from "./words.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -19,7 +20,7 @@ export function makeChart() {
   let shown = [], what = "";
   svg.addEventListener("pointermove", e => {
     const box = svg.getBoundingClientRect(), i = Math.floor(((e.clientX - box.left) / box.width) * shown.length);
-    element.title = shown[i] === undefined ? "" : `Block ${i}: ${what.toLowerCase()} ${figure(shown[i])}`;
+    element.title = shown[i] === undefined ? "" : say(`Block ${i}: ${what.toLowerCase()} ${figure(shown[i])}`);
   });
   return {
     element,
@@ -29,7 +30,7 @@ export function makeChart() {
       svg.setAttribute("viewBox", `0 0 ${values.length} 1`);
       svg.setAttribute("aria-label", `${quantity} per block, highest ${figure(Math.max(...values, 0))}`);
       path.setAttribute("d", values.map((v, i) => (v > 0 ? `M${i + 0.08} 1V${1 - Math.max(Math.min(v / top, 1), 0.05)}H${i + 0.92}V1Z` : "")).join(""));
-      const text = `${quantity}, top ${top === 1 ? "1" : figure(top)}`;
+      const text = say(`${quantity}, top ${top === 1 ? "1" : figure(top)}`);
       if (axis.textContent !== text) axis.textContent = text;
       if (numbers.dataset.count === String(values.length)) return;
       numbers.dataset.count = String(values.length);

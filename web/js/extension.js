@@ -18,6 +18,7 @@ import { showReport } from "./report.js";
 import { ROW_WIDGETS, defineRows, dropRowSockets } from "./rows.js";
 import { addAliases, extendOlderSearch } from "./search.js";
 import { chain, nodeByExecutionId, originOf } from "./widgets.js";
+import { speak } from "./words.js";
 
 const CATEGORY = "WanVideo/Activation Editor";
 const MIN_WIDTH = 400; // px; Nodes 2.0 cuts our titles below
@@ -55,6 +56,7 @@ app.registerExtension({
 
   nodeCreated(node) {
     if (!isOurs(node)) return;
+    speak(app.extensionManager?.setting?.get("Comfy.Locale"));
     BUILDERS[node.constructor.nodeData.name]?.(app, node);
     if (editsBlocks(node)) addBlocks(app, node, refreshBuilders);
     if (node.constructor.nodeData.name === VIEWER) addBlockMap(app, node);

@@ -3,6 +3,7 @@
 import { cellsBetween, moved, range, withValue } from "./selection.js";
 import { isShortcut, make, makeSurface, onStroke } from "./surface.js";
 import { coalesced } from "./widgets.js";
+import { say } from "./words.js";
 
 const COLUMNS = 10;
 
@@ -20,14 +21,14 @@ const COLUMNS = 10;
  */
 export function makeGrid({ app, count, menu, read, write, commit, save, restore }) {
   const root = makeSurface(app);
-  const grid = make("div", "wan-ae-grid", { role: "grid", "aria-label": "Active blocks", "aria-multiselectable": "true" });
+  const grid = make("div", "wan-ae-grid", { role: "grid", "aria-label": say("Active blocks"), "aria-multiselectable": "true" });
   const note = make("span", "wan-ae-note");
   const cells = Array.from({ length: count }, (_, i) => make("div", "wan-ae-cell", { role: "gridcell", tabindex: "-1", "data-block": i }, String(i)));
   for (let first = 0; first < count; first += COLUMNS)
     grid.append(make("div", "wan-ae-row", { role: "row" }, ...cells.slice(first, first + COLUMNS)));
   const tools = make("div", "wan-ae-tools", { role: "toolbar", "aria-label": "All blocks" });
   const button = (text, label, change) => {
-    const element = make("button", "", { type: "button", "aria-label": label }, text);
+    const element = make("button", "", { type: "button", "aria-label": say(label) }, say(text));
     element.addEventListener("click", () => edit(change(read().values)));
     element.addEventListener("keydown", e => { if (e.key === " " || e.key === "Enter") e.stopPropagation(); });
     return element;
@@ -58,12 +59,12 @@ export function makeGrid({ app, count, menu, read, write, commit, save, restore 
       cell.classList.toggle("linked", linked);
       cell.classList.toggle("wan-ae-beyond", beyond);
       const title = `Block ${i}` + (linked ? ": set by its input" : beyond ? `: the model has ${blocks} blocks` : strength && `: strength ${strength}`);
-      if (cell.title !== title) { cell.title = title; cell.setAttribute("aria-label", title); }
+      if (cell.dataset.title !== title) { cell.dataset.title = title; cell.title = say(title); cell.setAttribute("aria-label", cell.title); }
       const tab = i === current ? 0 : -1;
       if (cell.tabIndex !== tab) cell.tabIndex = tab;
     });
     grid.setAttribute("aria-disabled", String(Boolean(locked)));
-    const text = locked || (blocks !== null && blocks !== drawn ? `model has ${blocks} blocks` : "");
+    const text = say(locked || (blocks !== null && blocks !== drawn ? `model has ${blocks} blocks` : ""));
     if (note.textContent !== text) note.textContent = note.title = text;
     for (const control of tools.querySelectorAll("button, select"))
       if (control.disabled !== Boolean(locked)) control.disabled = Boolean(locked);

@@ -1,9 +1,11 @@
-// What an executed node reports, on the node itself: tables where the node sends figures, bars of strengths where it shows
-// a model's blocks, else its text. The text output stays as it is.
+// What an executed node reports, on the node itself: tables where the node sends figures, bars of a value per block, else
+// its text, with the tables in it. The text output stays as it is.
 
 import { makeChart } from "./chart.js";
 import { panelOf } from "./panel.js";
 import { make } from "./surface.js";
+import { partsOf } from "./tables.js";
+import { say } from "./words.js";
 
 const SECTION = "report";
 const LINE = 14, ROW = 17, MOST = 200; // px
@@ -16,31 +18,40 @@ function makeTable({ caption, columns, rows }) {
   const head = make("tr", "", {}, ...columns.map(name => make("th", "", { scope: "col" }, name)));
   const body = rows.map(([name, ...cells]) =>
     make("tr", "", {}, make("th", "", { scope: "row" }, name), ...cells.map(cell => make("td", "", {}, written(cell)))));
-  return make("table", "wan-ae-table", {}, make("caption", "", { title: caption }, caption), make("thead", "", {}, head), make("tbody", "", {}, ...body));
+  const title = caption ? [make("caption", "", { title: caption }, caption)] : [];
+  return make("table", "wan-ae-table", {}, ...title, make("thead", "", {}, head), make("tbody", "", {}, ...body));
 }
 
-/** Show what a run of the node told: `tables` and `shown` (a strength per block) of ours, or the node's text. */
+const tableHeight = ({ caption, rows }) => ROW * (rows.length + (caption ? 2 : 1)) + 4;
+
+/**
+ * Show what a run of the node told: `tables` and `shown` of ours, or the node's text.
+ * `shown`: bars per block, { label, strengths, quantity? }; a quantity other than strength has its highest value on top.
+ */
 export function showReport(node, output, told) {
   const text = output?.text?.[0];
   const parts = [];
   let height = 0;
   for (const table of told?.tables ?? []) {
     parts.push(makeTable(table));
-    height += ROW * (table.rows.length + 2) + 4;
+    height += tableHeight(table);
   }
-  for (const { label, strengths } of told?.shown ?? []) {
+  for (const { label, strengths, quantity } of told?.shown ?? []) {
     const chart = makeChart();
-    chart.draw(strengths, "Strength", 1);
+    chart.draw(strengths, quantity ?? "Strength", quantity ? undefined : 1);
     parts.push(make("div", "wan-ae-line", { title: label }, label), chart.element);
     height += 70;
   }
   if (!parts.length && typeof text === "string" && text) {
-    parts.push(make("pre", "wan-ae-text", {}, text));
     const width = Math.max((node.size[0] - 40) / 6.7, 20); // in characters
-    height = LINE * text.split("\n").reduce((lines, line) => lines + Math.max(Math.ceil(line.length / width), 1), 0) + 14;
+    for (const part of partsOf(text)) {
+      parts.push(part.table ? makeTable(part.table) : make("pre", "wan-ae-text", {}, part.text));
+      height += part.table ? tableHeight(part.table)
+        : LINE * part.text.split("\n").reduce((lines, line) => lines + Math.max(Math.ceil(line.length / width), 1), 0) + 14;
+    }
   }
   if (!parts.length) return panelOf(node)?.show(SECTION, null);
-  const box = make("div", "wan-ae-report", { tabindex: "0", role: "region", "aria-label": "Report", "data-capture-wheel": "true" }, ...parts);
+  const box = make("div", "wan-ae-report", { tabindex: "0", role: "region", "aria-label": say("Report"), "data-capture-wheel": "true" }, ...parts);
   box.addEventListener("wheel", e => { if (box.scrollHeight > box.clientHeight && !e.ctrlKey) e.stopPropagation(); });
   panelOf(node)?.show(SECTION, box, Math.min(height, MOST));
 }

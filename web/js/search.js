@@ -12,6 +12,7 @@ const ALIASES = {
   WanVideoStrengthVisualizer: ["plot strength", "show strengths", "strength chart"],
   WanVideoBlockActivationViewer: ["show blocks", "show edits", "inspect model", "edited blocks", "which blocks"],
   WanVideoInjectionTester: ["debug injection", "compare prompts", "measure difference", "why no effect", "prompt distance", "check injection"],
+  WanVideoComparison: ["side by side", "before after", "compare videos", "compare results", "a/b", "with and without"],
   WanVideoEmbeddingAnalyzer: ["analyze prompt", "prompt statistics", "embedding statistics", "embedding stats", "pca"],
   WanVideoVectorDifference: ["subtract prompts", "prompt difference", "concept vector", "style vector", "steering vector", "prompt minus prompt"],
   WanVideoVectorArithmetic: ["add prompts", "prompt arithmetic", "sum prompts", "weighted sum", "add concept", "steer prompt", "prompt math"],
