@@ -35,6 +35,7 @@ from .sockets import (
     log_level_input,
     node_label,
     passed_on_sockets,
+    refusal,
     schedule_input,
     transformer_options,
     window_and_branch_inputs,
@@ -113,7 +114,7 @@ class WanVideoPromptWeight(io.ComfyNode):
             if isinstance(weights, str):
                 _parse_weights(weights)
         except ValueError as error:
-            return str(error)
+            return refusal(error)
         return check_texts(block_activations, schedule)
 
     @classmethod
