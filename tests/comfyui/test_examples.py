@@ -23,8 +23,9 @@ STAND_INS: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
     "WanVideoTextEncode": ("TestTextEmbeds", {"positive_prompt": "prompt", "negative_prompt": "negative"}, BF16),
     "WanVideoTextEncodeSingle": ("TestTextEmbeds", {"prompt": "prompt"}, {"negative": "", **BF16}),
     "CLIPTextEncode": ("TestConditioning", {"text": "prompt"}, {}),
+    "CLIPLoader": ("TestTextEncoder", {}, {}),
 }
-NOT_LOADED = {"LoadWanVideoT5TextEncoder", "CLIPLoader"}
+NOT_LOADED = {"LoadWanVideoT5TextEncoder"}
 SMALLER: dict[str, dict[str, Any]] = {
     "WanVideoModelLoader": {"model": tiny_models.WRAPPER_T2V, "base_precision": "fp32", "load_device": "main_device"},
     "WanVideoVAELoader": {"model_name": tiny_models.VAE, "precision": "fp32"},
