@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test lint bench clean
 
 demo: $(READY)
-	$(BIN)/python demo/run.py $(ARGS)
+	$(BIN)/python -m wanvideo_activation_editor.commands demo $(ARGS)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)

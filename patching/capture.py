@@ -170,7 +170,7 @@ class Capture:
         if self._grid is None or not self._is_complete():
             raise RuntimeError(
                 f"The host did not run block {self._count - 1} of {self._model.name}, so nothing was captured. "
-                "Disconnect step caches and skip-layer guidance, and compile the blocks only, not the whole model."
+                "Turn off step caches and skip-layer guidance, and compile the blocks only, not the whole model."
             )
         first = 0 if self._every else self._count - 1
         blocks = tuple(range(first, self._count))

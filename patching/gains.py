@@ -85,7 +85,7 @@ class KeywordEdit(ActiveEdit):
             if not found:
                 raise ValueError(
                     f"{self.edit.name}: {self.run.model.name} gets no {self.edit.site} while sampling. It gets "
-                    f"{', '.join(_coming(kwargs))}. Connect it to the sampler, or choose one of those."
+                    f"{', '.join(_coming(kwargs))}. Give it to the sampler, or choose one of those."
                 )
             assert isinstance(self.edit.operation, Scale)  # noqa: S101  # Edit allows no other
             weight = self.edit.operation.weight(self.factor * self.strengths[index])

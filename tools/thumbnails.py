@@ -14,13 +14,12 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw
 from wanvideo_activation_editor import tiny_wan
+from wanvideo_activation_editor.demo.sheet import FAINT, INK, MARGIN, PAPER, font, strip
 from wanvideo_activation_editor.tiny_wan import comfyui
 from wanvideo_activation_editor.tiny_wan.edits import Boost, amplify, difference_vector, inject
 from wanvideo_activation_editor.tiny_wan.measure import Sampler
 from wanvideo_activation_editor.vectors.applying import steer
 from wanvideo_activation_editor.vectors.pipelines import control_vector
-
-from demo.sheet import FAINT, INK, MARGIN, PAPER, font, strip
 
 FOLDER = Path(__file__).resolve().parents[1] / "example_workflows"
 FIRST, SECOND, BLUE = comfyui.SUGGESTED[:3]

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from ...embeddings import TextEmbeds
-from ..arguments import Blocks, chosen_blocks, given_prompt
+from ..arguments import Blocks, batch_of, chosen_blocks, encoded, given_prompt, given_window
 from ..capture import Capture, HiddenStates
 from ..checks import check_stack, warn_about_cache
 from ..difference import Reduce, captured_difference
-from ..edit import Branch, Edit, EditStack, LogLevel, Window
+from ..edit import Branch, Edit, EditStack, LogLevel
 from ..fingerprint import fingerprint as digest
 from ..fingerprint import unwrapped
 from ..grid import Size
@@ -93,7 +93,7 @@ def inject(
     edit = Edit(
         source=embeds if hasattr(embeds, "gives") else given_prompt(target, embeds),  # type: ignore[arg-type]
         strengths=chosen_blocks(blocks) * strength,
-        window=Window(*window),
+        window=given_window(window),
         branch=branch,
         operation=operation,  # type: ignore[arg-type]  # None: the default of the source
         site=site,
@@ -143,7 +143,7 @@ def inject_hidden(
         strengths=strengths,
         site="hidden",
         operation=Add(preserve_norm),
-        window=Window(*window),
+        window=given_window(window),
         branch=branch,
         label="inject_hidden",
         log_level=log_level,
@@ -157,7 +157,7 @@ def inject_hidden(
 @torch.no_grad()
 def capture(
     model: Any,
-    text_embeds: torch.Tensor,
+    text_embeds: Any,
     count: int,
     every: bool = False,
     *,
@@ -174,7 +174,7 @@ def capture(
 
     Args:
         model: a diffusers Wan pipeline (its first transformer) or a Wan transformer.
-        text_embeds: the prompt, [batch, tokens, 4096].
+        text_embeds: the prompt: text, or embeddings [batch, tokens, 4096].
         count, every, after_block: see `Capture`.
         latents: noisy latents [batch, channels, frames, height, width]; None for noise.
         timestep: 1000 times the noise level.
@@ -187,6 +187,7 @@ def capture(
     transformer = _transformers(model)[0]
     parts = discover(transformer)
     module: Any = parts.module
+    text = batch_of(encoded(model, text_embeds, "text_embeds"), "text_embeds")
     _check_no_cache(module, "capture")
     if getattr(getattr(module, "_parallel_config", None), "context_parallel_config", None) is not None:
         raise ValueError(
@@ -204,7 +205,7 @@ def capture(
             transformer(
                 hidden_states=latents.to(dtype),
                 timestep=torch.full((len(latents),), timestep, device=device),
-                encoder_hidden_states=text_embeds.to(device, dtype),
+                encoder_hidden_states=text.to(device, dtype),
                 **inputs,
             )
         call_was_cut(module)
