@@ -89,7 +89,7 @@ class Pipeline:
                     self.pipe.maybe_free_model_hooks()
 
     def identity(self) -> str:
-        """Fingerprint of the transformers' weights; empty when it cannot be told."""
+        """Fingerprint of the transformers' weights; empty when unavailable."""
         states = [dict(model.module.state_dict()) for model in self.models]
         try:
             return fingerprint({"class": self.models[0].name, "states": states}, sampled=True)

@@ -46,7 +46,7 @@ def steer(
         with steer(pipe, night, 0.3, blocks="8-20"):
             video = pipe(prompt_embeds=embeds, negative_prompt_embeds=negative).frames
 
-    Contexts nest, with those of `inject` too: each works on what the outer one left.
+    Contexts nest, with those of `inject` too: each works on the result of the outer one.
 
     Args:
         target: a diffusers Wan pipeline (both of its transformers, when it has two) or a Wan transformer.
@@ -228,7 +228,7 @@ def check_identity(vector: ControlVector, host: Any, model: Any) -> None:
 
 
 def identity_of(host: Any, model: Any) -> str:
-    """`host:digest` of a model's weights; empty when it cannot be told."""
+    """`host:digest` of a model's weights; empty when unavailable."""
     from ..patching.fingerprint import UnidentifiedError
 
     try:

@@ -52,7 +52,7 @@ def inject(
 ) -> Iterator[EditStack]:
     """Have chosen blocks attend to another prompt for as long as the `with` block lasts.
 
-    Contexts nest: each works on what the outer one left. The context keeps the main prompt's number of rows, so
+    Contexts nest: each works on the result of the outer one. The context keeps the main prompt's number of rows, so
     encode both prompts with the same `max_sequence_length`; Wan was trained with 512.
 
         with inject(pipe, other_embeds, blocks="10-29:0.6"):
@@ -61,14 +61,14 @@ def inject(
     Args:
         target: a diffusers Wan pipeline (both of its transformers, when it has two) or a Wan transformer.
         embeds: the prompt to inject: text, or [tokens, 4096] or [batch, tokens, 4096] as `pipe.encode_prompt` gives it;
-            or a source such as a Direction (see patching/sources.py).
-        blocks: a selection (`"10-29:0.6"`, see patching/selection.py), a block, several ([1, 2], range(10, 30)), or
+            or a source such as a Direction.
+        blocks: a selection (`"10-29:0.6"`), a block, several ([1, 2], range(10, 30)), or
             strengths by block ({1: 0.5}).
         strength: multiplies the strengths of `blocks`, 0..1.
         window: part of sampling in which it acts, as fractions (start, end). Needs a pipeline.
-        branch: `cond` (the prompt), `uncond` (the negative prompt) or `both`. A pipeline's calls are told apart by the
-            names it gives them, by what it encoded, or by its guider; of a bare transformer every call is the prompt's
-            unless it is within `transformer.cache_context("uncond")`.
+        branch: `cond` (the prompt), `uncond` (the negative prompt) or `both`. A pipeline's calls are identified by their
+            names, by the prompts that it encoded, or by its guider. A bare transformer's call is the prompt's unless it
+            is within `transformer.cache_context("uncond")`.
         operation: what is done with the tensor at the site; any object with `name` that is called as
             `operation(x, value, strength)` (see patching/operations.py). Blend() by default for a prompt, Add() for a
             direction.
@@ -170,7 +170,7 @@ def capture(
 ) -> HiddenStates:
     """Run the first `count` blocks of a transformer on a prompt: one call of it, cut short.
 
-    The edits of an `inject` or `inject_hidden` around it act in that call: capture outside of them for the bare model.
+    An `inject` or `inject_hidden` around it acts in that call. Capture outside of them for the unedited model.
 
     Args:
         model: a diffusers Wan pipeline (its first transformer) or a Wan transformer.
@@ -242,7 +242,7 @@ def fingerprint(model: Any) -> str:
     """Identity of the transformers' weights and adapters.
 
     Raises:
-        UnidentifiedError: it carries something whose content cannot be told.
+        UnidentifiedError: it carries something that cannot be fingerprinted.
     """
     values = []
     for transformer in _transformers(model):

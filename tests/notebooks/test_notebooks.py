@@ -37,3 +37,11 @@ def test_a_notebook_runs_and_its_outputs_are_kept(path, monkeypatch):
     found = executed(path)
     assert kinds(found) == kinds(nbformat.read(path, as_version=4)), "python -m tools.notebooks"
     assert sum("image/jpeg" in of_cell for of_cell in kinds(found)) >= 2
+
+
+def test_the_quick_start_prints_what_it_says(capsys):
+    page = (FOLDER.parent / "start" / "python.md").read_text(encoding="utf-8")
+    code = page.partition("```python\n")[2].partition("```")[0]
+    exec(code, {})  # noqa: S102  # our own page
+    printed = capsys.readouterr().out.strip()
+    assert printed == "on the sea" and f'It prints "{printed}"' in page
