@@ -1,7 +1,7 @@
 """diffusers: which rows of a call's text are the prompt's, and which the negative prompt's.
 
-Most pipelines name their calls, `transformer.cache_context("uncond")`. The others are identified by their tensors: what
-the pipeline's `encode_prompt` gave back as the negative prompt, or what a guider handed out as a batch without condition.
+Most pipelines name their calls, `transformer.cache_context("uncond")`. The others are identified by tensors: the
+negative prompt that the pipeline's `encode_prompt` returned, or a batch that a guider handed out without condition.
 """
 
 from __future__ import annotations

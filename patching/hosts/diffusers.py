@@ -66,9 +66,9 @@ def inject(
             strengths by block ({1: 0.5}).
         strength: multiplies the strengths of `blocks`, 0..1.
         window: part of sampling in which it acts, as fractions (start, end). Needs a pipeline.
-        branch: `cond` (the prompt), `uncond` (the negative prompt) or `both`. A pipeline's calls are identified by their
-            names, by the prompts that it encoded, or by its guider. A bare transformer's call is the prompt's unless it
-            is within `transformer.cache_context("uncond")`.
+        branch: `cond` (the prompt), `uncond` (the negative prompt) or `both`. A pipeline's calls are identified by
+            their names, by the prompts that it encoded, or by its guider. A bare transformer's call is the prompt's
+            unless it is within `transformer.cache_context("uncond")`.
         operation: what is done with the tensor at the site; any object with `name` that is called as
             `operation(x, value, strength)` (see patching/operations.py). Blend() by default for a prompt, Add() for a
             direction.
