@@ -90,7 +90,7 @@ def identity_of(host: Any, model: Any) -> str:
 
 
 def cache_key(kind: str, identity: str, inputs: Any, settings: Any) -> str:
-    """By the content of everything; empty when it cannot be told."""
+    """Fingerprint of all inputs, or "" if unavailable."""
     try:
         return fingerprint((kind, identity, inputs, settings)) if identity else ""
     except UnidentifiedError:

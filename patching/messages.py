@@ -62,6 +62,6 @@ def unreached_message(active: ActiveEdit, model: str) -> str:
     paths = " or ".join(active.site.paths)
     return (
         f"{active.edit.name}: {model} ran without calling {f'{paths} of its blocks' if paths else 'the chosen blocks'} "
-        "as modules, so nothing was edited. This model, or another node on it, runs its blocks in a way of its own, "
-        "which cannot be edited. Remove the editor, or the node that replaces the blocks."
+        "as modules, so nothing was edited. This model, or another pack on it, runs its blocks in a way of its own, "
+        "which cannot be edited. Remove the edit, or what replaces the blocks."
     )

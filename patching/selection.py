@@ -1,4 +1,4 @@
-"""The grammar of `block_activations`.
+"""The grammar of block selections: `blocks` in Python, `block_activations` of nodes.
 
 A selection is a string of 0 and 1 (one character per block, three or more), or terms separated by
 commas or spaces:
@@ -102,21 +102,24 @@ def check_length(name: str, text: str, error: type[ValueError]) -> None:
         raise error(f"{name} has {len(text)} characters, but at most {MAX_LENGTH} are read.")
 
 
-def parse_selection(text: str) -> Selection:
+def parse_selection(text: str, name: str = "block_activations") -> Selection:
     """Parse a block selection.
+
+    Args:
+        name: of the input or argument, for errors.
 
     Raises:
         SelectionError: with the 1-based position and the token that could not be read.
     """
     if not isinstance(text, str):
-        raise SelectionError(f"block_activations must be text, not {type(text).__name__}.")
-    check_length("block_activations", text, SelectionError)
-    return Selection(tuple(_parse_term(m[0].lower(), m.start() + 1) for m in _TOKEN.finditer(text)))
+        raise SelectionError(f"{name} must be text, not {type(text).__name__}.")
+    check_length(name, text, SelectionError)
+    return Selection(tuple(_parse_term(m[0].lower(), m.start() + 1, name) for m in _TOKEN.finditer(text)))
 
 
-def _parse_term(token: str, position: int) -> Term:
+def _parse_term(token: str, position: int, name: str) -> Term:
     def fail(why: str) -> SelectionError:
-        return SelectionError(f"block_activations, position {position}: {token!r} {why}")
+        return SelectionError(f"{name}, position {position}: {token!r} {why}")
 
     blocks, colon, strength_text = token.partition(":")
     exclude = blocks.startswith("!")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw
 from wanvideo_activation_editor import tiny_wan
+from wanvideo_activation_editor.demo.sheet import FAINT, INK, MARGIN, PAPER, font, strip
 from wanvideo_activation_editor.patching import EditStack, parse_selection
 from wanvideo_activation_editor.patching.gains import word_gains
 from wanvideo_activation_editor.patching.hosts.diffusers import edited
@@ -25,8 +26,6 @@ from wanvideo_activation_editor.tiny_wan.edits import Boost, amplify, difference
 from wanvideo_activation_editor.tiny_wan.measure import Sampler
 from wanvideo_activation_editor.vectors.applying import steer
 from wanvideo_activation_editor.vectors.pipelines import control_vector
-
-from demo.sheet import FAINT, INK, MARGIN, PAPER, font, strip
 
 FOLDER = Path(__file__).resolve().parents[1] / "example_workflows"
 FIRST, SECOND, BLUE = comfyui.SUGGESTED[:3]
@@ -127,7 +126,10 @@ def examples(pipe: Any) -> dict[str, tuple[Row, Row]]:
             PLAIN,
             ('"... on the sea" on the left, "... in fog" on the right', encode(FIRST), two_regions),
         ),
-        "13 Weight of a word by block (native)": (PLAIN, ('Weight 0 for "red" in blocks 3 to 5 of 10', encode(FIRST), silent)),
+        "13 Weight of a word by block (native)": (
+            PLAIN,
+            ('Weight 0 for "red" in blocks 3 to 5 of 10', encode(FIRST), silent),
+        ),
     }
 
 
