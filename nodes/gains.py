@@ -155,7 +155,8 @@ class WanVideoPromptWeight(io.ComfyNode):
                 )
 
             edited = append_edits(label, model, text_embeds, strengths, make)
-            return io.NodeOutput(*edited, "\n".join(lines) or "No weight.", ui=model_told(model, strengths))
+            report = "\n".join(lines) or "No weight."
+            return io.NodeOutput(*edited, report, ui={"text": (report,), **model_told(model, strengths)})
 
 
 def _parse_weights(text: str) -> Tokens:

@@ -53,6 +53,7 @@ OTHER_WORDS = {
 """Identifiers of hosts and of DuckDB."""
 
 OUTSIDE = (
+    "build/",
     "output/",
     "input/",
     "user/",
