@@ -97,7 +97,9 @@ def test_example_has_todays_sockets_and_a_note(definitions, path: Path):
         definition = definitions[node["type"]]
         known = {*definition["input"].get("required", {}), *definition["input"].get("optional", {})}
         assert {i["name"] for i in node["inputs"]} <= known, node["type"]
-        assert [o["name"] for o in node["outputs"]] == definition["output_name"], node["type"]
+        names = definition["output_name"]  # a newer ComfyUI may have given its own nodes more
+        ours = definition["category"].startswith("WanVideo/Activation Editor")
+        assert [o["name"] for o in node["outputs"]] == (names if ours else names[: len(node["outputs"])]), node["type"]
 
 
 def test_stored_prompts_give_the_same_video_as_fresh_ones(server: ComfyServer, definitions):
