@@ -1,13 +1,15 @@
-"""Cost of the pack's nodes in the graph editor: python -m benchmarks.front_end [--rounds 9]
+"""Cost of the pack's nodes in the graph editor: python -m benchmarks.front_end [--rounds 9] [--against COMMIT]
 
 Opens a workflow of 20 builder nodes and one of 20 plain nodes of the same size, in turns, and paints across a grid; in
-headless Chromium, on a real ComfyUI (see tests/browser), for each front end and renderer.
+headless Chromium, on a real ComfyUI (see tests/browser), for each front end and renderer. With --against also in a page
+that has the scripts of another commit.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +71,26 @@ PAINT = """async () => {
 }"""
 
 
+SCRIPTS = "/extensions/activation-editor/js/"
+
+
+class OlderPage(GraphPage):
+    """A page with the scripts of another commit; ones that it did not have are empty."""
+
+    commit = ""
+
+    def visit(self) -> None:
+        self.page.route(f"**{SCRIPTS}**", self._answer)
+        super().visit()
+
+    def _answer(self, route: Any) -> None:
+        name = route.request.url.partition(SCRIPTS)[2].partition("?")[0]
+        found = subprocess.run(
+            ["git", "show", f"{self.commit}:web/js/{name}"], capture_output=True, text=True, check=False
+        )
+        route.fulfill(body=found.stdout, content_type="text/javascript")
+
+
 def twenty(kind: str, values: list[Any]) -> dict[str, Any]:
     places = [[420 * (i % 5), 260 * (i // 5)] for i in range(NODES)]
     return workflow(*(node(kind, values, i + 1, pos=pos, size=SIZE) for i, pos in enumerate(places)))
@@ -102,12 +124,12 @@ def painting(page: GraphPage) -> list[float]:
     return page.js(PAINT)
 
 
-def measure(rounds: int, report: Callable[[str], None]) -> None:
+def measure(rounds: int, against: str, report: Callable[[str], None]) -> None:
     report(
-        "| front end | renderer | 20 plain nodes | 20 activation builders | the same without script "
-        "| 20 plain nodes | 20 strength builders | the same without script | frames while painting, ms |"
+        "| front end | renderer | scripts | 20 plain nodes | 20 activation builders "
+        "| 20 plain nodes | 20 strength builders | frames while painting, ms |"
     )
-    report("|---|---|---|---|---|---|---|---|---|")
+    report("|---|---|---|---|---|---|---|---|")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
         for front_end in FRONT_ENDS:
@@ -117,29 +139,39 @@ def measure(rounds: int, report: Callable[[str], None]) -> None:
                 try:
                     server.start()
                     for renderer in RENDERERS:
-                        report(row(front_end, renderer, browser, server, rounds))
+                        for line in rows(front_end, renderer, browser, server, rounds, against):
+                            report(line)
                 finally:
                     server.stop()
         browser.close()
 
 
-def row(front_end: str, renderer: str, browser: Any, server: ComfyServer, rounds: int) -> str:
-    page = GraphPage.open(browser, server, vue=renderer == "vue")
-    version = page.js("() => window.__COMFYUI_FRONTEND_VERSION__")
-    frames = painting(page)
-    with_script = {name: statistics.median(t) for name, t in opening(page, rounds).items()}
-    page.close()
-    page = GraphPage.open(browser, server, vue=renderer == "vue", scripts=False)
-    without = {name: statistics.median(t) for name, t in opening(page, rounds).items()}
-    page.close()
-    cells = []
-    for kind in ROWS:
-        cells += [f"{with_script[TWIN + kind]:.0f}", f"{with_script[kind]:.0f}", f"{without[kind]:.0f}"]
-    low, high = statistics.median(frames), statistics.quantiles(frames, n=20)[-1]
-    return f"| {version} ({front_end}) | {renderer} | {' | '.join(cells)} | {low:.1f} (95%: {high:.1f}) |"
+def rows(front_end: str, renderer: str, browser: Any, server: ComfyServer, rounds: int, against: str) -> list[str]:
+    """A line for these scripts, for those of another commit, and for none."""
+    OlderPage.commit = against
+    pages = {
+        "these": (GraphPage, True),
+        **({against: (OlderPage, True)} if against else {}),
+        "none": (GraphPage, False),
+    }
+    lines = []
+    for name, (kind, scripts) in pages.items():
+        page = kind.open(browser, server, vue=renderer == "vue", scripts=scripts)
+        version = page.js("() => window.__COMFYUI_FRONTEND_VERSION__")
+        frames = painting(page) if scripts else []
+        times = {kind: statistics.median(taken) for kind, taken in opening(page, rounds).items()}
+        page.close()
+        cells = [f"{times[kind]:.0f}" for builder in ROWS for kind in (TWIN + builder, builder)]
+        painted = (
+            f"{statistics.median(frames):.1f} (95%: {statistics.quantiles(frames, n=20)[-1]:.1f})" if frames else ""
+        )
+        lines.append(f"| {version} ({front_end}) | {renderer} | {name} | {' | '.join(cells)} | {painted} |")
+    return lines
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
-    measure(parser.parse_args().rounds, lambda line: print(line, flush=True))
+    parser.add_argument("--against", default="", metavar="COMMIT")
+    arguments = parser.parse_args()
+    measure(arguments.rounds, arguments.against, lambda line: print(line, flush=True))

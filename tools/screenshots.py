@@ -1,7 +1,7 @@
 """Pictures of every node, as both renderers draw it: python -m tools.screenshots [NodeId ...]
 
-Needs what tests/browser needs. Writes docs/images/NodeId.png, left the classic canvas, right Nodes 2.0; nodes that edit
-or show blocks also in the light theme and into web/docs/images, where the help pages find them.
+Needs what tests/browser needs. Writes web/docs/images/NodeId.png, which the help pages show, from the classic canvas;
+of the nodes in the README also docs/images/NodeId.png, left the classic canvas, right Nodes 2.0.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ from tests.comfyui.workflows import FOX, Workflow, WrapperHost, edit
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 IMAGES, HELP_IMAGES = REPOSITORY / "docs" / "images", REPOSITORY / "web" / "docs" / "images"
-IN_HELP = (ACTIVATIONS, STRENGTHS, EDITOR)
+IN_README = (ACTIVATIONS, STRENGTHS, EDITOR)
 MARGIN = 12
-QUIET = {f"Comfy.NodeBadge.Node{kind}BadgeMode": "None" for kind in ("Source", "Id", "LifeCycle")}
 
 VALUES: Mapping[str, list[Any]] = {
     ACTIVATIONS: ["custom", *[i in (4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 24, 26, 28) for i in range(40)]],
@@ -89,7 +88,7 @@ def picture(page: GraphPage, kind: str) -> Image.Image:
 
 
 def write(path: Path, pictures: list[Image.Image]) -> None:
-    """Side by side, in 64 colours."""
+    """Side by side, in 32 colours."""
     out = Image.new(
         "RGB", (sum(p.width for p in pictures), max(p.height for p in pictures)), pictures[0].getpixel((1, 1))
     )
@@ -98,7 +97,7 @@ def write(path: Path, pictures: list[Image.Image]) -> None:
         out.paste(each, (left, 0))
         left += each.width
     path.parent.mkdir(parents=True, exist_ok=True)
-    out.quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+    out.quantize(32, dither=Image.Dither.NONE).save(path, optimize=True)
     sys.stdout.write(f"{path.relative_to(REPOSITORY)}: {path.stat().st_size / 1024:.0f} KB\n")
 
 
@@ -111,23 +110,21 @@ def main(wanted: list[str]) -> None:
         server = ComfyServer(Path(folder), comfyui_path() / "custom_nodes" / WRAPPER_NAME, options=options)
         try:
             server.start()
-            server.call("/settings", QUIET)
             kinds = wanted or node_ids(server)
-            taken: dict[tuple[str, bool], list[Image.Image]] = {}
-            for light in (False, True):
-                for vue in (False, True):
-                    page = GraphPage.open(browser, server, vue=vue, light=light)
-                    for kind in kinds:
-                        if not light or kind in IN_HELP:
-                            taken.setdefault((kind, light), []).append(picture(page, kind))
-                    page.close()
+            taken: dict[str, list[Image.Image]] = {}
+            for vue in (False, True):
+                page = GraphPage.open(browser, server, vue=vue)
+                for kind in kinds:
+                    if not vue or kind in IN_README:
+                        taken.setdefault(kind, []).append(picture(page, kind))
+                page.close()
         finally:
             server.stop()
             browser.close()
-    for (kind, light), pictures in taken.items():
-        write(IMAGES / f"{kind}{'-light' if light else ''}.png", pictures)
-        if kind in IN_HELP and not light:
-            write(HELP_IMAGES / f"{kind}.png", pictures[:1])
+    for kind, pictures in taken.items():
+        write(HELP_IMAGES / f"{kind}.png", pictures[:1])
+        if kind in IN_README:
+            write(IMAGES / f"{kind}.png", pictures)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ def measured(page: GraphPage) -> tuple[int, int, list[list[float]]]:
     given = {"block_activations": builder, "block_strengths": [viewer[0], 2], "injection_strength": 1.0}
     flow.add(EDITOR, model=host.load(flow), text_embeds=embeds, injection_embeds=embeds, **given)
     page.load(flow)
+    file = page.saved()  # 1.35.9's Nodes 2.0 puts all nodes of an API file in one place
+    page.load({**file, "nodes": [{**n, "pos": [500 * int(n["id"]), 100]} for n in file["nodes"]]})
     assert page.line(int(viewer[0])) == "Run the node to see the map"
     found = json.loads(queue(page).output(viewer[0], "block_map")[0])
     return int(viewer[0]), int(builder[0]), found["values"]
@@ -44,11 +46,10 @@ def test_the_map_is_drawn_and_a_click_chooses_blocks(page: GraphPage):
     assert len(cells) == LEVELS * BLOCKS
     shown = [title.split(": ")[1].split(" (")[0] for title, _ in cells]
     assert shown == [f"share {value:.3f}" for row in values for value in row]
-    box = page.part("[role=gridcell]", 0, viewer).bounding_box()
-    assert box["width"] >= 5 and box["height"] >= 10, "large enough to hit"
-
     click(page, viewer, 3)
     assert chosen(page, builder) == [3], "in place of the preset"
+    box = page.part("[role=gridcell]", 0, viewer).bounding_box()
+    assert box["width"] >= 5 and box["height"] >= 10, "large enough to hit"
     click(page, viewer, BLOCKS - 1)
     assert chosen(page, builder) == [3, BLOCKS - 1]
     marked = [i for i, (_, on) in enumerate(page.picture(viewer).evaluate(CELLS)) if on]

@@ -9,7 +9,7 @@ import pytest
 from ..comfyui.server import REPOSITORY
 from ..comfyui.tiny_models import VAE
 from ..comfyui.workflows import FOX, MOON, Host, NativeHost, Workflow, edit
-from .editor import ACTIVATIONS, EDITOR, GraphPage, node, workflow
+from .editor import ACTIVATIONS, EDITOR, STRENGTHS, GraphPage, node, workflow
 from .test_editor_status import build, host, queue  # noqa: F401  (a fixture)
 from .test_search import names, search
 
@@ -65,6 +65,14 @@ def test_it_holds_the_ids_and_inputs_of_the_nodes():
     (inner,) = data["definitions"]["subgraphs"]
     assert [n["type"] for n in inner["nodes"]] == ["WanVideoBlockActivationBuilder", "WanVideoActivationEditor"]
     assert data["nodes"][0]["type"] == inner["id"]
+
+
+def test_rows_of_blocks_are_not_in_the_way_of_promotion(page: GraphPage):
+    """The panel of a subgraph's widgets lists those of its nodes that are not disabled, in both front ends."""
+    listed = "(n.updateComputedDisabled(), n.widgets.filter(w => !w.computedDisabled).map(w => w.name))"
+    page.load(workflow(node(ACTIVATIONS), node(STRENGTHS, node_id=2)))
+    assert page.of_node(listed) == ["preset", "blocks"]
+    assert not [name for name in page.of_node(listed, 2) if name.startswith("block_")]
 
 
 def test_it_is_placed_with_preset_strength_and_window(page: GraphPage):

@@ -70,6 +70,8 @@ def test_a_run_from_the_page_gives_the_latents_of_the_api_and_is_shown(page: Gra
     assert bars.count("M") == 10, "a bar for every block that changed"
     dimmed = page.picture(int(builder)).query_selector_all(".wan-ae-cell.wan-ae-beyond")
     assert len(dimmed) == 40 - host.blocks
+    count = page.part(".wan-ae-note", 0, int(builder)).evaluate("e => [e.textContent, e.scrollWidth <= e.clientWidth]")
+    assert count == [f"10 of {host.blocks} active", True], "beside the buttons, where no title cuts it"
     page.choose("injection_strength", 0.0, int(editor))
     assert page.line(int(editor)) == "No block selected: the model passes unchanged"
 

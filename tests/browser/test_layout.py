@@ -12,7 +12,7 @@ from .test_examples import FILES
 
 BOXES = """() => app.graph._nodes.map(n => {
     const drawn = document.querySelector(`[data-node-id="${n.id}"]`)?.offsetHeight ?? 0;
-    return [n.type, n.pos[0], n.pos[1] - 30, n.size[0], Math.max(drawn, n.size[1] + 30)]; })"""
+    return [n.type, n.pos[0], n.pos[1] - 30, n.size[0], Math.max(drawn, n.size[1] + 30, n.computeSize()[1] + 30)]; })"""
 
 
 def overlap(a: list[float], b: list[float]) -> bool:

@@ -23,6 +23,13 @@ def test_names_are_numbered_titles():
         assert re.fullmatch(rf"{number:02} [A-Z].{{8,40}} \((wrapper|native)\)", name), name
 
 
+def test_the_view_that_opens_can_be_read():
+    """ComfyUI 0.8.0's front end hides text below 8 px, of 14 at a scale of 1."""
+    for path in FOLDER.glob("*.json"):
+        view = json.loads(path.read_text(encoding="utf-8"))["extra"]["ds"]
+        assert view["scale"] > 8 / 14, path.stem
+
+
 def test_reports_need_no_other_node():
     for path in FOLDER.glob("*.json"):
         kinds = {node["type"] for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]}

@@ -64,7 +64,8 @@ export function makeGrid({ app, count, menu, read, write, commit, save, restore 
       if (cell.tabIndex !== tab) cell.tabIndex = tab;
     });
     grid.setAttribute("aria-disabled", String(Boolean(locked)));
-    const text = say(locked || (blocks !== null && blocks !== drawn ? `model has ${blocks} blocks` : ""));
+    const total = blocks ?? drawn, counted = `${values.slice(0, total).filter(Boolean).length} of ${total} active`; // titles are cut
+    const text = say(locked || (!menu ? counted : total !== drawn ? `model has ${total} blocks` : ""));
     if (note.textContent !== text) note.textContent = note.title = text;
     for (const control of tools.querySelectorAll("button, select"))
       if (control.disabled !== Boolean(locked)) control.disabled = Boolean(locked);

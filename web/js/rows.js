@@ -21,7 +21,8 @@ function addRows(node, rows) {
   const made = rows.map(([name, [type, { default: value, min, max, step }]]) => {
     const options = { min, max, step2: step, socketless: true };
     // For speed: newer front ends merge a widget that can be extended into one of their own, property by property.
-    return Object.preventExtensions({ type: DRAWN_AS[type], name, value, y: 0, callback: () => {}, options });
+    // Disabled widgets are left out of the panel in which a subgraph's widgets are promoted.
+    return Object.preventExtensions({ type: DRAWN_AS[type], name, value, y: 0, callback: () => {}, options, disabled: true });
   });
   if (Object.getOwnPropertyDescriptor(node, "widgets")?.get) node.widgets.push(...made);
   else for (const row of made) node.addCustomWidget(row);
@@ -37,6 +38,7 @@ function conceal(row) {
 /** Let a row that has a socket be drawn, where the renderer can. */
 function reveal(node, row, type) {
   row.type = DRAWN_AS[type];
+  row.disabled = false;
   delete row.setNodeId;
   if (node.graph) row.setNodeId?.(node.id);
 }

@@ -25,6 +25,7 @@ const ZH = [
   [/^Block (\d+): set by its input$/, "块 $1：由其输入决定"],
   [/^Block (\d+): the model has (\d+) blocks$/, "块 $1：模型只有 $2 个块"],
   ["no block active", "没有启用的块"], [/^block (\d+): ([\d.]+)$/, "块 $1：$2"], [/^block (\d+): ([\d.]+), set by its input$/, "块 $1：$2，由其输入决定"],
+  [/^(\d+) of (\d+) active$/, "已启用 $2 块中的 $1 块"],
   [/^(\d+) of (\d+) active, ([\d.]+)$/, "已启用 $2 块中的 $1 块，$3"],
   [/^(\d+) of (\d+) active, (below )?([\d.]+) to ([\d.]+)$/, (_, active, total, below, low, high) => `已启用 ${total} 块中的 ${active} 块，${below ? "低于 " : ""}${low} 至 ${high}`],
   [/^ \((\d+) active\)$/, "（已启用 $1 块）"], [/^model has (\d+) blocks$/, "模型有 $1 个块"],

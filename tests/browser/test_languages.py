@@ -1,0 +1,28 @@
+"""The pack in a page that is in Chinese: names of inputs, buttons, the status line, and the help page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..comfyui.server import ComfyServer
+from .editor import EDITOR, GraphPage, node, workflow
+
+HELP = "async id => (await fetch(`/extensions/activation-editor/docs/${id}/zh.md`)).text()"
+
+
+def test_a_page_in_chinese(browser: Any, front_end: ComfyServer):
+    front_end.call("/settings", {"Comfy.Locale": "zh"})
+    page = GraphPage.open(browser, front_end, vue=False)
+    try:
+        page.load(workflow(node(EDITOR)))
+        labels = page.of_node("Object.fromEntries(n.inputs.map(i => [i.name, i.label ?? i.localized_name]))")
+        assert labels["injection_embeds"] == "注入嵌入"
+        assert [o["localized_name"] for o in page.of_node("n.outputs")] == ["模型", "文本嵌入"]
+        buttons = page.picture().query_selector_all("button")
+        assert [each.inner_text() for each in buttons] == ["全选", "清空", "反选"]
+        assert page.line() == "已选 40 块中的 20 块"
+        assert page.values()[1] == "mid_blocks" and "injection_strength" in page.prompt()["1"]["inputs"]
+        assert page.js(HELP, EDITOR).startswith("# WanVideo 激活编辑器")
+    finally:
+        page.close()
+        front_end.call("/settings", {"Comfy.Locale": "en"})
