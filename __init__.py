@@ -51,6 +51,7 @@ _API = {
     "patching.sites": ("SITES",),
     "patching.sources": ("CapturedDifference", "Direction", "Image", "Prompt", "SecondStream", "Zero"),
     "patching.transforms": ("Boost", "ForceDifference"),
+    "sweeps": ("sweep",),
     "vectors": ("ControlVector", "ControlVectorError", "load_control_vector", "save_control_vector"),
     "vectors.applying": ("steer", "turn"),
     "vectors.learned_tokens": ("LearnedTokens", "load_learned_tokens", "save_learned_tokens"),
@@ -63,7 +64,6 @@ _API = {
     "probing.token_reading": ("TokenReading",),
     "probing.words": ("read_words",),
     "storage.store": ("EmbeddingStore",),
-    "sweeps": ("sweep",),
 }
 _MODULES = {name: module for module, names in _API.items() for name in names}
 
