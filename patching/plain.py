@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from ..embeddings.text_embeds import EmbedsError, TextEmbeds
 from .edit import Edit, EditStack, Window
 from .mask import Box, Mask
 from .operations import OPERATIONS, Operation
+from .plain_file import read_plain_file, write_plain
 from .schedule import Schedule
 from .selection import Selection, Term
 from .sources import SOURCES, Source
@@ -30,9 +30,8 @@ from .strengths import Explicit, Pattern, Product, Uniform
 from .tokens import Tokens, TokenTerm
 from .transforms import TRANSFORMS, ContextTransform
 
-FORMAT = "wanvideo_activation_editor recipe 1"
+RECIPE = "recipe"
 MAX_DEPTH = 16
-MAX_JSON = 1 << 22
 _ADDRESS = "reports_to"  # of an Edit: a node of one workflow, no part of a recipe
 
 VALUES: dict[str, type[Any]] = {
@@ -104,15 +103,7 @@ def save_recipe(path: str | Path, stack: EditStack) -> None:
         RecipeError: see `to_plain`.
         OSError: the file cannot be written.
     """
-    from safetensors.torch import save
-
-    values, tensors = to_plain(stack)
-    # A tensor may be a view of one that another edit holds.
-    data = save({k: t.clone() for k, t in tensors.items()}, {"format": FORMAT, "stack": json.dumps(values)})
-    target = Path(path)
-    part = target.with_name(target.name + ".part")
-    part.write_bytes(data)
-    part.replace(target)
+    write_plain(path, RECIPE, *to_plain(stack))
 
 
 def load_recipe(path: str | Path) -> EditStack:
@@ -122,24 +113,7 @@ def load_recipe(path: str | Path) -> EditStack:
         RecipeError: it is no such file, or its values are not those of a stack.
         OSError: it cannot be read.
     """
-    from safetensors import SafetensorError, safe_open
-
-    name = Path(path).name
-    try:
-        with safe_open(str(path), "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise RecipeError(f"{name} is no recipe of this version ({FORMAT}).")
-            text = metadata.get("stack", "")
-            if len(text) > MAX_JSON:
-                raise RecipeError(f"{name} holds {len(text)} characters of settings; at most {MAX_JSON} are read.")
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            values = json.loads(text)
-    except (SafetensorError, ValueError, RecursionError, KeyError) as error:
-        if isinstance(error, RecipeError):
-            raise
-        raise RecipeError(f"{name} cannot be read as a recipe: {error}") from None
-    return from_plain(values, tensors)
+    return from_plain(*read_plain_file(path, RECIPE, RecipeError))
 
 
 def _digest(tensor: torch.Tensor) -> str:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..patching.plain_file import read_plain_file, write_plain
 from .control_vector import TENSORS, ControlVector, ControlVectorError
 
-FORMAT = "wanvideo_activation_editor control vector 1"
-MAX_JSON = 1 << 20
+KIND = "control vector"
 
 _FIELDS: dict[str, type] = {
     "site": str, "blocks": list, "levels": list, "block_count": int, "model_name": str, "identity": str, "method": str,
@@ -26,15 +25,7 @@ def save_control_vector(path: str | Path, vector: ControlVector) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    from safetensors.torch import save
-
-    values, tensors = vector.to_plain()
-    # Tensors may be views of those of another vector.
-    data = save({k: t.clone() for k, t in tensors.items()}, {"format": FORMAT, "control_vector": json.dumps(values)})
-    target = Path(path)
-    part = target.with_name(target.name + ".part")
-    part.write_bytes(data)
-    part.replace(target)
+    write_plain(path, KIND, *vector.to_plain())
 
 
 def load_control_vector(path: str | Path) -> ControlVector:
@@ -44,29 +35,11 @@ def load_control_vector(path: str | Path) -> ControlVector:
         ControlVectorError: it is no such file, or its values are not those of a control vector.
         OSError: it cannot be read.
     """
-    from safetensors import SafetensorError, safe_open
-
-    name = Path(path).name
+    found = read_plain_file(path, KIND, ControlVectorError)
     try:
-        with safe_open(str(path), "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise ControlVectorError(f"{name} is no control vector of this version ({FORMAT}).")
-            text = metadata.get("control_vector", "")
-            if len(text) > MAX_JSON:
-                raise ControlVectorError(
-                    f"{name} holds {len(text)} characters of settings; at most {MAX_JSON} are read."
-                )
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            values = json.loads(text)
-    except (SafetensorError, ValueError, RecursionError, KeyError) as error:
-        if isinstance(error, ControlVectorError):
-            raise
-        raise ControlVectorError(f"{name} cannot be read as a control vector: {error}") from None
-    try:
-        return read_plain(values, tensors)
+        return read_plain(*found)
     except ControlVectorError as error:
-        raise ControlVectorError(f"{name}: {error}") from None
+        raise ControlVectorError(f"{Path(path).name}: {error}") from None
 
 
 def read_plain(values: Any, tensors: Mapping[str, torch.Tensor]) -> ControlVector:

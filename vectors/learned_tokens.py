@@ -6,7 +6,6 @@ every host and with every edit. They are learned in training.py.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,10 +14,10 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from ..patching.plain_file import read_plain_file, write_plain
 from .control_vector import ControlVectorError
 
-FORMAT = "wanvideo_activation_editor learned tokens 1"
-MAX_JSON = 1 << 20
+KIND = "file of learned tokens"
 MAX_TOKENS = 512
 
 Position = Literal["append", "prepend", "replace"]
@@ -135,13 +134,7 @@ def save_learned_tokens(path: str | Path, learned: LearnedTokens) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    from safetensors.torch import save
-
-    values, tensors = learned.to_plain()
-    target = Path(path)
-    part = target.with_name(target.name + ".part")
-    part.write_bytes(save(tensors, {"format": FORMAT, "learned_tokens": json.dumps(values)}))
-    part.replace(target)
+    write_plain(path, KIND, *learned.to_plain())
 
 
 def load_learned_tokens(path: str | Path) -> LearnedTokens:
@@ -151,18 +144,4 @@ def load_learned_tokens(path: str | Path) -> LearnedTokens:
         ControlVectorError: it is no such file.
         OSError: it cannot be read.
     """
-    from safetensors import SafetensorError, safe_open
-
-    name = Path(path).name
-    try:
-        with safe_open(str(path), "pt") as file:
-            metadata = file.metadata() or {}
-            text = metadata.get("learned_tokens", "")
-            if metadata.get("format") != FORMAT or len(text) > MAX_JSON:
-                raise ControlVectorError(f"{name} holds no learned tokens of this version ({FORMAT}).")
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return LearnedTokens.from_plain(json.loads(text), tensors)
-    except (SafetensorError, ValueError, RecursionError, KeyError) as error:
-        if isinstance(error, ControlVectorError):
-            raise
-        raise ControlVectorError(f"{name} cannot be read as learned tokens: {error}") from None
+    return LearnedTokens.from_plain(*read_plain_file(path, KIND, ControlVectorError))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 
 import numpy as np
 import pytest
@@ -158,6 +159,20 @@ def test_turning_back_undoes_a_turn(host: Host):
 
     assert host.digest(FOX, after=turned(40.0)) != host.reference()
     assert host.digest(FOX, after=turned(0.0)) not in (host.reference(), host.digest(FOX, after=turned(40.0)))
+
+
+def test_fitting_can_be_interrupted_and_leaves_nothing(host: Host):
+    flow = Workflow()
+    load = lambda flow: host.stop_in_block(3, "wait")(flow, host.load(flow))  # noqa: E731
+    flow.add("TestShow", value=output(fitted(host, flow, load=load, use_cache=False), 1))
+    start, run = host.server.log_size(), host.server.submit(flow)
+    end = time.monotonic() + 60
+    while "waiting for an interrupt" not in host.server.log(start):
+        assert time.monotonic() < end, host.server.log(start)[-4000:]
+        time.sleep(0.02)
+    host.server.call("/interrupt", {})
+    assert host.server.result(run, start).interrupted
+    assert host.leftovers()["hooks"] == [] and host.digest(FOX) == host.reference()
 
 
 def test_arithmetic_and_hidden_states_as_vectors(host: Host):

@@ -63,10 +63,13 @@ def test_a_schedule_acts_when_its_strength_is_there(moved):
 def test_a_weight_of_0_on_the_colour_word_loses_the_colour_and_on_others_leaves_it(studio, seed):
     """FIRST is `a red circle moving left at night`, a word to a token."""
 
-    def colour(word: int):
-        gains = word_gains(parse_tokens(f"{word}:0"), 7, parse_selection("all"))
+    def colour(word: int, blocks: str = "all"):
+        gains = word_gains(parse_tokens(f"{word}:0"), 7, parse_selection(blocks))
         with edited(studio.pipe, EditStack(tuple(gains))):
             return studio.read(FIRST, seed)["colour"]
 
     assert colour(1).distances["red"] > 0.5
-    assert all(colour(word).name == "red" and colour(word).distances["red"] < 0.2 for word in (0, 2, 3, 4, 5, 6))
+    others = [colour(word) for word in (0, 2, 3, 4, 5, 6)]
+    assert all(found.name == "red" and found.distances["red"] < 0.2 for found in others)
+    early, middle = colour(1, "0-2"), colour(1, "3-5")  # blocks do not read it alike
+    assert early.name == "red" and early.distances["red"] < 0.1 and middle.distances["red"] > 0.5

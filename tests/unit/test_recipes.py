@@ -32,7 +32,8 @@ from wanvideo_activation_editor.patching import (
 )
 from wanvideo_activation_editor.patching.mask import Box, Mask
 from wanvideo_activation_editor.patching.operations import OPERATIONS
-from wanvideo_activation_editor.patching.plain import FORMAT, RecipeError, load_recipe, save_recipe
+from wanvideo_activation_editor.patching.plain import RECIPE, RecipeError, load_recipe, save_recipe
+from wanvideo_activation_editor.patching.plain_file import VALUES, file_format
 from wanvideo_activation_editor.patching.tokens import parse_tokens
 
 PACKAGE = Path(__file__).parents[2]
@@ -173,7 +174,7 @@ def test_a_file_with_changed_values_is_refused_or_loaded_as_it_says(tmp_path, ch
         except (KeyError, IndexError, TypeError):
             continue
     path = tmp_path / "a.safetensors"
-    path.write_bytes(save(TENSORS, {"format": FORMAT, "stack": json.dumps(values)}))
+    path.write_bytes(save(TENSORS, {"format": file_format(RECIPE), VALUES: json.dumps(values)}))
     try:
         loaded = load_recipe(path)
     except RecipeError as error:
