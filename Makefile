@@ -1,6 +1,7 @@
 # make demo   show what edits do to the clips of a tiny trained Wan model, on the CPU
 # make test   the whole test suite
 # make lint   linters and type checker
+# make docs   the documentation as a site in build/site; every link is checked
 # make bench  overhead of injection
 
 PYTHON ?= python3
@@ -8,18 +9,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint docs bench clean
 
 demo: $(READY)
-	$(BIN)/python demo/run.py $(ARGS)
+	$(BIN)/python -m wanvideo_activation_editor.commands demo $(ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	MYPYPATH=$(VENV)/src $(BIN)/mypy
+
+docs: $(READY)
+	$(BIN)/mkdocs build --strict --quiet
 
 bench: $(READY)
 	$(BIN)/python benchmarks/injection_overhead.py $(ARGS)

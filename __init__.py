@@ -1,11 +1,11 @@
-"""WanVideo Activation Editor: block-level prompt injection for Wan video models in ComfyUI and diffusers.
+"""WanVideo Activation Editor: edits inside the transformer blocks of Wan video models, in ComfyUI and diffusers.
 
 The Python API is loaded when it is used:
 
     import wanvideo_activation_editor as wae
 
-    with wae.inject(pipe, other_embeds, blocks="10-29:0.6"):
-        video = pipe(prompt_embeds=embeds).frames
+    with wae.inject(pipe, "a castle in a meadow", blocks="10-29:0.6"):
+        video = pipe("a castle at dusk").frames
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from comfy_api.latest import ComfyExtension
 
+    from . import tiny_wan
     from .patching.edit import Edit, EditStack, Window
     from .patching.hosts.diffusers import capture, edited, inject, inject_hidden
     from .patching.mask import Box, Mask
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from .probing.pipelines import block_map
     from .probing.token_reading import TokenReading
     from .probing.words import read_words
+    from .storage.store import EmbeddingStore
+    from .sweeps import sweep  # type: ignore[import-not-found,unused-ignore]
     from .vectors import ControlVector, ControlVectorError, load_control_vector, save_control_vector
     from .vectors.applying import steer, turn
     from .vectors.learned_tokens import LearnedTokens, load_learned_tokens, save_learned_tokens
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from .vectors.training import learn_tokens
 
 WEB_DIRECTORY = "./web"
+__version__ = "0.1.0"
 
 _API = {
     "patching.edit": ("Edit", "EditStack", "Window"),
@@ -47,6 +51,7 @@ _API = {
     "patching.sites": ("SITES",),
     "patching.sources": ("CapturedDifference", "Direction", "Image", "Prompt", "SecondStream", "Zero"),
     "patching.transforms": ("Boost", "ForceDifference"),
+    "sweeps": ("sweep",),
     "vectors": ("ControlVector", "ControlVectorError", "load_control_vector", "save_control_vector"),
     "vectors.applying": ("steer", "turn"),
     "vectors.learned_tokens": ("LearnedTokens", "load_learned_tokens", "save_learned_tokens"),
@@ -58,6 +63,7 @@ _API = {
     "probing.pipelines": ("block_map",),
     "probing.token_reading": ("TokenReading",),
     "probing.words": ("read_words",),
+    "storage.store": ("EmbeddingStore",),
 }
 _MODULES = {name: module for module, names in _API.items() for name in names}
 
@@ -75,6 +81,7 @@ __all__ = [
     "Direction",
     "Edit",
     "EditStack",
+    "EmbeddingStore",
     "ForceDifference",
     "Image",
     "LearnedTokens",
@@ -87,6 +94,7 @@ __all__ = [
     "TokenReading",
     "Window",
     "Zero",
+    "__version__",
     "block_map",
     "calibrate",
     "capture",
@@ -108,19 +116,23 @@ __all__ = [
     "save_recipe",
     "ssim",
     "steer",
+    "sweep",
     "temporal_difference",
+    "tiny_wan",
     "turn",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "tiny_wan":
+        return importlib.import_module(".tiny_wan", __name__)
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES})
+    return sorted({*globals(), *_MODULES, "tiny_wan"})
 
 
 async def comfy_entrypoint() -> ComfyExtension:

@@ -18,7 +18,11 @@ from typing import Any
 
 import torch
 from wanvideo_activation_editor import Direction, EditStack, edited, inject
+from wanvideo_activation_editor.patching import parse_selection
+from wanvideo_activation_editor.patching.gains import word_gains
+from wanvideo_activation_editor.patching.mask import Box
 from wanvideo_activation_editor.patching.strengths import Explicit
+from wanvideo_activation_editor.patching.tokens import parse_tokens
 
 GEOMETRIES: dict[str, dict[str, Any]] = {
     # heads, width of the feed-forward layer, latent frames, height, width (tokens = frames * height * width / 4)
@@ -59,6 +63,7 @@ def prompt(tokens: int) -> torch.Tensor:
 def cases(model: torch.nn.Module, other: torch.Tensor) -> dict[str, Callable[[], Any]]:
     distinct = Explicit(tuple((i + 1) / 41 for i in range(40)))
     direction = Direction(torch.randn(model.config.num_attention_heads * 128))  # type: ignore[union-attr, operator]
+    weighed = word_gains(parse_tokens("3:1.5, 7-9:0.5", most=4), 60, parse_selection("all"))
     return {
         "plain": contextlib.nullcontext,
         "inert (no edit)": lambda: edited(model, EditStack()),
@@ -68,6 +73,9 @@ def cases(model: torch.nn.Module, other: torch.Tensor) -> dict[str, Callable[[],
         "attention, a direction, one strength": lambda: inject(model, direction, "all:0.5", site="attention"),
         "attention, a direction, 40 strengths": lambda: inject(model, direction, distinct, site="attention"),
         "attention, a prompt": lambda: inject(model, other, "all:0.5", site="attention"),
+        "a mask, 1 block": lambda: inject(model, other, "20", mask=Box(right=0.5)),
+        "a mask, 40 blocks": lambda: inject(model, other, "all", mask=Box(right=0.5)),
+        "words of two weights, 40 blocks": lambda: edited(model, EditStack(tuple(weighed))),
     }
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from figure import draw
 from tqdm import tqdm
-from wanvideo_activation_editor.patching import PATTERNS, PRESETS, BlockStrengths, Pattern, parse_selection
-from wanvideo_activation_editor.tiny_wan.edits import inject
-from wanvideo_activation_editor.tiny_wan.text import WIDTH, encode
+
+from ..patching import PATTERNS, PRESETS, BlockStrengths, Pattern, parse_selection
+from ..tiny_wan.edits import inject
+from ..tiny_wan.text import WIDTH, encode
+from .figure import Row, draw
 
 PROMPT = "A lighthouse on a cliff at dusk, waves below, gothic towers behind it"
 INJECTED = "A sunny meadow full of red poppies, children flying kites, bright daylight"
@@ -92,7 +93,7 @@ def run(arguments: argparse.Namespace) -> None:
     width, height, frames = arguments.size
 
     def sample(embeds: torch.Tensor, name: str) -> torch.Tensor:
-        latents = pipe(
+        latents: torch.Tensor = pipe(
             prompt_embeds=embeds,
             negative_prompt_embeds=negative,
             width=width,
@@ -109,16 +110,16 @@ def run(arguments: argparse.Namespace) -> None:
 
     blocks = len(pipe.transformer.blocks)
     chosen = [(n, s) for n, s in cases(arguments.strength) if not arguments.only or n in arguments.only]
-    rows = []
+    rows: list[Row] = []
     with tqdm(total=len(chosen) + 2, desc="Sampling", unit="video") as bar:
         plain, other = sample(prompt, "plain"), None
         bar.update()
         other = sample(injected, "second_prompt")
         bar.update()
-        for name, strengths in chosen:
-            with inject(pipe, injected, strengths):
+        for name, chosen_blocks in chosen:
+            with inject(pipe, injected, chosen_blocks):
                 result = sample(prompt, name)
-            rows.append((name, strengths.resolve(blocks), relative_l2(result, plain), relative_l2(result, other)))
+            rows.append((name, chosen_blocks.resolve(blocks), relative_l2(result, plain), relative_l2(result, other)))
             bar.update()
 
     print(f"\n{'blocks':<18}{'active':>7}{'mean strength':>15}{'from plain':>12}{'from 2nd prompt':>17}")

@@ -11,11 +11,12 @@ import argparse
 from typing import Any
 
 import torch
-from sheet import Cell, write_animation, write_sheet
 from tqdm import tqdm
-from wanvideo_activation_editor import tiny_wan
-from wanvideo_activation_editor.tiny_wan.edits import inject
-from wanvideo_activation_editor.tiny_wan.measure import Sampler, mean, spread
+
+from .. import tiny_wan
+from ..tiny_wan.edits import inject
+from ..tiny_wan.measure import Sampler, mean, spread
+from .sheet import Cell, write_animation, write_sheet
 
 PROMPT = "a red circle moving left at night"
 INJECTED = "a blue square moving right on the sea"
@@ -94,6 +95,10 @@ def run(arguments: argparse.Namespace) -> None:
 def _worth_showing(table: dict[str, Figures]) -> list[str]:
     """All cases but single blocks; of these the one that moves each attribute most."""
     singles = [name for name in table if name.startswith("block_")]
-    strongest = (max(singles, key=lambda name, kind=kind: mean(table[name][kind]), default="") for kind in KINDS)
-    best = {name for name, kind in zip(strongest, KINDS, strict=True) if name and mean(table[name][kind]) > 0.3}
+    best = set()
+    for kind in KINDS:
+        effects = {name: mean(table[name][kind]) for name in singles}
+        strongest = max(effects, key=lambda name: effects[name], default="")  # called at once
+        if effects.get(strongest, 0.0) > 0.3:
+            best.add(strongest)
     return [name for name in table if name in best or name not in singles]

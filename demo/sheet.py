@@ -46,12 +46,12 @@ def write_sheet(cells: list[Cell], seeds: int, path: Path) -> Path:
     draw.text((MARGIN, 14), "What does a second prompt change, block by block?", INK, font(22))
     note = f"A tiny Wan model of 10 blocks, trained on moving shapes. One seed shown; figures: mean of {seeds} seeds."
     draw.text((MARGIN, 44), note, FAINT, font(13))
-    for i, (cell, strip) in enumerate(zip(cells, strips, strict=True)):
+    for i, (cell, frames) in enumerate(zip(cells, strips, strict=True)):
         x = MARGIN + (i % COLUMNS) * (width + MARGIN)
         y = 76 + (i // COLUMNS) * (HEAD + height + 12)
         draw.text((x, y + 4), cell.heading, INK, font(15))
         draw.text((x, y + 24), cell.figures, FAINT, font(12))
-        sheet.paste(strip, (x, y + HEAD))
+        sheet.paste(frames, (x, y + HEAD))
     sheet.save(path)
     return path
 

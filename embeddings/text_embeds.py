@@ -153,7 +153,7 @@ def _prompts(value: Any, name: str, max_tokens: int | None) -> tuple[tuple[torch
             raise EmbedsError(f"{name}: expected tensors [tokens, {RAW_WIDTH}], got {got}.")
         tensors.extend([item] if item.dim() == 2 else item.unbind(0))
     if not tensors:
-        raise EmbedsError(f"{name}: holds no prompt. Connect the output of a text encoder.")
+        raise EmbedsError(f"{name}: holds no prompt. Give the output of a text encoder.")
     checked = tuple(_checked(t, f"{name}, prompt {i + 1}", max_tokens) for i, t in enumerate(tensors))
     return checked, tuple(t.shape[0] for t in tensors)
 

@@ -59,7 +59,7 @@ CACHE = StateCache(CACHE_BYTES)
 
 
 def known_identity(host: Any, model: Any) -> str:
-    """Of the model; empty when it cannot be told."""
+    """The model's fingerprint, or "" if unavailable."""
     try:
         identity: str = host.fingerprint(model)
     except UnidentifiedError:

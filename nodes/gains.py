@@ -35,6 +35,7 @@ from .sockets import (
     log_level_input,
     node_label,
     passed_on_sockets,
+    refusal,
     schedule_input,
     transformer_options,
     window_and_branch_inputs,
@@ -113,7 +114,7 @@ class WanVideoPromptWeight(io.ComfyNode):
             if isinstance(weights, str):
                 _parse_weights(weights)
         except ValueError as error:
-            return str(error)
+            return refusal(error)
         return check_texts(block_activations, schedule)
 
     @classmethod
@@ -154,7 +155,8 @@ class WanVideoPromptWeight(io.ComfyNode):
                 )
 
             edited = append_edits(label, model, text_embeds, strengths, make)
-            return io.NodeOutput(*edited, "\n".join(lines) or "No weight.", ui=model_told(model, strengths))
+            report = "\n".join(lines) or "No weight."
+            return io.NodeOutput(*edited, report, ui={"text": (report,), **model_told(model, strengths)})
 
 
 def _parse_weights(text: str) -> Tokens:

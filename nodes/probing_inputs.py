@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from ..patching import KEY, UnidentifiedError, fingerprint
 from .hidden import ImageEmbeds, pixels_input
-from .sockets import ACTIVATIONS_TOOLTIP
+from .sockets import ACTIVATIONS_TOOLTIP, refusal
 
 LEVELS_TOOLTIP = "Noise levels, 1 (only noise) to 0 (finished), separated by commas. Each is one step of a plain run."
 
@@ -77,7 +77,7 @@ def check_levels(text: Any) -> bool | str:
         try:
             parse_levels(text)
         except ValueError as error:
-            return str(error)
+            return refusal(error)
     return True
 
 
@@ -90,7 +90,7 @@ def identity_of(host: Any, model: Any) -> str:
 
 
 def cache_key(kind: str, identity: str, inputs: Any, settings: Any) -> str:
-    """By the content of everything; empty when it cannot be told."""
+    """Fingerprint of all inputs, or "" if unavailable."""
     try:
         return fingerprint((kind, identity, inputs, settings)) if identity else ""
     except UnidentifiedError:

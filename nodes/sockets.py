@@ -130,6 +130,11 @@ def store_in_db_input() -> Any:
     )
 
 
+def refusal(error: ValueError) -> str:
+    """What `validate_inputs` gives back for an error: text that a log can hold."""
+    return plain(error, MAX_MESSAGE)
+
+
 def check_texts(block_activations: Any = None, schedule: Any = None, tokens: Any = None) -> bool | str:
     """For `validate_inputs`: True, or what is wrong. A linked input is not known yet and passes."""
     given = ((block_activations, parse_selection), (schedule, parse_schedule), (tokens, parse_tokens))
@@ -138,7 +143,7 @@ def check_texts(block_activations: Any = None, schedule: Any = None, tokens: Any
             try:
                 parse(text)  # type: ignore[operator]
             except ValueError as error:
-                return str(error)
+                return refusal(error)
     return True
 
 
@@ -166,7 +171,7 @@ def errors_named(node: str) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError, LookupError, OSError) as error:
         said = str(error)
         text = said if said.startswith(node) else f"{node}: {said}"
         safe = "\n".join(plain(line, MAX_MESSAGE) for line in text[: 4 * MAX_MESSAGE].splitlines())

@@ -25,7 +25,7 @@ from .probing_inputs import (
     size_inputs,
     use_cache_input,
 )
-from .sockets import CATEGORY, check_texts, embeds_input, errors_named, model_input
+from .sockets import CATEGORY, check_texts, embeds_input, errors_named, model_input, refusal
 
 
 class WanVideoTokenReading(io.ComfyNode):
@@ -64,7 +64,7 @@ class WanVideoTokenReading(io.ComfyNode):
         try:
             parse_words(words) if isinstance(words, str) else None
         except ValueError as error:
-            return str(error)
+            return refusal(error)
         return True
 
     @classmethod

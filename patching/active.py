@@ -219,7 +219,7 @@ class ActiveEdit:
                 raise ValueError(
                     f"{self.edit.name}: a mask describes the {math.prod(grid)} tokens of a video of "
                     f"{format_grid(grid)}, but {self.run.model.name} has {x.shape[1]}, with references or padding "
-                    "among them. Disconnect the mask."
+                    "among them. Leave the mask out."
                 )
             self.run.parts[key] = part_of(self.edit.mask.weights(grid), x)
         return self.run.parts[key]

@@ -1,4 +1,4 @@
-"""What Python callers may write for blocks and prompts."""
+"""What Python callers may write for blocks, windows and prompts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from ..embeddings.text_embeds import MAX_TOKENS, TextEmbeds, read_text_embeds
+from ..embeddings.text_embeds import MAX_TOKENS, EmbedsError, TextEmbeds, read_text_embeds
+from .edit import Window
 from .selection import parse_selection
 from .strengths import BlockStrengths, Explicit, as_block_strengths
 
@@ -25,12 +26,9 @@ def chosen_blocks(blocks: Blocks) -> BlockStrengths:
     if isinstance(blocks, BlockStrengths):
         return blocks
     if isinstance(blocks, str):
-        return parse_selection(blocks)
+        return parse_selection(blocks, "blocks")
     if isinstance(blocks, Mapping):
-        try:
-            return as_block_strengths(blocks)
-        except ValueError as error:
-            raise ValueError(f"blocks: {error}".replace("block_strengths", "the mapping")) from None
+        return as_block_strengths(blocks, "blocks")
     try:
         numbers = [_number(b) for b in (blocks if isinstance(blocks, Iterable) else [blocks])]
     except TypeError:
@@ -49,19 +47,70 @@ def _number(value: Any) -> int:
     return operator.index(value)
 
 
+def given_window(window: Any) -> Window:
+    """The window of a pair (start, end).
+
+    Raises:
+        ValueError: something else, or no part of sampling.
+    """
+    if isinstance(window, Window):
+        return window
+    try:
+        start, end = (float(x) for x in window)
+        return Window(start, end)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"window: {window!r} is no part of sampling. Give (start, end) with 0 <= start < end <= 1, as (0, 0.5) has."
+        ) from None
+
+
 @torch.no_grad()
-def given_prompt(target: Any, prompt: Any) -> TextEmbeds:
+def encoded(target: Any, prompt: Any, name: str) -> torch.Tensor | list[torch.Tensor] | TextEmbeds:
+    """What a prompt of a pipeline is as embeddings: text is encoded, embeddings are given back.
+
+    Text gets 512 rows, as in a pipeline's own call: padding counts in attention.
+
+    Raises:
+        ValueError: text, but no pipeline with a text encoder.
+        EmbedsError: neither text nor embeddings.
+    """
+    if isinstance(prompt, str):
+        if getattr(target, "text_encoder", None) is None:
+            raise ValueError(
+                f"{name}: a prompt given as text needs a pipeline with its text encoder. Give the pipeline instead of "
+                "its transformer, or the embeddings that pipe.encode_prompt returns."
+            )
+        found: torch.Tensor = target.encode_prompt(
+            prompt, do_classifier_free_guidance=False, max_sequence_length=MAX_TOKENS
+        )[0]
+        return found
+    several = isinstance(prompt, list | tuple) and len(prompt) > 0 and all(map(torch.is_tensor, prompt))
+    if not (torch.is_tensor(prompt) or isinstance(prompt, TextEmbeds) or several):
+        raise EmbedsError(
+            f"{name}: expected a prompt as text, or embeddings [tokens, 4096] or [batch, tokens, 4096] as "
+            f"pipe.encode_prompt gives them, got {type(prompt).__name__}."
+        )
+    return list(prompt) if several else prompt  # type: ignore[no-any-return]
+
+
+def batch_of(prompt: Any, name: str) -> torch.Tensor:
+    """Embeddings as a batch [batch, tokens, width].
+
+    Raises:
+        EmbedsError: no tensor, or one of another number of dimensions.
+    """
+    if not torch.is_tensor(prompt) or prompt.dim() not in (2, 3):
+        got = f"a tensor {list(prompt.shape)}" if torch.is_tensor(prompt) else f"a {type(prompt).__name__}"
+        raise EmbedsError(f"{name}: expected embeddings [tokens, 4096] or [batch, tokens, 4096], got {got}.")
+    return prompt[None] if prompt.dim() == 2 else prompt
+
+
+def given_prompt(target: Any, prompt: Any, name: str = "embeds") -> TextEmbeds:
     """The prompt of a pipeline: text, which it encodes, or embeddings [tokens, width] or [batch, tokens, width].
 
     Raises:
         ValueError: text, but no pipeline with a text encoder.
         EmbedsError: something else, with what to give.
     """
-    if isinstance(prompt, str):
-        if getattr(target, "text_encoder", None) is None:
-            raise ValueError(
-                "A prompt given as text needs a pipeline with its text encoder. Give the pipeline instead of its "
-                "transformer, or the embeddings that pipe.encode_prompt returns."
-            )
-        prompt, _ = target.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=MAX_TOKENS)
-    return read_text_embeds(prompt.clone() if torch.is_tensor(prompt) else prompt, "embeds").detached()
+    found = encoded(target, prompt, name)
+    return read_text_embeds(found.clone() if torch.is_tensor(found) else found, name).detached()

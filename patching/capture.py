@@ -1,7 +1,7 @@
 """Capture of hidden states: the residual stream of a real pass after chosen blocks, with the rest of the pass left out.
 
 A host's `capture` runs its own sampling code inside `Capture`, whose hooks copy what a block puts out and end the pass
-after the last block that is wanted. Blocks are left as they were, by whatever way the pass ends.
+after the last block that is wanted. Blocks are always restored, also after an error.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class HiddenStates:
         grid: frames, height and width in tokens; models that add reference tokens have more tokens than that.
         sigma: noise level of the pass, 1 to 0.
         seed: seed of its noise; None when the latents were given.
-        identity: of the model, its patches included; empty when it cannot be told.
+        identity: of the model, its patches included; empty when unavailable.
         model_name: for people.
         prompt: source text; empty when it is not known.
     """
@@ -152,7 +152,7 @@ class Capture:
         return kind is _Stop
 
     def stoppable(self, call: Callable[[], torch.Tensor], like: torch.Tensor) -> torch.Tensor:
-        """For a host that goes on: the result of a model call, or zeros like `like` once a call has ended early."""
+        """For hosts that keep calling the model after the capture: the result of a model call, or zeros like `like`."""
         try:
             return torch.zeros_like(like) if self._is_complete() else call()
         except _Stop:
@@ -170,7 +170,7 @@ class Capture:
         if self._grid is None or not self._is_complete():
             raise RuntimeError(
                 f"The host did not run block {self._count - 1} of {self._model.name}, so nothing was captured. "
-                "Disconnect step caches and skip-layer guidance, and compile the blocks only, not the whole model."
+                "Turn off step caches and skip-layer guidance, and compile the blocks only, not the whole model."
             )
         first = 0 if self._every else self._count - 1
         blocks = tuple(range(first, self._count))

@@ -104,7 +104,7 @@ def warn_about_cache(stack: EditStack) -> None:
         if edit.is_timed:
             log.warning(
                 "%s: a step cache replays results of earlier steps, so the edit reaches past its window %g-%g, and its "
-                "schedule is followed only where the model runs. Disconnect the cache for exact timing.",
+                "schedule is followed only where the model runs. Turn the cache off for exact timing.",
                 edit.name,
                 edit.window.start,
                 edit.window.end,

@@ -41,7 +41,7 @@ def warn_about_replaced_forwards(model: WanModel, edited: Iterable[int]) -> None
     for owner, place in places.items():
         log.warning(
             "%s has replaced the %s of %s, and may overwrite what is injected there. If the injection has no effect, "
-            "disable that node pack or its node, and reload the model.",
+            "disable that pack, and reload the model.",
             owner,
             place,
             model.name,

@@ -42,8 +42,8 @@ class Window:
     def __post_init__(self) -> None:
         if not (0.0 <= self.start < self.end <= 1.0):
             raise ValueError(
-                f"The window runs from {self.start!r} to {self.end!r}; "
-                "start_percent must be at least 0, below end_percent, and end_percent at most 1."
+                f"The window runs from {self.start!r} to {self.end!r}; its start must be at least 0 and below its end, "
+                "and its end at most 1."
             )
 
     @property

@@ -13,7 +13,7 @@ _SAMPLES = 16
 
 
 class UnidentifiedError(ValueError):
-    """A value whose content cannot be told; the message names it."""
+    """A value that cannot be fingerprinted; the message names it."""
 
 
 def fingerprint(value: Any, sampled: bool = False) -> str:

@@ -7,7 +7,7 @@ leave its softmax alone. The others come with a factor of their own, a keyword o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -62,16 +62,19 @@ def word_gains(tokens: Tokens, count: int, strengths: BlockStrengths, **more: An
 
 
 def streams_of(model: WanModel) -> list[str]:
-    """Streams that a model may have, by its modules; whether audio, a face or a reference comes, sampling tells."""
+    """Streams that a model has, by its modules; whether audio, a face or a reference is connected, sampling tells."""
     return [name for name, site in STREAMS.items() if site.is_in(model.blocks, [b for b, _ in model.control_blocks])]
 
 
 class KeywordEdit(ActiveEdit):
-    """Multiplies the factor that comes with a stream.
+    """Multiplies the factor that comes with a stream, where it comes: a host may hand it on in some steps only.
 
     Raises:
-        ValueError: while sampling, when none of the stream comes; the message lists what does.
+        ValueError: after the first call of the model, when none of the stream is there; the message lists what is.
     """
+
+    _connected = False
+    _others: Sequence[str] = ()  # streams that came instead
 
     def hooks(self, block: nn.Module, index: int) -> Iterator[Hook]:
         if index not in self.blocks:
@@ -81,18 +84,27 @@ class KeywordEdit(ActiveEdit):
             if not self.acts:
                 return None
             self._check_rows()
-            found = {factor: kwargs[factor] for tensor, factor in self.site.keywords if _comes(kwargs, tensor, factor)}
+            found = {factor.name: kwargs[factor.name] for factor in self.site.factors if factor.comes(kwargs)}
             if not found:
-                raise ValueError(
-                    f"{self.edit.name}: {self.run.model.name} gets no {self.edit.site} while sampling. It gets "
-                    f"{', '.join(_coming(kwargs))}. Connect it to the sampler, or choose one of those."
-                )
+                self._others = _coming(kwargs)
+                return None
             assert isinstance(self.edit.operation, Scale)  # noqa: S101  # Edit allows no other
             weight = self.edit.operation.weight(self.factor * self.strengths[index])
             self.edited += 1
             self.missed.discard(index)
+            self._connected = True
             return args, {**kwargs, **{name: _times(value, weight) for name, value in found.items()}}
 
+        def check(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            given = any(kwargs.get(factor.given) is not None for factor in self.site.factors)
+            if self.acts and not self._connected and not given:
+                raise ValueError(
+                    f"{self.edit.name}: {self.run.model.name} gets no {self.edit.site} while sampling. It gets "
+                    f"{', '.join(self._others)}. Connect it to the sampler, or choose one of those."
+                )
+
+        if index == self.blocks[0]:
+            yield self.run.model.module.register_forward_hook(hidden_from_compile(check), with_kwargs=True)
         yield block.register_forward_pre_hook(hidden_from_compile(scale), with_kwargs=True)
 
     def _check_rows(self) -> None:
@@ -121,12 +133,8 @@ class ControlEdit(ActiveEdit):
         yield leaf.register_forward_hook(hidden_from_compile(change))
 
 
-def _comes(kwargs: dict[str, Any], tensor: str, factor: str) -> bool:
-    return kwargs.get(tensor) is not None and factor in kwargs
-
-
 def _coming(kwargs: dict[str, Any]) -> list[str]:
-    streams = [name for name, site in KEYWORDS.items() if any(_comes(kwargs, *pair) for pair in site.keywords)]
+    streams = [name for name, site in KEYWORDS.items() if any(factor.comes(kwargs) for factor in site.factors)]
     return ["text", *(["clip_image"] if kwargs.get("clip_embed") is not None else []), *streams]
 
 

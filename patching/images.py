@@ -56,7 +56,7 @@ class ImageEdit(ActiveEdit):
             if self.acts and not reached:
                 raise RuntimeError(
                     f"{self.edit.name}: {self.run.model.name} gets no CLIP image while sampling, so there is none to "
-                    "change. Connect a CLIP vision output to the image-to-video node."
+                    "change. Sample with an image that CLIP vision has encoded."
                 )
 
         for site in (self.site, MORE_SITES["image_values"]):

@@ -25,6 +25,15 @@ def warn_if_unused(edits: Iterable[ActiveEdit]) -> None:
                 active.edit.label or "An edit",
                 where(active.edit),
             )
+        elif active.blocks and not active.edited and active.site.end == "keyword":
+            log.warning(
+                "%s had no effect: the %s that is connected came in none of its steps (%s). It has a part of sampling "
+                "of its own, at the node that adds it.",
+                active.edit.label or "An edit",
+                active.edit.site,
+                where(active.edit),
+            )
+            continue
         acted = acted or bool(active.blocks and active.calls)
     if acted and not any(active.edited for active in edits):
         log.warning(
@@ -53,6 +62,6 @@ def unreached_message(active: ActiveEdit, model: str) -> str:
     paths = " or ".join(active.site.paths)
     return (
         f"{active.edit.name}: {model} ran without calling {f'{paths} of its blocks' if paths else 'the chosen blocks'} "
-        "as modules, so nothing was edited. This model, or another node on it, runs its blocks in a way of its own, "
-        "which cannot be edited. Remove the editor, or the node that replaces the blocks."
+        "as modules, so nothing was edited. This model, or another pack on it, runs its blocks in a way of its own, "
+        "which cannot be edited. Remove the edit, or what replaces the blocks."
     )

@@ -10,8 +10,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from .selection import NUMBER, check_length
+
 _POINT = re.compile(r"[^\s,]+")
-_NUMBER = re.compile(r"[0-9]*\.?[0-9]+(e-?[0-9]+)?")
+_NUMBER = re.compile(NUMBER)
 
 ROUNDING = 4e-3  # schedulers round their noise levels; a step of a 100-step run is 0.01
 
@@ -73,6 +75,7 @@ def parse_schedule(text: str) -> Schedule:
     """
     if not isinstance(text, str):
         raise ScheduleError(f"schedule must be text, not {type(text).__name__}.")
+    check_length("schedule", text, ScheduleError)
     points: list[tuple[float, float]] = []
     for match in _POINT.finditer(text):
         progress, _, multiplier = match[0].lower().partition(":")

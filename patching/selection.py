@@ -1,4 +1,4 @@
-"""The grammar of `block_activations`.
+"""The grammar of block selections: `blocks` in Python, `block_activations` of nodes.
 
 A selection is a string of 0 and 1 (one character per block, three or more), or terms separated by
 commas or spaces:
@@ -19,9 +19,12 @@ from dataclasses import dataclass
 from .strengths import PRESETS, BlockStrengths, check_block, preset_blocks
 
 NAMES = ("even", "odd", *PRESETS)
+MAX_LENGTH = 4000
+"""Characters of a selection, a schedule or the like."""
 
 _TOKEN = re.compile(r"[^\s,]+")
-_STRENGTH = re.compile(r"[0-9]*\.?[0-9]+(e-?[0-9]+)?")
+NUMBER = r"(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:e-?[0-9]+)?"  # takes time linear in the text
+_STRENGTH = re.compile(NUMBER)
 _BITS = re.compile(r"[01]{3,}")
 _NUMBER = r"0|[1-9][0-9]{0,5}"  # no leading zeros: 0102 is a mistyped string of 0 and 1
 _INDEX = re.compile(_NUMBER)
@@ -93,20 +96,30 @@ class Selection(BlockStrengths):
         return ", ".join(str(t) for t in self.terms)
 
 
-def parse_selection(text: str) -> Selection:
+def check_length(name: str, text: str, error: type[ValueError]) -> None:
+    """Raise `error` for a text that is too long to be read at once."""
+    if len(text) > MAX_LENGTH:
+        raise error(f"{name} has {len(text)} characters, but at most {MAX_LENGTH} are read.")
+
+
+def parse_selection(text: str, name: str = "block_activations") -> Selection:
     """Parse a block selection.
+
+    Args:
+        name: of the input or argument, for errors.
 
     Raises:
         SelectionError: with the 1-based position and the token that could not be read.
     """
     if not isinstance(text, str):
-        raise SelectionError(f"block_activations must be text, not {type(text).__name__}.")
-    return Selection(tuple(_parse_term(m[0].lower(), m.start() + 1) for m in _TOKEN.finditer(text)))
+        raise SelectionError(f"{name} must be text, not {type(text).__name__}.")
+    check_length(name, text, SelectionError)
+    return Selection(tuple(_parse_term(m[0].lower(), m.start() + 1, name) for m in _TOKEN.finditer(text)))
 
 
-def _parse_term(token: str, position: int) -> Term:
+def _parse_term(token: str, position: int, name: str) -> Term:
     def fail(why: str) -> SelectionError:
-        return SelectionError(f"block_activations, position {position}: {token!r} {why}")
+        return SelectionError(f"{name}, position {position}: {token!r} {why}")
 
     blocks, colon, strength_text = token.partition(":")
     exclude = blocks.startswith("!")

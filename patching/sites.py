@@ -8,13 +8,41 @@ around the leaves itself, past module hooks.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
 
 End = Literal["argument", "input", "output", "keyword"]
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A stream that comes to a block as a tensor and a factor of it.
+
+    Args:
+        tensor, name: arguments of the block.
+        module: what reads the tensor, from the block; models without the stream lack it.
+        given: argument of the model that brings the stream, also while it is not handed to the blocks.
+    """
+
+    tensor: str
+    name: str
+    module: str
+    given: str
+
+    def comes(self, arguments: Mapping[str, object]) -> bool:
+        """True when a call of the block with these arguments has it."""
+        return arguments.get(self.tensor) is not None and self.name in arguments
+
+    def is_in(self, block: nn.Module) -> bool:
+        """True when the block reads it."""
+        try:
+            block.get_submodule(self.module)
+        except AttributeError:
+            return False
+        return {self.tensor, self.name} <= _keywords(type(block))
 
 
 @dataclass(frozen=True)
@@ -29,7 +57,7 @@ class Site:
         reads_text: its rows are those of the text batch, not of the video's.
         follows_text: for the same hidden state it changes with the text, so another prompt has a value for it.
         reads_images: its tokens are those of images, in the rows of the text batch.
-        keywords: of end `keyword`: arguments of the block, the tensor that comes and the factor that it comes with.
+        factors: of end `keyword`: those that it stands for.
         of_control: the module is one of the control block that feeds the block.
     """
 
@@ -40,13 +68,13 @@ class Site:
     reads_text: bool = False
     follows_text: bool = False
     reads_images: bool = False
-    keywords: tuple[tuple[str, str], ...] = ()
+    factors: tuple[Factor, ...] = ()
     of_control: bool = False
 
     def is_in(self, blocks: Sequence[nn.Module], controls: Sequence[nn.Module]) -> bool:
         """True when a model with these blocks and control blocks may have it."""
         if self.end == "keyword":
-            return bool(blocks) and any({*pair} <= _keywords(type(blocks[0])) for pair in self.keywords)
+            return any(factor.is_in(block) for factor in self.factors for block in blocks[:1])
         try:
             for block in (controls if self.of_control else blocks)[:1]:
                 self.module(block)
@@ -116,21 +144,30 @@ KEYWORDS: dict[str, Site] = {
             "audio",
             "what FantasyTalking, MultiTalk and HuMo add of the sound",
             end="keyword",
-            keywords=(
-                ("audio_proj", "audio_scale"),
-                ("multitalk_audio_embedding", "audio_scale"),
-                ("humo_audio_input", "humo_audio_scale"),
+            factors=(
+                Factor("audio_proj", "audio_scale", "cross_attn.k_proj", "audio_proj"),
+                Factor("multitalk_audio_embedding", "audio_scale", "audio_cross_attn", "multitalk_audio"),
+                Factor("humo_audio_input", "humo_audio_scale", "audio_cross_attn_wrapper", "humo_audio"),
             ),
         ),
-        Site("face", "what FantasyPortrait adds", end="keyword", keywords=(("adapter_proj", "ip_scale"),)),
+        Site(
+            "face",
+            "what FantasyPortrait adds",
+            end="keyword",
+            factors=(
+                Factor(
+                    "adapter_proj", "ip_scale", "cross_attn.ip_adapter_single_stream_k_proj", "fantasy_portrait_input"
+                ),
+            ),
+        ),
         Site(
             "reference",
             "what Lynx and One-to-All add of a reference",
             end="keyword",
-            keywords=(
-                ("lynx_x_ip", "lynx_ip_scale"),
-                ("lynx_ref_feature", "lynx_ref_scale"),
-                ("onetoall_ref", "onetoall_ref_scale"),
+            factors=(
+                Factor("lynx_x_ip", "lynx_ip_scale", "cross_attn.ip_adapter", "lynx_embeds"),
+                Factor("lynx_ref_feature", "lynx_ref_scale", "self_attn.ref_adapter", "lynx_embeds"),
+                Factor("x_onetoall_ref", "onetoall_ref_scale", "ref_attn_k_img", "one_to_all_input"),
             ),
         ),
     )

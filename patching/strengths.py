@@ -193,11 +193,11 @@ class Pattern(BlockStrengths):
     def __post_init__(self) -> None:
         if self.name not in PATTERNS:
             raise ValueError(f"Unknown pattern {self.name!r}. Patterns: {', '.join(PATTERNS)}.")
-        object.__setattr__(self, "base", check_strength(self.base, "base_strength"))
+        object.__setattr__(self, "base", check_strength(self.base, "base strength"))
         if not (math.isfinite(self.spread) and self.spread > 0):
             raise ValueError(f"spread must be above 0 blocks, not {self.spread!r}.")
         if self.step < 1:
-            raise ValueError(f"step_size must be at least 1 block, not {self.step!r}.")
+            raise ValueError(f"step size must be at least 1 block, not {self.step!r}.")
 
     def resolve(self, count: int) -> tuple[float, ...]:
         return tuple(self._curve(count))
@@ -240,11 +240,12 @@ class Product(BlockStrengths):
         return " x ".join(str(f) for f in self.factors)
 
 
-def as_block_strengths(value: Any) -> BlockStrengths:
+def as_block_strengths(value: Any, name: str = "block_strengths") -> BlockStrengths:
     """Read what a BLOCK_STRENGTHS socket may carry.
 
     Args:
         value: a BlockStrengths, a sequence of floats, or a mapping of block index to float.
+        name: of the input or argument, for errors.
 
     Raises:
         ValueError: anything else, or a strength outside 0..1.
@@ -255,12 +256,12 @@ def as_block_strengths(value: Any) -> BlockStrengths:
         try:
             table = {int(k): v for k, v in value.items()}
         except (TypeError, ValueError):
-            raise ValueError("block_strengths must map block numbers to strengths.") from None
+            raise ValueError(f"{name} must map block numbers to strengths, as {{1: 0.5}} does.") from None
         if table and min(table) < 0:
-            raise ValueError(f"block_strengths names block {min(table)}; blocks are counted from 0.")
+            raise ValueError(f"{name} names block {min(table)}; blocks are counted from 0.")
         if table and max(table) > 1000:
-            raise ValueError(f"block_strengths names block {max(table)}; no Wan model has as many.")
+            raise ValueError(f"{name} names block {max(table)}; no Wan model has as many.")
         return Explicit(tuple(table.get(i, 0.0) for i in range(max(table, default=-1) + 1)))
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return Explicit(tuple(value))
-    raise ValueError(f"block_strengths must come from WanVideo Block Strength Builder, not {type(value).__name__}.")
+    raise ValueError(f"{name} must come from WanVideo Block Strength Builder, not {type(value).__name__}.")

@@ -20,15 +20,17 @@ from typing import Literal, Protocol
 
 import torch
 
+from .selection import NUMBER, check_length
+
 Kind = Literal["real", "padding", "all", "range", "phrase", "word"]
 
-_TERM = re.compile(r"""
-    (?: "(?P<phrase>[^"]*)" | word\s+(?P<word>[0-9]{1,4}) | (?P<name>real|padding|all)
-      | (?P<first>[0-9]{1,4})(?:-(?P<last>[0-9]{1,4}))? )
-    (?::(?P<weight>[0-9]*\.?[0-9]+(?:e-?[0-9]+)?))?
+_TERM = re.compile(rf"""
+    (?: "(?P<phrase>[^"]*)" | word\s+(?P<word>[0-9]{{1,4}}) | (?P<name>real|padding|all)
+      | (?P<first>[0-9]{{1,4}})(?:-(?P<last>[0-9]{{1,4}}))? )
+    (?::(?P<weight>{NUMBER}))?
     (?=[\s,]|$)""", re.VERBOSE | re.IGNORECASE)  # fmt: skip
 _GAP = re.compile(r"[\s,]*")
-_PLAIN = re.compile(r"(?P<phrase>[^\s,:\"]+)(?::(?P<weight>[0-9]*\.?[0-9]+(?:e-?[0-9]+)?))?(?=[\s,]|$)")
+_PLAIN = re.compile(rf"(?P<phrase>[^\s,:\"]+)(?::(?P<weight>{NUMBER}))?(?=[\s,]|$)")
 
 
 class TokensError(ValueError):
@@ -153,6 +155,7 @@ def parse_tokens(text: str, name: str = "tokens", most: float = 1.0, bare_words:
     """
     if not isinstance(text, str):
         raise TokensError(f"{name} must be text, not {type(text).__name__}.")
+    check_length(name, text, TokensError)
     terms: list[TokenTerm] = []
     at = _end_of_gap(text, 0)
     while at < len(text):

@@ -117,7 +117,7 @@ def discover(module: Any) -> WanModel:
     blocks = getattr(module, "blocks", None)
     if not isinstance(blocks, nn.ModuleList) or len(blocks) == 0:
         raise NotAWanModelError(
-            f"{name} is not a Wan model: it has no list of transformer blocks. Connect a Wan 2.1 or 2.2 model."
+            f"{name} is not a Wan model: it has no list of transformer blocks. Use a Wan 2.1 or 2.2 model."
         )
     raw = tuple(unwrap(b) for b in blocks)
     if not all(any(hasattr(b, a) for a in _CROSS_ATTENTION_NAMES) for b in raw):

@@ -100,8 +100,8 @@ def words_of(encoder: Any, prompt: str) -> Words:
         found = _pieces(encoder, " ".join(prompt.split()))
     else:
         raise TokensError(
-            f"text_encoder: {type(encoder).__name__} has no tokenizer that is known here. Connect the CLIP or "
-            "WANTEXTENCODER that encodes the prompt, or give token numbers."
+            f"text_encoder: {type(encoder).__name__} has no tokenizer that is known here. Give the text "
+            "encoder that encodes the prompt, or token numbers."
         )
     return Words(tuple(found))
 

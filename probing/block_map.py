@@ -41,7 +41,7 @@ class BlockMap:
         noise_levels: that were measured, 1 to 0.
         seeds: one per first index of the samples.
         edit: the edit as plain values.
-        model_name, identity: of the model; the identity is empty where it cannot be told.
+        model_name, identity: of the model; the identity is empty where it is unavailable.
         method: how the shares were measured: `forks` or `integrated_gradients`.
         pairs: prompt pairs whose mean each sample is.
         finished: per block, the relative L2 change of the finished latents with the edit in that block throughout,

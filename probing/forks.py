@@ -59,6 +59,7 @@ class ModelCall:
         """Let an edit act in what `output` runs; every tensor that it holds is released at the end."""
         run = self.new_run(EditStack())
         (active,) = run.extend(EditStack((edit,)))
+        active.checked = True  # the message here speaks of measuring
         try:
             with run:
                 run.begin(
@@ -75,7 +76,7 @@ def left_out(blocks: set[int], model: WanModel) -> str:
     """For blocks that the host did not run in a call that is measured."""
     return (
         f"{model.name} was called without running block {', '.join(map(str, sorted(blocks)))}, so its effect cannot "
-        "be measured. Disconnect step caches (TeaCache, EasyCache) and skip-layer guidance."
+        "be measured. Turn off step caches (TeaCache, EasyCache) and skip-layer guidance."
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..patching.arguments import batch_of, encoded
 from ..patching.fingerprint import UnidentifiedError, fingerprint
 from ..patching.hosts.attachment import COMPILE_SETTING, is_attached
 from ..patching.hosts.compile import eager, is_compiled
@@ -58,21 +59,10 @@ class Pipeline:
         """Embeddings [1, tokens, width] of a prompt.
 
         Raises:
-            ValueError: a string, and the pipeline has no text encoder.
-            TypeError: neither a string nor a tensor.
+            ValueError: text, and the pipeline has no text encoder.
+            EmbedsError: neither text nor a tensor.
         """
-        if torch.is_tensor(prompt):
-            return prompt[None] if prompt.dim() == 2 else prompt
-        if not isinstance(prompt, str):
-            raise TypeError(f"{name}: expected a string or embeddings as a tensor, got {type(prompt).__name__}.")
-        if getattr(self.pipe, "text_encoder", None) is None:
-            raise ValueError(
-                f"{name} is a string, but this {type(self.pipe).__name__} was loaded without its text encoder. "
-                "Give the embeddings, as encode_prompt returns them."
-            )
-        with torch.no_grad():
-            encoded: torch.Tensor = self.pipe.encode_prompt(prompt, do_classifier_free_guidance=False)[0]
-        return encoded
+        return batch_of(encoded(self.pipe, prompt, name), name)
 
     def sample(self, text: torch.Tensor, seed: int) -> torch.Tensor:
         """Finished latents."""
@@ -99,7 +89,7 @@ class Pipeline:
                     self.pipe.maybe_free_model_hooks()
 
     def identity(self) -> str:
-        """Fingerprint of the transformers' weights; empty when it cannot be told."""
+        """Fingerprint of the transformers' weights; empty when unavailable."""
         states = [dict(model.module.state_dict()) for model in self.models]
         try:
             return fingerprint({"class": self.models[0].name, "states": states}, sampled=True)

@@ -9,15 +9,14 @@ import numpy as np
 import torch
 
 from ..embeddings import read_text_embeds
+from ..patching.arguments import Blocks, chosen_blocks
 from ..patching.checks import check_stack
 from ..patching.edit import Branch, Edit, EditStack
 from ..patching.hosts.compile import edits_inside
 from ..patching.hosts.diffusers import edited
 from ..patching.operations import Operation
 from ..patching.runtime import Run
-from ..patching.selection import parse_selection
 from ..patching.sources import CapturedDifference, Direction
-from ..patching.strengths import BlockStrengths, as_block_strengths
 from ..patching.wan_model import discover
 from .block_map import BlockMap
 from .collect import Collected, measured_blocks, verified_blocks
@@ -37,7 +36,7 @@ def block_map(
     noise_levels: Sequence[float] = (0.8, 0.6, 0.4),
     seeds: int | Sequence[int] = 4,
     *,
-    blocks: str | BlockStrengths | dict[int, float] | list[float] = "all",
+    blocks: Blocks = "all",
     strength: float = 1.0,
     site: str = "context",
     operation: Operation | None = None,
@@ -78,7 +77,7 @@ def block_map(
     prompts, others = _listed(prompt), _listed(other)
     if len(others) not in (1, len(prompts)):
         raise ValueError(f"{len(prompts)} prompts were given, but {len(others)} others: they are paired in order.")
-    options = {"strengths": _strengths(blocks) * strength, "site": site, "operation": operation, "branch": branch}
+    options = {"strengths": chosen_blocks(blocks) * strength, "site": site, "operation": operation, "branch": branch}
     pipeline = Pipeline(pipe, call)
     texts = [pipeline.encode(one, "prompt") for one in prompts]
     edits = [_edit(pipeline, one, options) for one in others] * (len(prompts) if len(others) == 1 else 1)
@@ -175,10 +174,6 @@ def _measured(
 
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _strengths(blocks: str | BlockStrengths | dict[int, float] | list[float]) -> BlockStrengths:
-    return parse_selection(blocks) if isinstance(blocks, str) else as_block_strengths(blocks)
 
 
 def _edit(pipeline: Pipeline, other: Any, options: dict[str, Any]) -> Edit:

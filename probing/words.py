@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..embeddings import read_text_embeds
-from ..patching.selection import parse_selection
+from ..patching.arguments import Blocks, chosen_blocks
 from ..patching.wan_model import discover
 from .pipeline_calls import Due, Pipeline, Stop, latents_of
 from .pipelines import Progress
@@ -21,7 +21,7 @@ def read_words(
     noise_levels: Sequence[float] = (0.6,),
     seed: int = 0,
     *,
-    blocks: str = "all",
+    blocks: Blocks = "all",
     progress: Progress = lambda done, total: None,
     **call: Any,
 ) -> TokenReading:
@@ -37,7 +37,7 @@ def read_words(
             {"red": [1]}; every token when None.
         noise_levels: 1 (only noise) to 0; each is read at the step nearest to it.
         seed: of the noise that the clip starts from.
-        blocks: which are read.
+        blocks: which are read: a selection, a block or several ([1, 2]).
         progress: see `Progress`.
         call: further arguments of the pipeline.
 
@@ -50,7 +50,7 @@ def read_words(
     count = read_text_embeds(text, "prompt").prompts[0].shape[0]
     offsets = _offsets(pipe, prompt) if isinstance(prompt, str) else None
     groups = word_tokens(words, prompt if isinstance(prompt, str) else None, offsets, count)
-    chosen = parse_selection(blocks).active_blocks(pipeline.models[0].block_count)
+    chosen = chosen_blocks(blocks).active_blocks(pipeline.models[0].block_count)
     if not chosen:
         raise ValueError("No block is selected, so there is nothing to read.")
     due = Due(pipeline, noise_levels, text, other_text=False)

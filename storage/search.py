@@ -2,17 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import duckdb
 import numpy as np
 import torch
+
+from .errors import StoreError
 
 MAX_WIDTH = 16384
 CACHED_BYTES = 256 << 20
 """Vectors that are kept in memory after a search; those beyond are read each time."""
 CHUNK = 1024
+MOST_SECONDS = 30.0
+"""A search of the store that takes longer is stopped."""
+
+
+@contextlib.contextmanager
+def limited(db: Any) -> Iterator[None]:
+    """Stop what a connection does after 30 seconds.
+
+    Raises:
+        StoreError: it was stopped.
+    """
+    late = threading.Event()
+
+    def stop() -> None:
+        late.set()
+        db.interrupt()
+
+    timer = threading.Timer(MOST_SECONDS, stop)
+    timer.start()
+    try:
+        yield
+    except (duckdb.Error, RuntimeError):
+        if late.is_set():
+            raise StoreError(
+                f"The search took more than {MOST_SECONDS:g} seconds and was stopped. Search for fewer words, or "
+                "remove old embeddings with WanVideo Embedding Database."
+            ) from None
+        raise
+    finally:
+        timer.cancel()
 
 
 def pooled(tensor: torch.Tensor) -> Any:

@@ -27,7 +27,7 @@ from .entries import Prepared, Writer, count_reads, hash_of, now, prepare, rows,
 from .errors import DamagedError, StoreError, UnsupportedError
 from .packing import pack, unpack
 from .records import Description, EmbeddingKey, Listing, Operation, OperationInput, Stored
-from .search import Vectors, keep_scores, kept_scores, pooled
+from .search import Vectors, keep_scores, kept_scores, limited, pooled
 from .text import checked, query_words, shown
 
 T = TypeVar("T")
@@ -225,7 +225,8 @@ class EmbeddingStore:
         query = f"SELECT {_COLUMNS} FROM listing WHERE {' AND '.join(conditions)} ORDER BY {_ORDERS[order]}"  # noqa: S608
         if limit is not None:
             query += f" LIMIT {int(limit)}"
-        return [Listing(*row) for row in self.database.read(query, values)]
+        with self.database.snapshot() as db, limited(db):
+            return [Listing(*row) for row in db.execute(query, values).fetchall()]
 
     def nearest(self, value: Any, count: int = 10, text: str = "", tag: str = "") -> list[tuple[Listing, float]]:
         """Embeddings whose first prompt is nearest to that of `value`, with the cosine, best first.
@@ -243,7 +244,7 @@ class EmbeddingStore:
         me = None if filtered else self.id_of_value(value)
         among = [e.embedding_id for e in self.listings(text, tag)] if filtered else None
         same = [content_hash(main, exact) for exact in (False, True)]
-        with self.database.snapshot() as db:
+        with self.database.snapshot() as db, limited(db):
             scores = {} if me is None else kept_scores(db, me, count)
             is_new = not scores
             if is_new:

@@ -15,6 +15,9 @@ settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("elsewhere", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "elsewhere")
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one thread for each test process and for its servers
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def comfyui_folder() -> Path | None:
     """COMFYUI_PATH, else comfy-cli's default workspace, when ComfyUI is there."""

@@ -23,7 +23,11 @@ DOCUMENTS = (
     "CHANGELOG.md",
     "benchmarks/README.md",
     "benchmarks/STORE.md",
+    "docs/*.md",
+    "docs/*/*.md",
 )
+NODES = "docs/reference/nodes.md"
+"""The table that names every node."""
 
 OTHER_NODES = {
     "WanVideo TextEmbed Bridge",
@@ -49,6 +53,7 @@ OTHER_WORDS = {
 """Identifiers of hosts and of DuckDB."""
 
 OUTSIDE = (
+    "build/",
     "output/",
     "input/",
     "user/",
@@ -97,10 +102,10 @@ def problems(nodes: Mapping[str, Any], root: Path = ROOT) -> Iterator[str]:
         yield from _page(nodes[node], pages[node], root)
     names = {_name(schema) for schema in nodes.values()} | OTHER_NODES
     words = known_words(nodes, root)
-    readme = (root / "README.md").read_text(encoding="utf-8")
+    table = (root / NODES).read_text(encoding="utf-8")
     for schema in nodes.values():
-        if _name(schema).removeprefix("WanVideo ") not in readme:
-            yield f"README.md: {_name(schema)} is not named"
+        if _name(schema).removeprefix("WanVideo ") not in table:
+            yield f"{NODES}: {_name(schema)} is not named"
     for path in documents(root):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             for what in (*_line(line, path, names, root), *_words(line, words)):

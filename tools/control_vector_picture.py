@@ -15,12 +15,11 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw
 from wanvideo_activation_editor import tiny_wan
+from wanvideo_activation_editor.demo.sheet import INK, MARGIN, PAPER, font, strip
 from wanvideo_activation_editor.patching.plot import bar_plot
 from wanvideo_activation_editor.tiny_wan.measure import Sampler
 from wanvideo_activation_editor.vectors.applying import steer
 from wanvideo_activation_editor.vectors.pipelines import control_vector
-
-from demo.sheet import INK, MARGIN, PAPER, font, strip
 
 OUT = Path(__file__).resolve().parents[1] / "docs" / "images" / "control_vectors.png"
 FIRST = "a red circle moving left at night"

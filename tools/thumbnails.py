@@ -1,4 +1,4 @@
-"""Thumbnails of example_workflows: python -m tools.thumbnails
+"""Thumbnails of example_workflows: python -m tools.thumbnails [NAME ...]
 
 Each shows two clips of the tiny trained model, without and with an edit of the kind that the graph makes. They are
 computed by the library, with prompts of the tiny model in place of the graph's.
@@ -7,20 +7,25 @@ computed by the library, with prompts of the tiny model in place of the graph's.
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
 from wanvideo_activation_editor import tiny_wan
+from wanvideo_activation_editor.demo.sheet import FAINT, INK, MARGIN, PAPER, font, strip
+from wanvideo_activation_editor.patching import EditStack, parse_selection
+from wanvideo_activation_editor.patching.gains import word_gains
+from wanvideo_activation_editor.patching.hosts.diffusers import edited
+from wanvideo_activation_editor.patching.mask import Box
+from wanvideo_activation_editor.patching.tokens import parse_tokens
 from wanvideo_activation_editor.tiny_wan import comfyui
 from wanvideo_activation_editor.tiny_wan.edits import Boost, amplify, difference_vector, inject
 from wanvideo_activation_editor.tiny_wan.measure import Sampler
 from wanvideo_activation_editor.vectors.applying import steer
 from wanvideo_activation_editor.vectors.pipelines import control_vector
-
-from demo.sheet import FAINT, INK, MARGIN, PAPER, font, strip
 
 FOLDER = Path(__file__).resolve().parents[1] / "example_workflows"
 FIRST, SECOND, BLUE = comfyui.SUGGESTED[:3]
@@ -30,12 +35,12 @@ WORDS = 7  # of FIRST and of BLUE
 HEAD, SEED = 46, 0
 encode = tiny_wan.encode
 
-Row = tuple[str, torch.Tensor, dict[str, Any] | None]
-"""A heading, the prompt, and the arguments of `inject`, or of `steer`, if there is an edit."""
+Row = tuple[str, torch.Tensor, Callable[[Any], AbstractContextManager[object]]]
+"""A heading, the prompt, and what edits a pipeline."""
 
 
 def injected(what: str, embeds: torch.Tensor, **options: Any) -> Row:
-    return what, encode(FIRST), {"embeds": embeds, **options}
+    return what, encode(FIRST), lambda pipe: inject(pipe, embeds, **options)
 
 
 def second(text: str, blocks: str, strength: float = 1.0) -> Row:
@@ -57,7 +62,7 @@ def concept() -> torch.Tensor:
     return difference_vector(encode("a blue star growing at night"), encode("a red star growing at night"))
 
 
-PLAIN: Row = (f'"{FIRST}"', encode(FIRST), None)
+PLAIN: Row = (f'"{FIRST}"', encode(FIRST), nullcontext)
 CURVE = "2:0.1, 3:0.55, 4:0.9, 5:0.55, 6:0.1"
 
 
@@ -68,7 +73,21 @@ def steered(pipe: Any) -> tuple[Row, Row]:
     call = {name: tiny_wan.CALL[name] for name in ("height", "width", "num_frames")}
     vector = control_vector(pipe, pairs, site="attention", levels=8, **call)
     heading = 'set_point 1 along the control vector from "... at night" to "... on the sea"'
-    return PLAIN, (heading, encode(FIRST), {"vector": vector, "strength": 1.0, "operation": "set_point"})
+    return PLAIN, (heading, encode(FIRST), lambda pipe: steer(pipe, vector, 1.0, operation="set_point"))
+
+
+@contextmanager
+def two_regions(pipe: Any) -> Iterator[None]:
+    with (
+        inject(pipe, encode(ON_SEA), mask=Box(right=0.5)),
+        inject(pipe, encode(FIRST.replace("at night", "in fog")), mask=Box(left=0.5)),
+    ):
+        yield
+
+
+def silent(pipe: Any) -> AbstractContextManager[object]:
+    """The word red says nothing in the block that takes most of the colour from it, and in its neighbours."""
+    return edited(pipe, EditStack(tuple(word_gains(parse_tokens("1:0"), WORDS, parse_selection("3-5")))))
 
 
 def examples(pipe: Any) -> dict[str, tuple[Row, Row]]:
@@ -100,17 +119,23 @@ def examples(pipe: Any) -> dict[str, tuple[Row, Row]]:
         "11 Debug an injection (wrapper)": (second(SECOND, "9", 0.2), second(SECOND, "mid_blocks")),
         "09 Amplify a close prompt (wrapper)": (injected(towards, near(), blocks="mid_blocks"), further),
         "06 Add and subtract prompts (wrapper)": (
-            (f'"{ON_SEA}"', encode(ON_SEA), None),
-            (difference, encode(ON_SEA) + concept(), None),
+            (f'"{ON_SEA}"', encode(ON_SEA), nullcontext),
+            (difference, encode(ON_SEA) + concept(), nullcontext),
+        ),
+        "12 Two prompts in two regions (native)": (
+            PLAIN,
+            ('"... on the sea" on the left, "... in fog" on the right', encode(FIRST), two_regions),
+        ),
+        "13 Weight of a word by block (native)": (
+            PLAIN,
+            ('Weight 0 for "red" in blocks 3 to 5 of 10', encode(FIRST), silent),
         ),
     }
 
 
 def clip(sampler: Sampler, row: Row) -> torch.Tensor:
-    _, prompt, edit = row
-    edits = steer if edit and "vector" in edit else inject
-    editing: AbstractContextManager[object] = edits(sampler.pipe, **edit) if edit else nullcontext()
-    with editing:
+    _, prompt, editing = row
+    with editing(sampler.pipe):
         return tiny_wan.decode(sampler.latents(prompt, SEED))
 
 
@@ -132,6 +157,8 @@ def picture(sampler: Sampler, rows: tuple[Row, Row]) -> Image.Image:
 def main() -> None:
     sampler = Sampler()
     for name, rows in examples(sampler.pipe).items():
+        if sys.argv[1:] and name not in sys.argv[1:]:
+            continue
         path = FOLDER / f"{name}.jpg"
         picture(sampler, rows).save(path, quality=80, optimize=True)
         sys.stdout.write(f"{path.name}: {path.stat().st_size / 1024:.0f} KB\n")

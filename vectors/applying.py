@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, Literal
 
 import torch
 
+from ..patching.arguments import Blocks, chosen_blocks, given_window
 from ..patching.concepts import Concept, pack
 from ..patching.edit import Branch, Edit, EditStack, LogLevel, Window
 from ..patching.mask import Box, Mask, as_mask
 from ..patching.schedule import parse_schedule
-from ..patching.selection import parse_selection
 from ..patching.steering import STEERING, ChangedText, Steering, Turn
-from ..patching.strengths import BlockStrengths, as_block_strengths
 from ..patching.tokens import Tokens
 from ..patching.words import tokens_of
 from .arithmetic import at_levels
 from .control_vector import CONTEXT, ControlVector, ControlVectorError
 
 OperationName = Literal["add", "ablate", "set_point", "rotate", "transport"]
-Blocks = str | BlockStrengths | dict[int, float] | list[float] | Sequence[float]
 
 
 @contextlib.contextmanager
@@ -48,14 +46,14 @@ def steer(
         with steer(pipe, night, 0.3, blocks="8-20"):
             video = pipe(prompt_embeds=embeds, negative_prompt_embeds=negative).frames
 
-    Contexts nest, with those of `inject` too: each works on what the outer one left.
+    Contexts nest, with those of `inject` too: each works on the result of the outer one.
 
     Args:
         target: a diffusers Wan pipeline (both of its transformers, when it has two) or a Wan transformer.
         vector: of this model; at site `context` of any model with the same text encoder.
         strength: signed; at 0 nothing changes. For `add`, in mean norms of a token at that block.
         operation: `add`, `ablate`, `set_point`, `rotate`, `transport`, or one made from patching/steering.py.
-        blocks: a selection, or strengths of 0..1 per block, which multiply the strength; `all` are those of the vector.
+        blocks: as for `inject`; strengths per block multiply the strength. `all` are those of the vector.
         window, schedule, tokens, prompt, mask, branch, log_level: as for `inject`; padding of the text is left alone.
         other_model: apply a vector whose model had other weights than this one.
         options: of the operation: `unit`; `one_sided` and `to_zero`; `angle` and `radius`.
@@ -72,7 +70,7 @@ def steer(
         vector,
         operation if isinstance(operation, Steering) else make_operation(operation, strength, **options),
         blocks,
-        window=Window(*window),
+        window=given_window(window),
         schedule=parse_schedule(schedule),
         tokens=tokens_of(target, tokens, prompt),
         mask=as_mask(mask),
@@ -122,9 +120,8 @@ def steering_edit(
         ValueError: the operation needs what the vector does not have.
     """
     concept = vector if isinstance(vector, Concept) else concept_of(vector)
-    chosen = as_block_strengths(blocks) if not isinstance(blocks, str) else None
-    if chosen is None and concept.site != CONTEXT and str(blocks).strip() in ("", "all"):
-        chosen = as_block_strengths({block: 1.0 for block in concept.blocks})
+    if concept.site != CONTEXT and isinstance(blocks, str) and blocks.strip() in ("", "all"):
+        blocks = concept.blocks
     settings: dict[str, Any] = {"window": window or Window(), "schedule": schedule or parse_schedule("")}
     if concept.site == CONTEXT:
         operation.check_source(concept)
@@ -132,7 +129,7 @@ def steering_edit(
     else:
         settings |= {"source": concept, "operation": operation}
     return Edit(
-        strengths=chosen or parse_selection(str(blocks)),
+        strengths=chosen_blocks(blocks),
         site=concept.site,
         tokens=tokens,
         mask=mask,
@@ -201,7 +198,7 @@ def turn(
 
     if not options.pop("other_model", False):
         check_identity(first, diffusers, target)
-    window, schedule = Window(*options.pop("window", (0.0, 1.0))), parse_schedule(options.pop("schedule", ""))
+    window, schedule = given_window(options.pop("window", (0.0, 1.0))), parse_schedule(options.pop("schedule", ""))
     mask = as_mask(options.pop("mask", None))
     tokens = tokens_of(target, options.pop("tokens", "real"), options.pop("prompt", ""))
     edit = steering_edit(
@@ -231,7 +228,7 @@ def check_identity(vector: ControlVector, host: Any, model: Any) -> None:
 
 
 def identity_of(host: Any, model: Any) -> str:
-    """`host:digest` of a model's weights; empty when it cannot be told."""
+    """`host:digest` of a model's weights; empty when unavailable."""
     from ..patching.fingerprint import UnidentifiedError
 
     try:

@@ -117,7 +117,7 @@ def of_hidden_states(states: HiddenStates) -> ControlVector:
 
 
 def at_levels(vector: ControlVector, levels: tuple[float, ...]) -> ControlVector:
-    """A vector read off at other noise levels: linearly between its own, with directions made unit again."""
+    """A vector at other noise levels: interpolated linearly between its own, with unit directions."""
     if levels == vector.levels:
         return vector
     read: dict[str, Any] = {}

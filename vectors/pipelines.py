@@ -9,18 +9,17 @@ from typing import Any
 import torch
 
 from ..embeddings import read_text_embeds
+from ..patching.arguments import Blocks, chosen_blocks
 from ..patching.hosts import diffusers
 from ..patching.hosts.attachment import COMPILE_SETTING
 from ..patching.hosts.compile import eager, is_compiled
 from ..patching.runtime import Run
-from ..patching.selection import parse_selection
 from ..patching.sites import SITES
-from ..patching.strengths import as_block_strengths
 from ..patching.wan_model import discover
 from ..probing.distances import relative_l2
 from ..probing.forks import ModelCall
 from ..probing.pipeline_calls import Pipeline, latents_of, text_of
-from .applying import Blocks, identity_of, steer
+from .applying import identity_of, steer
 from .calibration import EVALUATIONS, Calibration, calibrate_response
 from .control_vector import CONTEXT, ControlVector, ControlVectorError
 from .fitting import Fit, Method
@@ -141,8 +140,7 @@ def _of_texts(fit: Fit, pipe: Any, given: Sequence[Any], texts: Sequence[Any], o
 
 
 def _chosen(blocks: Blocks, count: int) -> list[int]:
-    strengths = parse_selection(blocks) if isinstance(blocks, str) else as_block_strengths(blocks)
-    chosen = strengths.active_blocks(count)
+    chosen = chosen_blocks(blocks).active_blocks(count)
     if not chosen:
         raise ControlVectorError("No block is selected, so there is nothing to measure.")
     return chosen

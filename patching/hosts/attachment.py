@@ -221,6 +221,8 @@ def progress(t: torch.Tensor, scheduler: Any) -> float:
             "The scheduler of the pipeline that was given to `inject` has no steps: another pipeline samples with this "
             "transformer. Give `inject` the pipeline that samples, or no window."
         )
+    if now == 0.0:  # a finished part that is read again, as by causal pipelines
+        return 1.0
     distances = (timesteps - now).abs()
     if float(distances.min()) > 4.0:  # half floats round 1000 to a multiple of 4
         raise ValueError(

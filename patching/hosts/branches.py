@@ -1,7 +1,7 @@
 """diffusers: which rows of a call's text are the prompt's, and which the negative prompt's.
 
-Most pipelines name their calls, `transformer.cache_context("uncond")`. The others are told by the tensors: what the
-pipeline's `encode_prompt` gave back as the negative prompt, or what a guider handed out as a batch without condition.
+Most pipelines name their calls, `transformer.cache_context("uncond")`. The others are identified by tensors: the
+negative prompt that the pipeline's `encode_prompt` returned, or a batch that a guider handed out without condition.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Branches:
     def __init__(self, model: str) -> None:
         self._model = model
         self.named: str | None = None  # by the cache context around the call
-        self._last: tuple[Any, torch.Tensor] | None = None  # latents and text of a call that nothing tells
+        self._last: tuple[Any, torch.Tensor] | None = None  # latents and text of a call of unknown branch
         self._told: dict[tuple[int, ...], tuple[Rows, list[torch.Tensor]]] = {}
 
     def rows(self, text: torch.Tensor, latents: Any, encoded: Collection[Encoded], split: bool) -> Rows:
@@ -119,7 +119,7 @@ class Branches:
             split: an edit touches one branch and not the other.
 
         Raises:
-            RuntimeError: an edit depends on the branch, and it cannot be told.
+            RuntimeError: an edit depends on the branch, and the branch is unknown.
         """
         everything: Rows = {"cond": [(row, row) for row in range(len(text))]}
         if self.named is not None:

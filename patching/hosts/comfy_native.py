@@ -99,7 +99,7 @@ def fingerprint(model: Any) -> str:
     """Fingerprint of the model's weights, patches and options, without the pack's edits.
 
     Raises:
-        UnidentifiedError: it carries something whose content cannot be told.
+        UnidentifiedError: it carries something that cannot be fingerprinted.
     """
     plain = without_stack(model)
     state = plain.model.diffusion_model.state_dict(prefix="diffusion_model.")
@@ -185,7 +185,7 @@ class Sampling:
     def batch(self, conds: Sequence[Sequence[Mapping[str, Any]] | None]) -> Iterator[None]:
         """For one batch of conditionings: note which branch and prompt each of them is.
 
-        A list's branch is that of its first conditioning, told by its id. The index of the list means something else
+        A list's branch is that of its first conditioning, found by its id. The index of the list means something else
         under skip-attention and dual guidance, and later ids may be the other branch's: to cover an area, ComfyUI
         appends a copy of the opposite conditioning that has this branch's text.
         """
@@ -241,7 +241,7 @@ def _prompts_in(text: Any) -> int:
 
 
 def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
-    """Around one sampler call: check the edits, open the sampling, close it by whatever way it ends."""
+    """Around one sampler call: check the edits, open a sampling session and always close it."""
     guider = executor.class_obj
     options = guider.model_options.setdefault("transformer_options", {})
     stack = stack_of(options)

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from ...embeddings import TextEmbeds
-from ..arguments import Blocks, chosen_blocks, given_prompt
+from ..arguments import Blocks, batch_of, chosen_blocks, encoded, given_prompt, given_window
 from ..capture import Capture, HiddenStates
 from ..checks import check_stack, warn_about_cache
 from ..difference import Reduce, captured_difference
-from ..edit import Branch, Edit, EditStack, LogLevel, Window
+from ..edit import Branch, Edit, EditStack, LogLevel
 from ..fingerprint import fingerprint as digest
 from ..fingerprint import unwrapped
 from ..grid import Size
@@ -52,7 +52,7 @@ def inject(
 ) -> Iterator[EditStack]:
     """Have chosen blocks attend to another prompt for as long as the `with` block lasts.
 
-    Contexts nest: each works on what the outer one left. The context keeps the main prompt's number of rows, so
+    Contexts nest: each works on the result of the outer one. The context keeps the main prompt's number of rows, so
     encode both prompts with the same `max_sequence_length`; Wan was trained with 512.
 
         with inject(pipe, other_embeds, blocks="10-29:0.6"):
@@ -61,13 +61,13 @@ def inject(
     Args:
         target: a diffusers Wan pipeline (both of its transformers, when it has two) or a Wan transformer.
         embeds: the prompt to inject: text, or [tokens, 4096] or [batch, tokens, 4096] as `pipe.encode_prompt` gives it;
-            or a source such as a Direction (see patching/sources.py).
-        blocks: a selection (`"10-29:0.6"`, see patching/selection.py), a block, several ([1, 2], range(10, 30)), or
+            or a source such as a Direction.
+        blocks: a selection (`"10-29:0.6"`), a block, several ([1, 2], range(10, 30)), or
             strengths by block ({1: 0.5}).
         strength: multiplies the strengths of `blocks`, 0..1.
         window: part of sampling in which it acts, as fractions (start, end). Needs a pipeline.
-        branch: `cond` (the prompt), `uncond` (the negative prompt) or `both`. A pipeline's calls are told apart by the
-            names it gives them, by what it encoded, or by its guider; of a bare transformer every call is the prompt's
+        branch: `cond` (the prompt), `uncond` (the negative prompt) or `both`. A pipeline's calls are identified by
+            their names, by the prompts that it encoded, or by its guider. A bare transformer's call is the prompt's
             unless it is within `transformer.cache_context("uncond")`.
         operation: what is done with the tensor at the site; any object with `name` that is called as
             `operation(x, value, strength)` (see patching/operations.py). Blend() by default for a prompt, Add() for a
@@ -93,7 +93,7 @@ def inject(
     edit = Edit(
         source=embeds if hasattr(embeds, "gives") else given_prompt(target, embeds),  # type: ignore[arg-type]
         strengths=chosen_blocks(blocks) * strength,
-        window=Window(*window),
+        window=given_window(window),
         branch=branch,
         operation=operation,  # type: ignore[arg-type]  # None: the default of the source
         site=site,
@@ -143,7 +143,7 @@ def inject_hidden(
         strengths=strengths,
         site="hidden",
         operation=Add(preserve_norm),
-        window=Window(*window),
+        window=given_window(window),
         branch=branch,
         label="inject_hidden",
         log_level=log_level,
@@ -157,7 +157,7 @@ def inject_hidden(
 @torch.no_grad()
 def capture(
     model: Any,
-    text_embeds: torch.Tensor,
+    text_embeds: Any,
     count: int,
     every: bool = False,
     *,
@@ -170,11 +170,11 @@ def capture(
 ) -> HiddenStates:
     """Run the first `count` blocks of a transformer on a prompt: one call of it, cut short.
 
-    The edits of an `inject` or `inject_hidden` around it act in that call: capture outside of them for the bare model.
+    An `inject` or `inject_hidden` around it acts in that call. Capture outside of them for the unedited model.
 
     Args:
         model: a diffusers Wan pipeline (its first transformer) or a Wan transformer.
-        text_embeds: the prompt, [batch, tokens, 4096].
+        text_embeds: the prompt: text, or embeddings [batch, tokens, 4096].
         count, every, after_block: see `Capture`.
         latents: noisy latents [batch, channels, frames, height, width]; None for noise.
         timestep: 1000 times the noise level.
@@ -187,6 +187,7 @@ def capture(
     transformer = _transformers(model)[0]
     parts = discover(transformer)
     module: Any = parts.module
+    text = batch_of(encoded(model, text_embeds, "text_embeds"), "text_embeds")
     _check_no_cache(module, "capture")
     if getattr(getattr(module, "_parallel_config", None), "context_parallel_config", None) is not None:
         raise ValueError(
@@ -204,7 +205,7 @@ def capture(
             transformer(
                 hidden_states=latents.to(dtype),
                 timestep=torch.full((len(latents),), timestep, device=device),
-                encoder_hidden_states=text_embeds.to(device, dtype),
+                encoder_hidden_states=text.to(device, dtype),
                 **inputs,
             )
         call_was_cut(module)
@@ -241,7 +242,7 @@ def fingerprint(model: Any) -> str:
     """Identity of the transformers' weights and adapters.
 
     Raises:
-        UnidentifiedError: it carries something whose content cannot be told.
+        UnidentifiedError: it carries something that cannot be fingerprinted.
     """
     values = []
     for transformer in _transformers(model):

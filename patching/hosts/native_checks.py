@@ -81,7 +81,7 @@ def _check_windows(stack: EditStack, handler: Any, noise: torch.Tensor) -> None:
             raise ValueError(
                 f"{edit.name}: the context window samples {length} latent frames at first and {length + 1} afterwards "
                 "(causal_window_fix), so hidden states captured token by token cannot fit all windows. Set reduce to "
-                "mean, switch causal_window_fix off, or remove the context windows node."
+                "mean, use Context Windows (Manual) with causal_window_fix off, or remove the context windows node."
             )
         check_frames(edit, length, "the context window", "remove the context windows node")
 

@@ -49,7 +49,7 @@ class Host(Protocol):
         """Identity of the model: its weights, patches and settings, without the pack's edits.
 
         Raises:
-            UnidentifiedError: it carries something whose content cannot be told.
+            UnidentifiedError: it carries something that cannot be fingerprinted.
         """
 
     def projection_weights(self, model: Any) -> Mapping[str, torch.Tensor] | None:

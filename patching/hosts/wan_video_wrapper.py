@@ -107,7 +107,7 @@ def fingerprint(model: Any) -> str:
     """Fingerprint of the model's weights, LoRA and options, without the pack's edits.
 
     Raises:
-        UnidentifiedError: it carries something whose content cannot be told.
+        UnidentifiedError: it carries something that cannot be fingerprinted.
     """
     transformer, pipeline = model.model.diffusion_model, getattr(model.model, "pipeline", {})
     options = dict(model.model_options.get("transformer_options") or {})

@@ -98,6 +98,25 @@ def test_a_linked_choice_is_shown_and_cannot_be_painted(page: GraphPage):
     assert (sum(page.cells()), menu(page)) == (0, ["", False])
 
 
+def test_a_muted_builder_is_told(page: GraphPage):
+    """Front ends to 1.35 leave the input out of the prompt, so that the run is refused."""
+    page.load(workflow(node(EDITOR, [0.5, "first_half"]), node(ACTIVATIONS, ["sparse"], 2), node(STRENGTHS, node_id=3)))
+    page.js(link, [2, "block_activations"])
+    page.js(link, [3, "block_strengths"])
+
+    def line(mode: int, node_id: int) -> str:
+        page.js("([mode, id]) => { app.graph.getNodeById(id).mode = mode; }", [mode, node_id])
+        page.settle()
+        return page.line()
+
+    assert line(2, 3) == "10 of 40 blocks selected", "strengths are optional"
+    assert line(2, 2) == "block_activations is linked to a muted node: unmute it, or remove the link"
+    assert page.prompt()["1"]["inputs"].get("block_activations", "first_half") == "first_half"
+    assert line(4, 2) == "20 of 40 blocks selected"
+    assert page.prompt()["1"]["inputs"]["block_activations"] == "first_half"
+    assert line(0, 2) == "10 of 40 blocks selected"
+
+
 def test_blocks_that_strengths_have_and_the_choice_leaves_out_are_counted(page: GraphPage):
     page.load(workflow(node(EDITOR), node(STRENGTHS, ["uniform", 1], 2)))
     page.js(link, [2, "block_strengths"])

@@ -84,6 +84,31 @@ def test_it_is_placed_with_preset_strength_and_window(page: GraphPage):
     }  # fmt: skip
 
 
+OPEN = """id => { const c = app.canvas, n = app.graph.getNodeById(id); c.openSubgraph(n.subgraph, n); }"""
+CLOSE = "() => app.canvas.setGraph(app.rootGraph ?? app.graph.rootGraph)"
+
+
+def test_a_preset_that_is_set_outside_is_lit_inside(page: GraphPage):
+    placed = page.js(PLACE, NAME)
+    page.settle()
+    page.js(SET, [placed, {"preset": "late_blocks", "injection_strength": 0.25}])
+    page.js(OPEN, placed)
+    page.settle(10)
+    ids = dict(page.js("() => app.canvas.graph._nodes.map(n => [n.type, Number(n.id)])"))
+    try:
+        read = "e => [...e.querySelectorAll('.wan-ae-cell')].findIndex(c => c.getAttribute('aria-selected') === 'true')"
+        shown = (
+            "([id, read]) => eval(read)(app.canvas.graph.getNodeById(id)"
+            ".widgets.find(w => w.type === 'WAN_ACTIVATION_EDITOR').element)"
+        )
+        assert [page.js(shown, [ids[kind], read]) for kind in (ACTIVATIONS, EDITOR)] == [30, 30]
+        line = page.js(shown, [ids[EDITOR], "e => e.querySelector('.wan-ae-line').textContent"])
+        assert line == "10 of 40 blocks selected"
+    finally:
+        page.js(CLOSE)
+        page.settle()
+
+
 def test_it_makes_the_edit_that_the_nodes_make(page: GraphPage, host: Host):  # noqa: F811
     wanted = host.digest(FOX, edit(block_activations="first_half", injection_strength=0.25))
     flow, builder, editor, digest = build(host)

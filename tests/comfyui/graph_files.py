@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,28 @@ FRONT_END_ONLY = {"MarkdownNote", "Note"}
 _WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 
 
-def widget_names(definition: Mapping[str, Any]) -> list[str]:
-    """Names in the order of `widgets_values`; an empty one for the choice of what happens to a seed after a run."""
-    names = []
+def widget_values(inputs: Mapping[str, Any], values: Iterator[Any], prefix: str = "") -> dict[str, Any]:
+    """`widgets_values` by name. A menu whose choice brings inputs of its own is followed by these.
+
+    Args:
+        inputs: of a definition, by `required` and `optional`.
+        values: those of the file that are left.
+        prefix: of the names.
+    """
+    found: dict[str, Any] = {}
     for part in ("required", "optional"):
-        for name, (kind, *rest) in definition["input"].get(part, {}).items():
+        for name, (kind, *rest) in inputs.get(part, {}).items():
             options = rest[0] if rest else {}
-            if (isinstance(kind, str) and kind not in _WIDGETS) or options.get("forceInput"):
+            dynamic = kind == "COMFY_DYNAMICCOMBO_V3"
+            if (isinstance(kind, str) and kind not in _WIDGETS and not dynamic) or options.get("forceInput"):
                 continue
-            names.append(name)
+            found[prefix + name] = value = next(values, None)
             if kind == "INT" and options.get("control_after_generate", name in ("seed", "noise_seed")):
-                names.append("")
-    return names
+                next(values, None)  # what happens to the seed after a run
+            for choice in options["options"] if dynamic else ():
+                if choice["key"] == value:
+                    found |= widget_values(choice["inputs"], values, f"{prefix}{name}.")
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def api_workflow(graph: Mapping[str, Any], definitions: Mapping[str, Any]) -> Workflow:
@@ -44,9 +54,7 @@ def api_workflow(graph: Mapping[str, Any], definitions: Mapping[str, Any]) -> Wo
     for node in graph["nodes"]:
         if node["type"] in FRONT_END_ONLY or node["mode"] in (MUTED, BYPASSED):
             continue
-        names = widget_names(definitions[node["type"]])
-        values = dict(zip(names, node["widgets_values"], strict=False))
-        values.pop("", None)
+        values = widget_values(definitions[node["type"]]["input"], iter(node["widgets_values"]))
         linked = {i["name"]: source for i in node["inputs"] if (source := links.get(i.get("link"))) is not None}
         flow[str(node["id"])] = {"class_type": node["type"], "inputs": {**values, **linked}}
     return flow

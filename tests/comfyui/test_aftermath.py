@@ -26,6 +26,12 @@ def test_nothing_remains_after_an_exception_inside_a_block(host: Host, untouched
         host.run(FOX, edit(), after=host.stop_in_block(call, "raise"), steps=4).checked()
 
 
+def test_a_stop_iteration_inside_a_block_is_told(host: Host, untouched):
+    """Where ComfyUI's coroutine turns it into another error, which does not say where it comes from."""
+    with pytest.raises(RunFailedError, match="StopIteration was raised while sampling: stopped in the middle"):
+        host.run(FOX, edit(), after=host.stop_in_block(2, "raise StopIteration"), steps=4).checked()
+
+
 def test_nothing_remains_after_an_interrupt(host: Host, untouched):
     result = host.interrupted(4, FOX, edit(), steps=4)
     assert result.interrupted

@@ -114,9 +114,10 @@ def test_a_fitted_vector_steers_and_is_stored_bit_for_bit(host: Host):
 
 
 @pytest.mark.parametrize("site", SITES)
-def test_every_site_takes_every_operation_and_strength_0_is_bit_equal(host: Host, site):
+def test_strength_0_is_bit_equal_and_others_differ_at_every_site(host: Host, site):
+    """Every operation at one site, one at the others; tests/hosts has each with each."""
     seen = {host.reference()}
-    for operation in ("add", "ablate", "set_point", "rotate", "transport"):
+    for operation in ("add", "ablate", "set_point", "rotate", "transport") if site == "attention" else ("rotate",):
         assert digest(host, made_at(site), operation, 0.0) == host.reference(), operation
         changed = digest(host, made_at(site), operation, 1.5, one_sided=False)
         assert changed not in seen, operation

@@ -23,8 +23,9 @@ STAND_INS: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
     "WanVideoTextEncode": ("TestTextEmbeds", {"positive_prompt": "prompt", "negative_prompt": "negative"}, BF16),
     "WanVideoTextEncodeSingle": ("TestTextEmbeds", {"prompt": "prompt"}, {"negative": "", **BF16}),
     "CLIPTextEncode": ("TestConditioning", {"text": "prompt"}, {}),
+    "CLIPLoader": ("TestTextEncoder", {}, {}),
 }
-NOT_LOADED = {"LoadWanVideoT5TextEncoder", "CLIPLoader"}
+NOT_LOADED = {"LoadWanVideoT5TextEncoder"}
 SMALLER: dict[str, dict[str, Any]] = {
     "WanVideoModelLoader": {"model": tiny_models.WRAPPER_T2V, "base_precision": "fp32", "load_device": "main_device"},
     "WanVideoVAELoader": {"model_name": tiny_models.VAE, "precision": "fp32"},
@@ -96,7 +97,9 @@ def test_example_has_todays_sockets_and_a_note(definitions, path: Path):
         definition = definitions[node["type"]]
         known = {*definition["input"].get("required", {}), *definition["input"].get("optional", {})}
         assert {i["name"] for i in node["inputs"]} <= known, node["type"]
-        assert [o["name"] for o in node["outputs"]] == definition["output_name"], node["type"]
+        names = definition["output_name"]  # a newer ComfyUI may have given its own nodes more
+        ours = definition["category"].startswith("WanVideo/Activation Editor")
+        assert [o["name"] for o in node["outputs"]] == (names if ours else names[: len(node["outputs"])]), node["type"]
 
 
 def test_stored_prompts_give_the_same_video_as_fresh_ones(server: ComfyServer, definitions):

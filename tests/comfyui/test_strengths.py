@@ -31,8 +31,8 @@ def test_a_uniform_curve_equals_the_same_injection_strength(host: Host):
 
 
 def test_strengths_given_block_by_block_equal_the_same_selection(host: Host):
-    given = built_strengths(pattern="custom", block_3_strength=0.25, block_20_strength=1.0)
-    assert host.digest(FOX, given, steps=1) == host.reference(FOX, edit(block_activations="3:0.25, 20"), steps=1)
+    given = built_strengths(pattern="custom", block_3_strength=0.25, block_10_strength=1.0)
+    assert host.digest(FOX, given, steps=1) == host.reference(FOX, edit(block_activations="3:0.25, 10"), steps=1)
 
 
 def test_every_block_may_have_its_own_strength(host: Host):

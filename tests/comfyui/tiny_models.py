@@ -14,7 +14,7 @@ State = dict[str, torch.Tensor]
 
 WRAPPER_DIM = 96  # 12 heads; the wrapper reads any small size as the 30-block model
 NATIVE_DIM = 128  # one head
-WRAPPER_BLOCKS, NATIVE_BLOCKS = 30, 40
+WRAPPER_BLOCKS, NATIVE_BLOCKS = 30, 12
 RAW_WIDTH = 4096
 CLIP_WIDTH = 1280
 VAE_WIDTH = 24  # a quarter of the real one: the wrapper's "lightVAE"
@@ -26,6 +26,9 @@ NATIVE_T2V = "native_t2v.safetensors"
 NATIVE_I2V = "native_i2v.safetensors"
 NATIVE_VACE = "native_vace.safetensors"
 NATIVE_5B = "native_5b.safetensors"
+WRAPPER_LYNX = "wrapper_lynx.safetensors"
+WRAPPER_MULTITALK = "wrapper_multitalk.safetensors"
+WRAPPER_HUMO = "wrapper_humo.safetensors"
 WRAPPER_LORA = "wrapper_lora.safetensors"
 NATIVE_LORA = "native_lora.safetensors"
 STAND_IN_LORA = "stand_in.safetensors"
@@ -131,6 +134,51 @@ def stand_in(dim: int, blocks: int, seed: int, rank: int = 128) -> State:
     return out.state
 
 
+def lynx(dim: int, blocks: int, seed: int) -> State:
+    """Lynx's adapters of faces and references, which are added to a model."""
+    out = _Random(seed)
+    for i in range(blocks):
+        for part in ("cross_attn.ip_adapter.to_{}_ip", "self_attn.ref_adapter.to_{}_ref"):
+            for which in "kv":
+                out.layer(f"blocks.{i}.{part.format(which)}", dim, dim)
+        out.normal(f"blocks.{i}.cross_attn.ip_adapter.registers", 1, 16, dim, scale=dim**-0.5)
+    return out.state
+
+
+def multitalk(dim: int, blocks: int, seed: int, width: int = 768) -> State:
+    """MultiTalk's attention of voices, and its audio projection for features of 8 channels."""
+    out = _Random(seed)
+    for i in range(blocks):
+        _norm(out, f"blocks.{i}.norm_x", dim)
+        out.layer(f"blocks.{i}.audio_cross_attn.q_linear", dim, dim)
+        out.layer(f"blocks.{i}.audio_cross_attn.kv_linear", 2 * dim, width)
+        out.layer(f"blocks.{i}.audio_cross_attn.proj", dim, dim)
+    out.layer("audio_proj.proj1", 16, 5 * 8)
+    out.layer("audio_proj.proj1_vf", 16, 8 * 8)
+    out.layer("audio_proj.proj2", 16, 16)
+    out.layer("audio_proj.proj3", 4 * width, 16)
+    _norm(out, "audio_proj.norm", width)
+    return out.state
+
+
+def humo(dim: int, blocks: int, seed: int, width: int = 1536) -> State:
+    """A HuMo model. The wrapper fixes its audio projection at 205 MB; here the bias makes its tokens."""
+    out = _Random(seed)
+    out.state = transformer(dim, blocks, seed)
+    for i in range(blocks):
+        name = f"blocks.{i}.audio_cross_attn_wrapper"
+        for part, given in (("q", dim), ("k", width), ("v", width), ("o", dim)):
+            out.layer(f"{name}.audio_cross_attn.{part}", dim, given)
+        out.ones(f"{name}.audio_cross_attn.norm_q.weight", dim)
+        out.ones(f"{name}.audio_cross_attn.norm_k.weight", dim)
+        _norm(out, f"{name}.norm1_audio", dim)
+    for n, (wide, given) in enumerate(((512, 8 * 5 * 1280), (512, 512), (16 * width, 512)), 1):
+        out.state[f"audio_proj.audio_proj_glob_{n}.layer.weight"] = torch.zeros(wide, given, dtype=torch.float16)
+        out.normal(f"audio_proj.audio_proj_glob_{n}.layer.bias", wide)
+    _norm(out, "audio_proj.audio_proj_glob_norm.layer", width)
+    return out.state
+
+
 def vae(seed: int, width: int = VAE_WIDTH) -> State:
     """The Wan 2.1 video VAE."""
     out = _Random(seed)
@@ -187,6 +235,9 @@ def write_models(root: Path) -> None:
         f"diffusion_models/{NATIVE_I2V}": transformer(native, 8, 5, image=True),
         f"diffusion_models/{NATIVE_VACE}": transformer(native, 8, 6, control_blocks=4),
         f"diffusion_models/{NATIVE_5B}": transformer(native, 8, 11, channels=48),
+        f"diffusion_models/{WRAPPER_LYNX}": lynx(wrapper, WRAPPER_BLOCKS, 12),
+        f"diffusion_models/{WRAPPER_MULTITALK}": multitalk(wrapper, WRAPPER_BLOCKS, 13),
+        f"diffusion_models/{WRAPPER_HUMO}": humo(wrapper, WRAPPER_BLOCKS, 14),
         f"loras/{WRAPPER_LORA}": lora(wrapper, range(0, WRAPPER_BLOCKS, 3), 7),
         f"loras/{NATIVE_LORA}": lora(native, range(0, NATIVE_BLOCKS, 4), 8),
         f"loras/{STAND_IN_LORA}": stand_in(wrapper, WRAPPER_BLOCKS, 10),

@@ -290,7 +290,7 @@ SAMPLERS: dict[str, Callable[[Workflow, dict[str, Any]], Link]] = {
 
 
 class NativeHost(Host):
-    """ComfyUI's own nodes, a 40-block model."""
+    """ComfyUI's own nodes, a model of 12 blocks."""
 
     name, blocks, sampler = "native", tiny_models.NATIVE_BLOCKS, "KSampler"
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
+import wanvideo_activation_editor as wae
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+from wanvideo_activation_editor import inject
 from wanvideo_activation_editor.patching.arguments import chosen_blocks
-from wanvideo_activation_editor.patching.hosts.diffusers import inject
+from wanvideo_activation_editor.patching.grid import Size
 
+from ..control_vectors.conftest import make_vector
 from .conftest import TEXT_WIDTH, Sampler, make_transformer, prompt_embeds
 
 BLOCKS = {
@@ -47,7 +52,7 @@ def test_blocks_that_no_model_has_are_refused(bad):
 
 
 def test_messages_name_the_python_argument():
-    with pytest.raises(ValueError, match=r"^blocks: the mapping"):
+    with pytest.raises(ValueError, match=r"^blocks must map"):
         chosen_blocks({"a": 1.0})
 
 
@@ -98,3 +103,108 @@ def test_a_prompt_as_text_needs_a_text_encoder(sampler):
 def test_what_is_no_prompt_is_named(sampler):
     with pytest.raises(ValueError, match="embeds"), inject(sampler.pipe, prompt_embeds(1).numpy()):
         pass
+
+
+CALL = {"height": 32, "width": 32, "num_frames": 5, "num_inference_steps": 2, "guidance_scale": 1.0}
+CASTLE, FOX = "a castle at dusk", "a red fox"
+SIZE = Size(32, 32, 5)
+VECTOR = make_vector(blocks=tuple(range(6)), block_count=6, identity="")
+
+
+def test_blocks_are_indices_in_every_function(sampler, main, other):
+    """[0, 2] are blocks 0 and 2, where a list of strengths would be block 0 at 0 and block 1 at 2."""
+    pipe, chosen = sampler.pipe, [0, 2]
+    assert wae.block_map(pipe, main, other, (0.8,), [0], blocks=chosen, **CALL).blocks == chosen
+    assert wae.read_words(pipe, main, {"one": [0]}, (0.8,), blocks=chosen, **CALL).blocks == chosen
+    found = wae.control_vector(pipe, [(main, other)], levels=1, blocks=chosen, height=32, width=32, num_frames=5)
+    assert found.blocks == (0, 2)
+    states = [wae.capture(pipe, text, 3, every=True, size=SIZE) for text in (main, other)]
+    for opened, arguments, options in (
+        (wae.steer, (VECTOR, 0.5), {}),
+        (wae.inject_hidden, states, {"reduce": "mean"}),
+    ):
+        with opened(pipe, *arguments, blocks="0, 2", **options):
+            wanted = sampler(main)
+        with opened(pipe, *arguments, blocks=chosen, **options):
+            assert torch.equal(sampler(main), wanted)
+
+
+def test_prompts_are_text_or_embeddings_in_every_function(with_encoder):
+    """Text gives what its 512 rows give, as the pipeline itself encodes it."""
+    pipe = with_encoder.pipe
+    with torch.no_grad():
+        castle, fox = (
+            pipe.encode_prompt(text, do_classifier_free_guidance=False, max_sequence_length=512)[0]
+            for text in (CASTLE, FOX)
+        )
+    size = {name: CALL[name] for name in ("height", "width", "num_frames")}
+    values = {
+        "block_map": lambda a, b: wae.block_map(pipe, a, b, (0.8,), [0], **CALL).effect,
+        "capture": lambda a, b: wae.capture(pipe, b, 2, size=SIZE).states[0],
+        "control_vector": lambda a, b: wae.control_vector(pipe, [(a, b)], levels=1, **size).directions,
+        "calibrate": lambda a, b: wae.calibrate(pipe, a, VECTOR, seeds=1, levels=2, **CALL).strengths,
+        "learn_tokens": lambda a, b: wae.learn_tokens(pipe, b, a, 2, steps=1, latents=1, **CALL).tokens,
+    }
+    for name, measure in values.items():
+        texts, tensors = (torch.as_tensor(measure(*pair)) for pair in ((CASTLE, FOX), (castle, fox)))
+        assert torch.equal(texts, tensors), name
+
+
+NODE_WORDS = re.compile(
+    r"\b([Nn]odes?|[Cc]onnect|[Dd]isconnect|socket|widget|editor|graph|WANVIDEO\w*|CONDITIONING|WanVideo [A-Z]\w*|"
+    r"block_activations|block_strengths|injection_\w+|start_percent|end_percent)\b"
+)
+
+
+def bad_calls(pipe, main):
+    """Name of the argument that is wrong, and a call with it."""
+    vector, other = VECTOR, prompt_embeds(2)
+
+    def enter(opened, *args, **kwargs):
+        with opened(pipe, *args, **kwargs):
+            pass
+
+    yield "blocks", lambda: enter(wae.inject, other, "5-")
+    yield "blocks", lambda: enter(wae.inject, other, [0.5])
+    yield "blocks", lambda: enter(wae.inject, other, {"a": 1})
+    yield "blocks", lambda: enter(wae.steer, vector, blocks="x")
+    yield "blocks", lambda: enter(wae.steer, vector, blocks=[0.5])
+    yield "blocks", lambda: wae.block_map(pipe, main, other, blocks="x", **CALL)
+    yield "blocks", lambda: wae.block_map(pipe, main, other, blocks=[0.5], **CALL)
+    yield "blocks", lambda: wae.read_words(pipe, main, blocks="x", **CALL)
+    yield "blocks", lambda: wae.control_vector(pipe, [(main, other)], blocks="x")
+    yield "blocks", lambda: wae.calibrate(pipe, main, vector, blocks=[0.5], **CALL)
+    yield "window", lambda: enter(wae.inject, other, window=(0.5, 0.2))
+    yield "window", lambda: enter(wae.inject, other, window=0.5)
+    yield "window", lambda: enter(wae.steer, vector, window=(0, 2))
+    yield "window", lambda: enter(wae.turn, vector, make_vector(1, blocks=(0, 1)), window=(0, 2))
+    yield "strength", lambda: enter(wae.inject, other, strength=2.0)
+    yield "branch", lambda: enter(wae.inject, other, branch="positive")
+    yield "site", lambda: enter(wae.inject, other, site="nowhere")
+    yield "schedule", lambda: enter(wae.inject, other, schedule="0:x")
+    yield "tokens", lambda: enter(wae.inject, other, tokens="12-")
+    yield "tokens", lambda: enter(wae.inject, other, tokens='"red"')
+    yield "mask", lambda: enter(wae.inject, other, mask=torch.ones(2))
+    yield "embeds", lambda: enter(wae.inject, other.numpy())
+    yield "embeds", lambda: enter(wae.inject, [])
+    yield "embeds", lambda: enter(wae.inject, torch.zeros(2, 600, TEXT_WIDTH) + 1)
+    yield "embeds", lambda: enter(wae.inject, CASTLE)
+    yield "text_embeds", lambda: wae.capture(pipe, CASTLE, 2)
+    yield "text_embeds", lambda: wae.capture(pipe, None, 2)
+    yield "prompt", lambda: wae.block_map(pipe, CASTLE, other, **CALL)
+    yield "other", lambda: wae.block_map(pipe, main, {}, **CALL)
+    yield "noise_levels", lambda: wae.block_map(pipe, main, other, (2.0,), **CALL)
+    yield "prompt", lambda: wae.read_words(pipe, 3, **CALL)
+    yield "pair 1", lambda: wae.control_vector(pipe, [(CASTLE, FOX)])
+    yield "pairs", lambda: wae.control_vector(pipe, [])
+    yield "target", lambda: wae.learn_tokens(pipe, FOX, main)
+    yield "count", lambda: wae.learn_tokens(pipe, other, main, 0)
+
+
+def test_errors_name_the_argument_and_no_input_of_a_node(sampler, main):
+    for name, call in bad_calls(sampler.pipe, main):
+        with pytest.raises((ValueError, TypeError)) as error:
+            call()
+        text = str(error.value)
+        assert re.search(rf"(?i)\b{name}\b", text), (name, text)
+        assert not NODE_WORDS.search(text), text

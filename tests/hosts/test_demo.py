@@ -15,12 +15,12 @@ from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from .conftest import Sampler, make_transformer
 
-DEMO = Path(__file__).parents[2] / "demo" / "run.py"
+DEMO = [sys.executable, "-m", "wanvideo_activation_editor.commands", "demo"]
 
 
 def run(*arguments: str, output: Path) -> dict[str, float]:
     """Distance from the plain result per case, as the demo's table gives it."""
-    command = [sys.executable, str(DEMO), "--output", str(output), *arguments]
+    command = [*DEMO, "--output", str(output), *arguments]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert Image.open(output / "presets_and_patterns.png").width > 800
     rows = re.findall(r"^(\w+) +\d+/\d+ +[\d.]+ +([\d.]+) +[\d.]+$", text, re.MULTILINE)
@@ -40,7 +40,7 @@ def test_random_weights(tmp_path):
 
 
 def test_the_tiny_model_gives_a_table_and_pictures(tmp_path):
-    command = [sys.executable, str(DEMO), "--output", str(tmp_path), "--seeds", "1", "--only", "block_8"]
+    command = [*DEMO, "--output", str(tmp_path), "--seeds", "1", "--only", "block_8"]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert "red circle moving left at night" in text and "blue square moving right on the sea" in text
     _, _, motion, background = map(float, re.findall(r"(-?[\d.]+) \+-", text))
@@ -51,7 +51,7 @@ def test_the_tiny_model_gives_a_table_and_pictures(tmp_path):
 
 
 def test_settings_of_the_other_models_are_refused(tmp_path):
-    command = [sys.executable, str(DEMO), "--output", str(tmp_path), "--steps", "3"]
+    command = [*DEMO, "--output", str(tmp_path), "--steps", "3"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 2 and "--steps goes with --random or --model" in result.stderr
 

@@ -244,6 +244,33 @@ def test_both_transformers_of_wan_2_2_are_edited(main, other):
     assert hook_count(sampler.pipe.transformer_2) == 0
 
 
+def test_one_window_runs_over_both_transformers_of_wan_2_2(main, other):
+    """Steps 3 of 6 and later run on the second transformer; windows are counted over all six."""
+    sampler = Sampler(make_transformer(), make_transformer(seed=5), steps=6)
+    pipe, called = sampler.pipe, []
+    for module in (pipe.transformer, pipe.transformer_2):
+        module.register_forward_pre_hook(lambda m, *_: called.append(m is pipe.transformer))
+    plain = sampler(main, guidance=1.0)
+    first = called.count(True)
+    assert 0 < first < 6 and called == [True] * first + [False] * (6 - first)
+
+    def prompts_read(window) -> list[bool]:
+        """Of each step, whether it read the other prompt."""
+        read = []
+        with inject(pipe, other, window=window), contextlib.ExitStack() as hooks:
+            for module in (pipe.transformer, pipe.transformer_2):
+                wanted = module.condition_embedder.text_embedder(other)
+                hook = lambda _, args, wanted=wanted: read.append(torch.equal(args[1], wanted))  # noqa: E731
+                hooks.callback(module.blocks[0].register_forward_pre_hook(hook).remove)
+            latents = sampler(main, guidance=1.0)
+        assert equal(latents, plain) == (not any(read))
+        return read
+
+    for steps in range(1, 6):
+        assert prompts_read((0, steps / 6)) == [True] * steps + [False] * (6 - steps)
+        assert prompts_read((steps / 6, 1)) == [False] * steps + [True] * (6 - steps)
+
+
 def test_image_tokens_stay_the_hosts_own(main, other):
     """I2V contexts begin with CLIP tokens; with other text in every block the result is the other prompt's."""
     model = make_transformer(image_dim=24, added_kv_proj_dim=32, in_channels=4)

@@ -6,8 +6,10 @@ import contextlib
 
 import pytest
 import torch
+from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 from wanvideo_activation_editor.embeddings import read_text_embeds
 from wanvideo_activation_editor.patching import Edit, EditStack, Prompt, Run, discover
 from wanvideo_activation_editor.patching.hosts.diffusers import inject
@@ -208,6 +210,32 @@ def test_edits_inside_of_cross_attention_act_on_both_answers(model, inner, first
     assert torch.equal(after_block(model, *order(masked, other)), after_block(model, *order(whole, other)))
     nothing = part("context", Prompt(PROMPT), mask=Mask(torch.zeros(1, 1)))
     assert torch.equal(after_block(model, *order(nothing, other)), after_block(model, other))
+
+
+def test_a_masked_edit_asks_cross_attention_once_more_in_its_blocks(model):
+    asked = [0] * 4
+    handles = [
+        block.attn2.register_forward_hook(lambda *_, i=i: asked.__setitem__(i, asked[i] + 1))
+        for i, block in enumerate(model.blocks)
+    ]
+    after_block(model, part("context", DIRECTION, "1-2", mask=LEFT))
+    for handle in handles:
+        handle.remove()
+    assert asked == [1, 2, 2, 1]
+
+
+def test_cross_attention_is_a_tenth_of_a_14b_blocks_work():
+    """In operations of its matrix products, at 832 x 480 and 81 frames."""
+    dim, tokens = 5120, 21 * 30 * 52
+    with torch.device("meta"):
+        block = WanTransformerBlock(dim, 13824, 40, cross_attn_norm=True)
+        video, text = torch.empty(1, tokens, dim), torch.empty(1, 512, dim)
+        turns = (torch.empty(1, tokens, 1, 128), torch.empty(1, tokens, 1, 128))
+        with FlopCounterMode(display=False) as whole:
+            block(video, text, torch.empty(1, 6, dim), turns)
+        with FlopCounterMode(display=False) as part:
+            block.attn2(video, text)
+    assert 0.085 < part.get_total_flops() / whole.get_total_flops() < 0.095
 
 
 def test_rows_of_the_other_branch_stay_whatever_an_operation_does(model):

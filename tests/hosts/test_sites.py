@@ -31,7 +31,7 @@ from .conftest import Sampler, hook_count, make_transformer, prompt_embeds
 
 NEGATIVE, MAIN, EXTRA, OTHER = prompt_embeds(9, 5), prompt_embeds(1), prompt_embeds(4, 7), prompt_embeds(2, 20)
 ROWS = {"uncond": [(0, 0)], "cond": [(1, 0)]}  # row 2 is another pack's
-README = Path(__file__).parents[2] / "README.md"
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "inject.md"
 X = torch.randn(3, 4, 2, 4, 4, generator=torch.Generator().manual_seed(3))
 PROMPT = read_text_embeds(OTHER)
 DIRECTION = Direction(torch.randn(32, generator=torch.Generator().manual_seed(5)))
@@ -247,8 +247,8 @@ def test_a_site_inside_of_compiled_blocks_is_reached(main, other):
     assert torch.equal(compiled(main), before) and not torch.equal(before, wanted)
 
 
-def test_the_readme_says_what_goes_with_what():
-    rows = re.findall(r"^\| (`[a-z_`, ]+`) \|[^|]*\| ?([a-z, ]*) ?\| add \|$", README.read_text("utf-8"), re.MULTILINE)
+def test_the_guide_says_what_goes_with_what():
+    rows = re.findall(r"^\| (`[a-z_`, ]+`) \|[^|]*\| ?([a-z, ]*) ?\| add \|$", GUIDE.read_text("utf-8"), re.MULTILINE)
     told = {name: bool(text.strip()) for names, text in rows for name in re.findall(r"[a-z_]+", names)}
     assert told == {site: site in (*Prompt.sites, *SecondStream.sites) for site in SITES}
     assert all(site in Direction.sites for site in SITES)

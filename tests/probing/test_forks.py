@@ -144,7 +144,7 @@ def test_a_block_that_the_host_leaves_out_is_an_error_that_names_it(call):
     forks, third = Forks(call, EDITS["context"]()), blocks[3]
     blocks[3] = torch.nn.Identity()
     blocks[3].forward = lambda x, *args: x
-    with pytest.raises(RuntimeError, match=r"without running block 3.*Disconnect step caches"):
+    with pytest.raises(RuntimeError, match=r"without running block 3.*Turn off step caches"):
         forks.fork(3)
     blocks[3] = third
     forks.fork(3)

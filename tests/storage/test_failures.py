@@ -16,7 +16,7 @@ from pathlib import Path
 import duckdb
 import pytest
 import torch
-from wanvideo_activation_editor.storage import maintenance
+from wanvideo_activation_editor.storage import maintenance, search
 from wanvideo_activation_editor.storage.duckdb_errors import explained
 from wanvideo_activation_editor.storage.errors import LockedError, StoreError
 from wanvideo_activation_editor.storage.records import Description
@@ -236,3 +236,17 @@ def test_closing_waits_for_readers_and_an_interrupted_wait_hangs_nobody(store: E
         time.sleep(0.05)
     waiting.join(20)
     assert not waiting.is_alive() and store.names() == ["fox"]
+
+
+def test_a_search_that_takes_too_long_is_stopped_and_the_store_works_on(store: EmbeddingStore, monkeypatch):
+    """A query that would never end, in place of a search among very many entries."""
+    store.put(randn(3), Description(name="fox"))
+    monkeypatch.setattr(search, "MOST_SECONDS", 0.1)
+    with (
+        pytest.raises(StoreError, match=r"took more than 0\.1 seconds and was stopped\. Search for fewer words"),
+        store.database.snapshot() as db,
+        search.limited(db),
+    ):
+        db.execute("SELECT count(*) FROM range(10000000000000) a(x) WHERE contains(x::VARCHAR, 'fox')").fetchall()
+    monkeypatch.undo()
+    assert [found.name for found in store.listings("fox")] == ["fox"]

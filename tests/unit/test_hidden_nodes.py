@@ -235,6 +235,7 @@ def test_captures_of_another_latent_or_image_are_not_found():
         return {"image_embeds": {"image_embeds": torch.full((4, 2, 2, 2), value), "num_frames": 5}}
 
     given = [latent(), latent(1.0), mask(0.0), mask(1.0), latent(batch_index=[0]), latent(batch_index=[2])]
+    given += [latent(downscale_ratio_spacial=8), latent(downscale_ratio_spacial=16)]  # samplers resize such latents
     given += [{}, image(0.0), image(1.0), {**latent(), **image(0.0)}]
     for inputs in given:
         assert cached(**inputs).find() is None

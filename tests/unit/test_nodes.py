@@ -204,7 +204,7 @@ def test_strength_builder(nodes):
     assert "1 of 40 blocks active, strength 0.25" in text
     strengths, _ = build("gaussian_peak", 0.7, 12, 3.0, 4, block_2_strength=0.25).args
     assert strengths == Pattern("gaussian_peak", 0.7, 12, 3.0, 4)
-    with pytest.raises(ValueError, match=r"WanVideo Block Strength Builder: base_strength .* not 1.5"):
+    with pytest.raises(ValueError, match=r"WanVideo Block Strength Builder: base strength .* not 1.5"):
         build("uniform", 1.5)
 
 

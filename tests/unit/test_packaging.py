@@ -84,34 +84,91 @@ def test_nothing_that_scanners_flag():
 
 def test_every_package_is_installed():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
-    listed = {name.partition(".")[2] for name in project["tool"]["setuptools"]["packages"]} - {"", "tiny_wan"}
+    listed = {name.partition(".")[2] for name in project["tool"]["setuptools"]["packages"]}
+    listed -= {"", "demo", "sweeps", "tiny_wan"}
     shipped = {path.parent.relative_to(REPOSITORY).as_posix() for path in published() if path.name == "__init__.py"}
     assert {name.replace(".", "/") for name in listed} == shipped - {"."}
 
 
-def test_the_wheel_has_the_tiny_model_and_runs_it(tmp_path):
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """Built by `python -m build` from the tracked files: a source archive first, then the wheel from that."""
+    pytest.importorskip("build")
     pytest.importorskip("setuptools", minversion="77")
-    source, wheels, installed = tmp_path / "source", tmp_path / "wheels", tmp_path / "installed"
+    folder = tmp_path_factory.mktemp("build")
     for name in tracked():
-        target = source / name
+        target = folder / "source" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if (REPOSITORY / name).exists():
             shutil.copy(REPOSITORY / name, target)
-    options = ["--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir", str(wheels)]
-    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(source)], check=True)
-    with zipfile.ZipFile(next(wheels.glob("*.whl"))) as wheel:
-        wheel.extractall(installed)
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / "dist", folder / "source"]
+    subprocess.run(command, check=True, capture_output=True)
+    return next((folder / "dist").glob("*.whl"))
+
+
+USE = """
+import sys, torch
+import wanvideo_activation_editor as wae
+assert wae.__file__.startswith(sys.argv[1]), wae.__file__
+pipe, tiny = wae.tiny_wan.pipeline(), wae.tiny_wan
+call = {**tiny.CALL, "num_inference_steps": 2, "output_type": "latent"}
+first, second, empty = map(tiny.encode, ("a red circle moving left at night", "a blue ring growing on sand", ""))
+def sample(prompt):
+    generator = torch.Generator().manual_seed(0)
+    return pipe(prompt_embeds=prompt, negative_prompt_embeds=empty, generator=generator, **call).frames
+with wae.inject(pipe, second):
+    assert torch.equal(sample(first), sample(second))
+with wae.EmbeddingStore("embeddings.duckdb") as store:
+    store.put(first)
+assert not {"comfy", "comfy_api", "folder_paths"} & set(sys.modules)
+"""
+
+
+def use(python: Path, folder: Path, environment: dict[str, str]) -> None:
+    """Inject, the store, the command, and the tiny model for ComfyUI, with what a Python has installed."""
+    common = {"cwd": folder, "env": environment, "check": True, "capture_output": True}
+    subprocess.run([python, "-c", USE, str(folder)], **common)
+    help_text = subprocess.run([python, "-m", "wanvideo_activation_editor.commands", "--help"], **common)
+    assert b"wan-activation" in help_text.stdout
+    (folder / "ComfyUI" / "models").mkdir(parents=True)
+    subprocess.run([python, "-m", "wanvideo_activation_editor.tiny_wan", "--comfyui", folder / "ComfyUI"], **common)
+    written = sorted(path.parent.name for path in (folder / "ComfyUI").rglob("*.safetensors"))
+    assert written == ["diffusion_models", "vae", "wanvideo_embeddings"]
+
+
+def test_the_wheel_works_without_comfyui(wheel, tmp_path):
+    """With the dependencies of this environment; its editable installation is not on the path."""
+    installed = tmp_path / "site-packages"
+    with zipfile.ZipFile(wheel) as packed:
+        packed.extractall(installed)
     weights = installed / "wanvideo_activation_editor" / "tiny_wan" / "weights"
     assert {path.name for path in weights.iterdir()} == {
         *("README.md", "codec.safetensors", "comfy_vae.safetensors", "transformer.safetensors")
     }
     assert sum(path.stat().st_size for path in weights.iterdir()) < 8_000_000
-    (tmp_path / "ComfyUI" / "models").mkdir(parents=True)
-    command = [sys.executable, "-m", "wanvideo_activation_editor.tiny_wan", "--comfyui", str(tmp_path / "ComfyUI")]
-    environment = {**os.environ, "PYTHONPATH": str(installed)}
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
-    written = sorted(path.parent.name for path in (tmp_path / "ComfyUI").rglob("*.safetensors"))
-    assert written == ["diffusion_models", "vae", "wanvideo_embeddings"]
+    assert (installed / "wanvideo_activation_editor" / "py.typed").exists()
+    use(sys.executable, tmp_path, {**os.environ, "PYTHONPATH": str(installed)})
+
+
+@pytest.mark.skipif(os.environ.get("WAN_LONG_TESTS") != "1", reason="installs torch: WAN_LONG_TESTS=1")
+def test_the_wheel_works_in_a_fresh_environment(wheel, tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "fresh"], check=True)
+    python = tmp_path / "fresh" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", f"{wheel}[diffusers,plot]"], check=True)
+    use(python, tmp_path, {k: v for k, v in os.environ.items() if k != "PYTHONPATH"})
+    command = subprocess.run([python.parent / "wan-activation", "--version"], capture_output=True, check=True)
+    assert command.stdout.startswith(b"wan-activation 0.")
+
+
+def test_the_project_says_what_it_is():
+    """Classifiers, keywords and links are there; the version is that of the package."""
+    import wanvideo_activation_editor
+
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == wanvideo_activation_editor.__version__
+    assert {"comfyui", "diffusers", "wan"} <= set(project["keywords"]) and project["urls"]
+    assert {"Typing :: Typed", "Programming Language :: Python :: 3.10"} <= set(project["classifiers"])
+    assert set(project["optional-dependencies"]) == {"diffusers", "plot", "ray"}
 
 
 def test_requirements_say_the_same_as_the_project():

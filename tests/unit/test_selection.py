@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from wanvideo_activation_editor.patching import PRESETS, BlockRangeError, SelectionError, parse_selection, preset_blocks
+from wanvideo_activation_editor.patching.schedule import parse_schedule
 from wanvideo_activation_editor.patching.selection import NAMES
+from wanvideo_activation_editor.patching.tokens import parse_tokens
 
 
 def blocks(text: str, count: int = 40) -> list[int]:
@@ -168,3 +170,12 @@ def test_presets_partition_the_blocks(count):
     assert sorted([*blocks("even", count), *blocks("odd", count)]) == everything
     assert blocks("alternating", count) == blocks("even", count)
     assert blocks("sparse", count) == blocks("/4", count)
+
+
+@pytest.mark.parametrize("parse", [parse_selection, parse_schedule, parse_tokens])
+def test_a_text_of_any_length_is_read_or_refused_at_once(parse):
+    """Numbers of any length take time linear in the text."""
+    for text in ("7:" + "1" * 3_900 + "x", "7:" + "1" * 1_000_000 + "x", "word " * 1_000_000, '"' + "a " * 500_000):
+        with pytest.raises(ValueError) as refused:
+            parse(text)
+        assert len(str(refused.value)) < 10_000

@@ -325,7 +325,9 @@ def test_nothing_is_recorded_when_it_is_switched_off_or_the_operation_fails():
     assert count_of_operations(wait_for_records()) == 0
 
 
-@pytest.mark.parametrize("made", [object(), {"no": "tensor"}, torch.zeros(2, dtype=torch.complex64)], ids=repr)
+@pytest.mark.parametrize(
+    "made", [object(), {"no": "tensor"}, torch.zeros(2, dtype=torch.complex64)], ids=["object", "dictionary", "complex"]
+)
 def test_recording_never_fails_the_node(caplog, made):
     caplog.set_level(logging.WARNING)
     with recording.recorded("odd") as record:

@@ -101,7 +101,7 @@ def test_strengths_outside_0_to_1_are_errors(value):
         ({"name": "wave"}, "Unknown pattern 'wave'"),
         ({"spread": 0}, "spread must be above 0"),
         ({"spread": float("nan")}, "spread must be above 0"),
-        ({"step": 0}, "step_size must be at least 1"),
+        ({"step": 0}, "step size must be at least 1"),
     ],
 )
 def test_bad_pattern_parameters(arguments, message):

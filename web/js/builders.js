@@ -10,13 +10,13 @@ import { BLOCK_COUNT, patternStrengths, presetBlocks } from "./patterns.js";
 import { builders, editors, knownBlockCount } from "./registry.js";
 import { addRowSocket, completeSockets } from "./rows.js";
 import { hundredths, range } from "./selection.js";
-import { chain, coalesced, hide, linkedInputs, markChanged, setValue, targetsOf, widgetNamed } from "./widgets.js";
+import { chain, coalesced, hide, linkedInputs, markChanged, promotedValue, setValue, targetsOf, valueOf, watch, widgetNamed } from "./widgets.js";
 import { say } from "./words.js";
 
 const CUSTOM = "custom";
 const BLOCKS = range(0, BLOCK_COUNT - 1);
 const ROWS_HEIGHT = BLOCK_COUNT * 20; // px; forty visible widgets take at least this
-const COUNT_IN_TITLE = /\s*(\(\d+ active\)|（已启用 \d+ 块）)$/;
+const COUNT_IN_TITLE = / ?(\(\d{1,3} active\)|（已启用 \d{1,3} 块）)$/;
 
 export const BUILDERS = {
   WanVideoBlockActivationBuilder: activationBuilder,
@@ -38,7 +38,7 @@ function activationBuilder(app, node) {
 }
 
 function strengthBuilder(app, node) {
-  const parameter = name => widgetNamed(node, name)?.value;
+  const parameter = name => valueOf(node, name);
   build(app, node, {
     choice: "pattern",
     rows: BLOCKS.map(i => `block_${i}_strength`),
@@ -76,7 +76,8 @@ function build(app, node, spec) {
   let named = null; // the values of a named choice as last shown
 
   const blocks = () => knownBlockCount(targetsOf(node));
-  const values = (count = BLOCK_COUNT) => spec.curve(choice.value, count) ?? rows.map(spec.valueOf);
+  const chosen = () => valueOf(node, spec.choice);
+  const values = (count = BLOCK_COUNT) => spec.curve(chosen(), count) ?? rows.map(spec.valueOf);
   const shown = () => {
     const count = Math.min(blocks() ?? BLOCK_COUNT, BLOCK_COUNT);
     const known = values(count);
@@ -85,7 +86,7 @@ function build(app, node, spec) {
   const writeRows = next => rows.forEach((row, i) => { row.value = spec.toRow(next[i]); });
   const isDecidedByLink = () => {
     const linked = linkedInputs(node);
-    return given.some(w => linked.has(w.name)) || (choice.value === CUSTOM && spec.rows.some(name => linked.has(name)));
+    return given.some(w => linked.has(w.name) && promotedValue(node, w.name) === undefined) || (chosen() === CUSTOM && spec.rows.some(name => linked.has(name)));
   };
   const linkedChoice = linked => given.find(w => linked.has(w.name))?.name;
 
@@ -93,7 +94,7 @@ function build(app, node, spec) {
     app,
     count: BLOCK_COUNT,
     read: () => {
-      const linked = linkedInputs(node), from = linkedChoice(linked), isCustom = choice.value === CUSTOM;
+      const linked = linkedInputs(node), from = linkedChoice(linked), isCustom = chosen() === CUSTOM;
       return {
         values: shown(),
         isLinked: i => isCustom && linked.has(spec.rows[i]),
@@ -120,7 +121,7 @@ function build(app, node, spec) {
   });
 
   const redraw = coalesced(() => {
-    named = spec.curve(choice.value, BLOCK_COUNT) && shown();
+    named = spec.curve(chosen(), BLOCK_COUNT) && shown();
     view.refresh();
     if (spec.title) {
       const own = String(node.title ?? "").replace(COUNT_IN_TITLE, "") || node.constructor.title;
@@ -146,7 +147,7 @@ function build(app, node, spec) {
   for (const row of rows) hide(row);
   node.convertWidgetToInput = widget => addRowSocket(node, widget);
   addPanel(app, node, { name: "blocks", element: view.element, height: spec.height });
-  builders.set(node, { refresh: redraw, ...spec.output(() => choice.value, count => (isDecidedByLink() ? undefined : values(count))) });
+  builders.set(node, { refresh: redraw, ...spec.output(chosen, count => (isDecidedByLink() ? undefined : values(count))) });
 
   chain(node, "onConfigure", info => {
     completeSockets(node);
@@ -160,6 +161,7 @@ function build(app, node, spec) {
     changed();
   });
   chain(node, "onConnectionsChange", changed);
+  watch(node, "mode", changed);
   chain(node, "onRemoved", () => view.remove?.());
   if (spec.title)
     chain(node, "onSerialize", saved => {

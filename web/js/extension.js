@@ -87,6 +87,10 @@ app.registerExtension({
       if (blocks) teach(node, { blocks });
     });
     api.addEventListener("executed", ({ detail }) => { if (detail.output?.wan_store) refreshLists(api, app); });
+    // A subgraph that is opened may have been set from outside meanwhile.
+    app.canvas.canvas.addEventListener("litegraph:set-graph", ({ detail }) => {
+      for (const node of detail.newGraph?._nodes ?? []) (builders.get(node) ?? editors.get(node))?.refresh();
+    });
     api.addEventListener(EVENT, ({ detail }) => {
       const graph = rootGraph();
       if (detail.workflow && graph?.id && detail.workflow !== graph.id) return; // another one is open now

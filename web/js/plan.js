@@ -4,9 +4,9 @@ import { known } from "./knowledge.js";
 import { BLOCK_COUNT } from "./patterns.js";
 import { builders } from "./registry.js";
 import { SelectionError, isBlank, parseSelection, resolveSelection } from "./selection.js";
-import { isLinked, originOf, widgetNamed } from "./widgets.js";
+import { isLinked, originOf, promotedValue, valueOf, widgetNamed } from "./widgets.js";
 
-const OFF = [2, 4]; // modes of muted and bypassed nodes
+const MUTED = 2, OFF = [MUTED, 4]; // modes of muted and bypassed nodes
 
 /**
  * @returns {{ count: number, isKnown: boolean, selection?: string, isLinked: boolean, chosen: number[] | null,
@@ -16,12 +16,14 @@ const OFF = [2, 4]; // modes of muted and bypassed nodes
  */
 export function planOf(node) {
   const told = known(node), isKnown = told !== null, count = told?.blocks ?? BLOCK_COUNT;
-  const value = name => widgetNamed(node, name)?.value;
+  const value = name => valueOf(node, name);
   const comesFromLink = name => isLinked(node, name) && !OFF.includes(originOf(node, name)?.mode);
-  const linked = comesFromLink("block_activations");
-  const selection = linked
+  const linked = comesFromLink("block_activations"), promoted = promotedValue(node, "block_activations");
+  const selection = linked && promoted === undefined
     ? builders.get(originOf(node, "block_activations"))?.selection?.() : String(value("block_activations") ?? "");
   const plan = { count, isKnown, selection, isLinked: linked, chosen: null, strengths: null };
+  if (originOf(node, "block_activations")?.mode === MUTED) // older front ends refuse the run, newer ones use the text
+    return { ...plan, text: "block_activations is linked to a muted node: unmute it, or remove the link", isWarning: true };
   const hasStrengths = comesFromLink("block_strengths");
   const perBlock = hasStrengths
     ? builders.get(originOf(node, "block_strengths"))?.strengths?.(count) : new Array(count).fill(1);
@@ -63,5 +65,6 @@ function decidedByLink(strengths, count) {
 /** What the strengths are multiplied by; 1 where a link says it. */
 function factorOf(node, hasStrengths) {
   const name = ["injection_strength", ...(hasStrengths ? [] : ["uniform_strength"])].find(each => widgetNamed(node, each));
-  return !name || isLinked(node, name) ? 1 : Number(widgetNamed(node, name).value ?? 1);
+  const isDecidedByLink = name && isLinked(node, name) && promotedValue(node, name) === undefined;
+  return !name || isDecidedByLink ? 1 : Number(valueOf(node, name) ?? 1);
 }

@@ -3,11 +3,12 @@
 /** A schedule that cannot be read; the message says where and what is allowed. */
 export class ScheduleError extends Error {}
 
-const NUMBER = /^[0-9]*\.?[0-9]+(e-?[0-9]+)?$/;
+const NUMBER = /^([0-9]+(\.[0-9]+)?|\.[0-9]+)(e-?[0-9]+)?$/, MAX_LENGTH = 4000;
 const ROUNDING = 4e-3; // schedulers round their noise levels
 
 /** Parse `0:0.2, 0.5:0.8, 1:1` into [progress, multiplier] pairs. Throws ScheduleError. */
 export function parseSchedule(text) {
+  if (text.length > MAX_LENGTH) throw new ScheduleError(`has ${text.length} characters, but at most ${MAX_LENGTH} are read`);
   const points = [];
   for (const match of text.matchAll(/[^\s,]+/g)) {
     const fail = why => new ScheduleError(`position ${match.index + 1}: "${match[0]}" ${why}`);

@@ -7,11 +7,13 @@ export class SelectionError extends Error {}
 
 const NUMBER = "(0|[1-9][0-9]{0,5})";
 const BITS = /^[01]{3,}$/, INDEX = new RegExp(`^${NUMBER}$`), RANGE = new RegExp(`^${NUMBER}-${NUMBER}$`);
-const EVERY = new RegExp(`^/${NUMBER}$`), STRENGTH = /^[0-9]*\.?[0-9]+(e-?[0-9]+)?$/;
+const EVERY = new RegExp(`^/${NUMBER}$`), STRENGTH = /^([0-9]+(\.[0-9]+)?|\.[0-9]+)(e-?[0-9]+)?$/;
+const MAX_LENGTH = 4000;
 const NAMES = ["even", "odd", ...PRESETS];
 
 /** Parse `7, 3-9, even, /4, !12, early_blocks:0.6` or a string of 0 and 1 into terms. Throws SelectionError. */
 export function parseSelection(text) {
+  if (text.length > MAX_LENGTH) throw new SelectionError(`has ${text.length} characters, but at most ${MAX_LENGTH} are read`);
   return [...text.matchAll(/[^\s,]+/g)].map(m => parseTerm(m[0].toLowerCase(), m.index + 1));
 }
 

@@ -10,9 +10,27 @@ export function chain(object, key, after) {
   };
 }
 
+/** Call `after` whenever `object[key]` was set. */
+export function watch(object, key, after) {
+  const own = Object.getOwnPropertyDescriptor(object, key);
+  let value = own?.value;
+  Object.defineProperty(object, key, {
+    configurable: true,
+    enumerable: own?.enumerable ?? true,
+    get: () => (own?.get ? own.get.call(object) : value),
+    set: next => {
+      if (own?.set) own.set.call(object, next);
+      else value = next;
+      after();
+    },
+  });
+}
+
 export function widgetNamed(node, name) {
   return node.widgets?.find(w => w.name === name);
 }
+
+const SUBGRAPH_INPUTS = -10; // the front end's id of where a subgraph's inputs come in
 
 const slotOf = (node, name) => node.inputs?.findIndex(input => input.name === name) ?? -1;
 
@@ -20,6 +38,27 @@ export function isLinked(node, name) {
   const slot = slotOf(node, name);
   return Boolean(node.graph) && slot >= 0 && node.isInputConnected(slot);
 }
+
+/**
+ * The value that an input has from a widget of the subgraph node around it, where that is where it comes from.
+ * Undefined for any other input, and where several nodes hold this subgraph and differ.
+ */
+export function promotedValue(node, name) {
+  const id = node.inputs?.find(input => input.name === name)?.link, graph = node.graph;
+  const link = id == null ? null : graph?.getLink?.(id) ?? graph?.links?.get?.(id);
+  const root = graph?.rootGraph;
+  if (!link || Number(link.origin_id) !== SUBGRAPH_INPUTS || !root) return undefined;
+  const holders = [root, ...root.subgraphs.values()].flatMap(each => each._nodes).filter(each => each.subgraph === graph);
+  const values = holders.map(holder => {
+    const slot = holder.inputs[link.origin_slot];
+    if (!slot || slot.link != null) return undefined;
+    return (holder.getWidgetFromSlot?.(slot) ?? widgetNamed(holder, slot.widget?.name ?? slot.name))?.value;
+  });
+  return new Set(values).size === 1 ? values[0] : undefined;
+}
+
+/** What a widget counts as in a run: its own value, or that of the widget that it is promoted to. */
+export const valueOf = (node, name) => promotedValue(node, name) ?? widgetNamed(node, name)?.value;
 
 /** Names of all linked inputs: one pass, since reading a slot is slow in newer front ends. */
 export function linkedInputs(node) {

@@ -8,9 +8,10 @@ from .probes import PROBE_NODES
 from .probing import PROBING_NODES
 from .sites import SITE_NODES
 from .steering import STEERING_NODES
+from .streams import STREAM_NODES
 
 NODES = (
     *INPUT_NODES, *PROBE_NODES, *CONTEXT_NODES, *HIDDEN_NODES, *HOST_NODES, *SITE_NODES, *PROBING_NODES,
-    *STEERING_NODES,
+    *STEERING_NODES, *STREAM_NODES,
 )  # fmt: skip
 NODE_CLASS_MAPPINGS = {cls.__name__: cls for cls in NODES}

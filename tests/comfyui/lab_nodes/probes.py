@@ -105,7 +105,7 @@ class TestStopInBlock(AnyInput):
             "required": {
                 "model": (ANY, {}),
                 "call": ("INT", {"default": 2}),
-                "action": (["raise", "wait"],),
+                "action": (["raise", "raise StopIteration", "wait"],),
                 "nonce": ("INT", {"default": 0, "max": 2**62}),
             }
         }
@@ -120,8 +120,8 @@ class TestStopInBlock(AnyInput):
             if len(calls) < call:
                 return
             handle.remove()
-            if action == "raise":
-                raise RuntimeError("stopped in the middle of a block")
+            if action != "wait":
+                raise (RuntimeError if action == "raise" else StopIteration)("stopped in the middle of a block")
             log.info("waiting for an interrupt %d", nonce)
             self._wait()
 

@@ -1,22 +1,25 @@
 """What does a second prompt change, block by block?
 
-python demo/run.py                  a tiny trained Wan model: pictures, and what each edit changed in them
-python demo/run.py --random         a small random model: how far each preset and pattern moves the result
-python demo/run.py --model DIR      the same with diffusers Wan weights in DIR; also writes videos
+wan-activation demo                 a tiny trained model: pictures, and what changed
+wan-activation demo --random        a random model: how far each preset moves it
+wan-activation demo --model DIR     the same with diffusers weights; writes videos
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-import distances
-import effects
+from . import distances, effects
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="wan-activation demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--random", action="store_true", help="random weights")
     kind.add_argument("--model", help="folder of a diffusers Wan pipeline")
@@ -32,7 +35,7 @@ def parse_arguments() -> argparse.Namespace:
     others.add_argument("--steps", type=int, help="default 8, with --model 30")
     others.add_argument("--guidance", type=float, default=5.0)
     others.add_argument("--size", type=int, nargs=3, metavar=("WIDTH", "HEIGHT", "FRAMES"))
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     tiny = not (arguments.random or arguments.model)
     for name in ("negative", "strength", "steps", "guidance", "size"):
         if tiny and getattr(arguments, name) != parser.get_default(name):
@@ -51,15 +54,16 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def main() -> None:
-    arguments = parse_arguments()
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parse_arguments(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("diffusers").setLevel(logging.ERROR)
     if arguments.random or arguments.model:
         distances.run(arguments)
     else:
         effects.run(arguments)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

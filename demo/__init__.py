@@ -1,0 +1,1 @@
+"""What a second prompt changes, block by block: `wan-activation demo`."""
