@@ -48,6 +48,10 @@ CONTRACT = {
         ["model", ("show_visual", True), ("block_activations", ""), "text_embeds"],
         ["visualization"],
     ),
+    "WanVideoComparison": (
+        ["images_a", "images_b", ("label_a", "plain"), ("label_b", "edited")],
+        ["images", "report"],
+    ),
     "WanVideoInjectionTester": (["model", "text_embeds", ("show_details", True)], ["test_results"]),
     "WanVideoBlockStrengthBuilder": (
         [("pattern", "custom"), ("base_strength", 0.5), ("peak_block", 20), ("spread", 5.0), ("step_size", 5),
