@@ -84,6 +84,24 @@ def timing_inputs() -> list[Any]:
     return [block_strengths_input(), schedule_input(), *window_and_branch_inputs(), log_level_input(optional=True)]
 
 
+def timed(
+    label: str,
+    schedule: str = "",
+    start_percent: float = 0.0,
+    end_percent: float = 1.0,
+    branch: str = "cond",
+    log_level: str = "off",
+) -> dict[str, Any]:
+    """Arguments of an Edit, by the label and values of `timing_inputs` but for the strengths."""
+    return {
+        "window": Window(start_percent, end_percent),
+        "schedule": parse_schedule(schedule),
+        "branch": branch,
+        "label": label,
+        "log_level": log_level,
+    }
+
+
 class WanVideoPromptWeight(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -125,34 +143,23 @@ class WanVideoPromptWeight(io.ComfyNode):
         weights: str,
         block_activations: str,
         block_strengths: Any = None,
-        schedule: str = "",
-        start_percent: float = 0.0,
-        end_percent: float = 1.0,
         branch: str = "cond",
-        log_level: str = "off",
         prompt: str = "",
         text_encoder: Any = None,
+        **timing: Any,
     ) -> io.NodeOutput:
         name = "WanVideo Prompt Weight"
         with errors_named(name):
             strengths = choose_blocks(block_activations, block_strengths)
             parsed, label = _parse_weights(weights), node_label(cls, name)
+            options = timed(label, branch=branch, **timing)
             lines: list[str] = []
 
             def make(main: TextEmbeds, _: WanModel) -> list[Edit]:
                 found = located(parsed, main, branch, prompt, text_encoder)
                 lines.extend(_found(parsed, found, main, branch, prompt, text_encoder))
                 prompts = main.negative if branch == "uncond" and main.negative else main.prompts
-                return word_gains(
-                    found,
-                    max(map(len, prompts)),
-                    strengths,
-                    window=Window(start_percent, end_percent),
-                    schedule=parse_schedule(schedule),
-                    branch=branch,
-                    label=label,
-                    log_level=log_level,
-                )
+                return word_gains(found, max(map(len, prompts)), strengths, **options)
 
             edited = append_edits(label, model, text_embeds, strengths, make)
             report = "\n".join(lines) or "No weight."
@@ -220,31 +227,19 @@ class WanVideoConditioningGain(io.ComfyNode):
         gain: float,
         block_activations: str,
         block_strengths: Any = None,
-        schedule: str = "",
-        start_percent: float = 0.0,
-        end_percent: float = 1.0,
-        branch: str = "cond",
-        log_level: str = "off",
+        **timing: Any,
     ) -> io.NodeOutput:
         name = "WanVideo Conditioning Gain"
         with errors_named(name):
             strengths = choose_blocks(block_activations, block_strengths)
             label = node_label(cls, name)
+            options = timed(label, **timing)
 
             def make(_: TextEmbeds, wan_model: WanModel) -> list[Edit]:
                 has = streams_of(wan_model)
                 if stream not in has:
                     raise ValueError(f"{wan_model.name} has no {stream}. It has {', '.join(has)}.")
-                edit = gain_edit(
-                    stream,
-                    gain,
-                    strengths,
-                    window=Window(start_percent, end_percent),
-                    schedule=parse_schedule(schedule),
-                    branch=branch,
-                    label=label,
-                    log_level=log_level,
-                )
+                edit = gain_edit(stream, gain, strengths, **options)
                 return [] if gain == 1.0 else [edit]
 
             edited = append_edits(label, model, text_embeds, strengths, make)

@@ -8,10 +8,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..embeddings import TextEmbeds
-from ..patching import Edit, WanModel, Window, parse_schedule
+from ..patching import Edit, WanModel
 from ..patching.sources import Image
 from .editor import choose_blocks
-from .gains import append_edits, timing_inputs
+from .gains import append_edits, timed, timing_inputs
 from .shown import model_told
 from .sockets import (
     CATEGORY,
@@ -63,30 +63,16 @@ class WanVideoImageInjection(io.ComfyNode):
         injection_strength: float,
         block_activations: str,
         block_strengths: Any = None,
-        schedule: str = "",
-        start_percent: float = 0.0,
-        end_percent: float = 1.0,
-        branch: str = "cond",
-        log_level: str = "off",
+        **timing: Any,
     ) -> io.NodeOutput:
         name = "WanVideo Image Injection"
         with errors_named(name):
             strengths = choose_blocks(block_activations, block_strengths) * injection_strength
             label = node_label(cls, name)
+            options = timed(label, **timing)
 
             def make(_: TextEmbeds, __: WanModel) -> list[Edit]:
-                return [
-                    Edit(
-                        Image(read_clip_vision(clip_vision_output)),
-                        strengths,
-                        "image_tokens",
-                        window=Window(start_percent, end_percent),
-                        schedule=parse_schedule(schedule),
-                        branch=branch,  # type: ignore[arg-type]
-                        label=label,
-                        log_level=log_level,  # type: ignore[arg-type]
-                    )
-                ]
+                return [Edit(Image(read_clip_vision(clip_vision_output)), strengths, "image_tokens", **options)]
 
             edited = append_edits(label, model, text_embeds, strengths, make)
             return io.NodeOutput(*edited, ui=model_told(model, strengths))
