@@ -142,12 +142,13 @@ def import_safetensors(
         if type(error).__name__ == "InterruptProcessingException":  # ComfyUI's, from progress
             raise
         raise UnsupportedError(f"{shown(path.name)} cannot be read: {plain(error, 300)}") from error
-    taken, items = set(store.names()), []
+    hashes = dict(store.database.read("SELECT name, hash FROM embeddings WHERE name IS NOT NULL"))
+    items = []
     for ready, told in found:
-        name = told.name
-        if name is not None and not replacing:
-            name = free_name(name, taken)
-            taken.add(name)
+        name, own = told.name, ready.hash
+        if name is not None and not replacing:  # what is stored under its name already keeps it
+            name = free_name(name, lambda each, own=own: hashes.get(each, own) != own)  # type: ignore[misc]
+            hashes[name] = own
         items.append((ready, replace(told, name=name)))
     ids = store.put_all(items)
     return Imported(tuple(ids), tuple(d.name for _, d in items if d.name is not None), tuple(left_out))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable
 
 from .errors import UnsupportedError
 
@@ -75,10 +75,10 @@ def clean_name(text: str) -> str | None:
     return kept.strip()[:MAX_NAME].strip() or None
 
 
-def free_name(name: str, taken: Container[str]) -> str:
+def free_name(name: str, is_taken: Callable[[str], bool]) -> str:
     """The name, or with a number in parentheses where it is taken."""
     candidate, number = name, 2
-    while candidate in taken:
+    while is_taken(candidate):
         end = f" ({number})"
         candidate, number = name[: MAX_NAME - len(end)] + end, number + 1
     return candidate

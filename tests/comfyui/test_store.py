@@ -105,6 +105,7 @@ def test_what_is_exported_can_be_imported_again(wrapper: Host):
     folder = wrapper.server.base / "input" / "wanvideo_embeddings"
     folder.mkdir(parents=True, exist_ok=True)
     (wrapper.server.base / line).rename(folder / "theirs.safetensors")
+    keep(wrapper, "shared", MOON, "half")
     flow = Workflow()
     flow.add("WanVideoImportEmbeddings", file="theirs.safetensors", replace=False)
     text = wrapper.server.run(flow).checked().output("1", "text")[0]

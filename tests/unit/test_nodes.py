@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import pickle
 import re
 from dataclasses import replace
 from types import SimpleNamespace
@@ -279,6 +280,14 @@ def edit(nodes, model, **changes):
 
 def stack(model):
     return stack_of(model.model_options["transformer_options"])
+
+
+@pytest.mark.parametrize("level", ["off", "verbose", "trace"])
+def test_what_the_editor_leaves_on_a_model_can_be_pickled(nodes, model, level):
+    edited, _ = edit(nodes, model, log_level=level)
+    options, wrappers = pickle.loads(pickle.dumps((edited.model_options, edited.wrappers)))  # noqa: S301
+    assert stack_of(options["transformer_options"]).describe() == stack(edited).describe()
+    assert wrappers == edited.wrappers
 
 
 def test_the_editor_writes_the_stack_into_a_clone(nodes, model):

@@ -129,7 +129,8 @@ export function addElement(node, name, element, minHeight, maxHeight) {
 
 /** Make the undo history take a step for an edit that was made from script. */
 export function markChanged(app) {
-  app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState?.();
+  const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
+  (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker); // renamed in newer front ends
 }
 
 /** Nodes that the first output leads to. */
