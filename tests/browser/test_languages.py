@@ -11,8 +11,7 @@ HELP = "async id => (await fetch(`/extensions/activation-editor/docs/${id}/zh.md
 
 
 def test_a_page_in_chinese(browser: Any, front_end: ComfyServer):
-    front_end.call("/settings", {"Comfy.Locale": "zh"})
-    page = GraphPage.open(browser, front_end, vue=False)
+    page = GraphPage.open(browser, front_end, vue=False, language="zh")
     try:
         page.load(workflow(node(EDITOR)))
         labels = page.of_node("Object.fromEntries(n.inputs.map(i => [i.name, i.label ?? i.localized_name]))")
@@ -25,4 +24,4 @@ def test_a_page_in_chinese(browser: Any, front_end: ComfyServer):
         assert page.js(HELP, EDITOR).startswith("# WanVideo 激活编辑器")
     finally:
         page.close()
-        front_end.call("/settings", {"Comfy.Locale": "en"})
+        front_end.call("/settings", {"Comfy.Locale": "en"})  # of pages that are reloaded
