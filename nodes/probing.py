@@ -80,7 +80,14 @@ class WanVideoBlockMap(io.ComfyNode):
                 io.Int.Input(
                     "seeds", default=4, min=1, max=32, tooltip="Noises to measure with. Intervals need at least 2."
                 ),
-                io.Int.Input("seed", default=0, min=0, max=2**63 - 1, tooltip="The first of the seeds."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**63 - 1,
+                    control_after_generate=False,
+                    tooltip="The first of the seeds.",
+                ),
                 *size_inputs(),
                 vector_input("control_vector", "Measured in place of injection_embeds.", optional=True),
                 io.Combo.Input(

@@ -146,6 +146,8 @@ def _page(schema: Any, path: Path, root: Path) -> Iterator[str]:
     yield from (f"{where}: no input {name}" for name in sorted(named - inputs))
     if not re.search(r"^(## Example|Example:)", text, re.MULTILINE):
         yield f"{where}: no example"
+    if "![" not in text:
+        yield f"{where}: no picture; tools/screenshots.py takes one"
     if not re.search(r"^See also: \[", text, re.MULTILINE):
         yield f"{where}: no line 'See also: ' with links to related nodes"
     for output in schema.outputs:

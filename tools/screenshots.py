@@ -82,7 +82,7 @@ def picture(page: GraphPage, kind: str) -> Image.Image:
         dx, dy = page.js("() => [...app.canvas.ds.offset]")
         top = page.js("() => app.canvasEl?.getBoundingClientRect().y ?? 0")
         box = {"x": x + dx, "y": y + dy + top, "width": width, "height": height}
-    clip = {"x": box["x"] - MARGIN, "y": box["y"] - MARGIN, "width": box["width"] + 2 * MARGIN,
+    clip = {"x": box["x"] - MARGIN, "y": box["y"] - (MARGIN if page.vue else 1), "width": box["width"] + 2 * MARGIN,
             "height": box["height"] + 2 * MARGIN}  # fmt: skip
     return Image.open(io.BytesIO(page.page.screenshot(clip=clip))).convert("RGB")
 

@@ -64,11 +64,18 @@ class GraphPage:
         self.page.route("**/*", lambda r: r.continue_() if self._is_wanted(r.request.url) else r.abort())
 
     @classmethod
-    def open(cls, browser: Any, server: ComfyServer, vue: bool, light: bool = False, scripts: bool = True) -> GraphPage:
+    def open(
+        cls,
+        browser: Any,
+        server: ComfyServer,
+        vue: bool,
+        light: bool = False,
+        scripts: bool = True,
+        language: str = "en",
+    ) -> GraphPage:
         """A new page; without `scripts` it is one that the pack has no script for."""
-        server.call(
-            "/settings", {**CALM, "Comfy.VueNodes.Enabled": vue, "Comfy.ColorPalette": "light" if light else "dark"}
-        )
+        look = {"Comfy.ColorPalette": "light" if light else "dark", "Comfy.Locale": language}
+        server.call("/settings", {**CALM, "Comfy.VueNodes.Enabled": vue, **look})
         context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT}, has_touch=True)
         opened = cls(server, context, vue, scripts)
         opened.visit()

@@ -11,13 +11,12 @@ HELP = "async id => (await fetch(`/extensions/activation-editor/docs/${id}/zh.md
 
 
 def test_a_page_in_chinese(browser: Any, front_end: ComfyServer):
-    front_end.call("/settings", {"Comfy.Locale": "zh"})
-    page = GraphPage.open(browser, front_end, vue=False)
+    page = GraphPage.open(browser, front_end, vue=False, language="zh")
     try:
         page.load(workflow(node(EDITOR)))
         labels = page.of_node("Object.fromEntries(n.inputs.map(i => [i.name, i.label ?? i.localized_name]))")
         assert labels["injection_embeds"] == "注入嵌入"
-        assert [o["localized_name"] for o in page.of_node("n.outputs")] == ["模型", "文本嵌入"]
+        assert page.of_node("n.outputs.map(o => o.localized_name)") == ["模型", "文本嵌入"]
         buttons = page.picture().query_selector_all("button")
         assert [each.inner_text() for each in buttons] == ["全选", "清空", "反选"]
         assert page.line() == "已选 40 块中的 20 块"
@@ -25,4 +24,4 @@ def test_a_page_in_chinese(browser: Any, front_end: ComfyServer):
         assert page.js(HELP, EDITOR).startswith("# WanVideo 激活编辑器")
     finally:
         page.close()
-        front_end.call("/settings", {"Comfy.Locale": "en"})
+        front_end.call("/settings", {"Comfy.Locale": "en"})  # of pages that are reloaded

@@ -23,7 +23,11 @@ def reporting(host: Host) -> tuple[Any, dict[str, int]]:  # noqa: F811
         target_difference=90, amplification_mode="push_apart",
     )  # fmt: skip
     flow.add("PreviewAny", source=[amplifier[0], 1])
-    ids = {"tester": tester, "viewer": viewer, "analyzer": analyzer, "amplifier": amplifier}
+    stored = flow.add("WanVideoStoreEmbedding", text_embeds=given["text_embeds"], name="browser", tags="", note="")
+    database = flow.add(
+        "WanVideoEmbeddingDatabase", action="list_recent", cleanup_days=30, cleanup_min_access=5, after=stored
+    )
+    ids = {"tester": tester, "database": database, "viewer": viewer, "analyzer": analyzer, "amplifier": amplifier}
     return flow, {name: int(link[0]) for name, link in ids.items()}
 
 
@@ -45,9 +49,11 @@ def test_reports_are_on_the_nodes(page: GraphPage, host: Host):  # noqa: F811
     bars = page.part(".wan-ae-report .wan-ae-picture path", 0, ids["viewer"]).get_attribute("d")
     assert bars.count("M") == 10, "a bar for every edited block"
     assert [row[0] for row in page.picture(ids["amplifier"]).evaluate(TABLE)] == ["", "before", "after"]
-    shown = page.part(".wan-ae-text", 0, ids["analyzer"])
-    assert shown.evaluate("e => e.textContent").startswith("Prompt 1 of 1")
-    assert shown.evaluate("e => parseFloat(e.parentElement.style.height)") > 30
+    head, *rows = page.picture(ids["analyzer"]).evaluate(TABLE)
+    assert head == ["", "mean", "std", "min", "max"] and [row[0] for row in rows] == ["values", "token norms"]
+    head, *rows = page.picture(ids["database"]).evaluate(TABLE)
+    assert head[:3] == ["embedding", "size", "dtype"], "the text's own table"
+    assert "browser" in [row[0] for row in rows]
     for name, node_id in ids.items():
         assert page.of_node("n.size[1]", node_id) > sizes[name][1], name
     after = page.saved()

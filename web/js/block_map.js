@@ -43,7 +43,7 @@ export function addBlockMap(app, node) {
     const blocks = map.values[0]?.length ?? 0;
     table.style.gridTemplateColumns = `repeat(${blocks}, minmax(0, 1fr))`;
     table.replaceChildren(...map.values.flatMap((row, level) => row.map((value, block) => {
-      const title = columnTitle(map, level, block);
+      const title = say(columnTitle(map, level, block));
       const cell = make("div", "", { role: "gridcell", tabindex: level ? "-1" : "0", title, "aria-label": title, "data-block": block, ...(level ? {} : { "data-first": "" }) });
       Object.assign(cell.style, { background: heat(value, map), cursor: value == null ? "default" : "pointer", minWidth: "1px" });
       if (value != null) {

@@ -4,6 +4,7 @@
 import { NOTICE } from "./old_files.js";
 import { make } from "./surface.js";
 import { addElement, markChanged, widgetNamed } from "./widgets.js";
+import { say } from "./words.js";
 
 const WIDGET = "older_file_notice";
 const HEIGHT = [64, 120]; // px, least and most
@@ -14,7 +15,7 @@ const STYLE = "box-sizing: border-box; overflow-y: auto; padding: 4px 6px; borde
 export function showNotice(app, node) {
   const text = node.properties?.[NOTICE];
   if (!text || widgetNamed(node, WIDGET)) return;
-  const dismiss = make("button", "", { type: "button", style: "float: right; margin-left: 6px; font: inherit" }, "Dismiss");
+  const dismiss = make("button", "", { type: "button", style: "float: right; margin-left: 6px; font: inherit" }, say("Dismiss"));
   const widget = addElement(node, WIDGET, make("div", "", { style: STYLE }, dismiss, text), ...HEIGHT);
   dismiss.addEventListener("click", () => {
     delete node.properties[NOTICE];

@@ -53,7 +53,7 @@ const STYLE = `
 .wan-ae-line.warning { font-weight: 600; }
 .wan-ae-chart { flex: none; height: 50px; display: flex; flex-direction: column; }
 .wan-ae-plot { flex: 1; min-height: 0; position: relative; }
-.wan-ae-axis { position: absolute; right: 3px; top: 1px; font-size: 9px; line-height: 10px; color: var(--descrip-text, #999); pointer-events: none; }
+.wan-ae-axis { position: absolute; right: 3px; top: 1px; padding: 0 2px; border-radius: 2px; background: var(--comfy-input-bg, #222); font-size: 9px; line-height: 10px; color: var(--descrip-text, #999); pointer-events: none; }
 .wan-ae-chart .wan-ae-scale { position: relative; height: 10px; padding: 0; }
 .wan-ae-chart .wan-ae-scale > span { position: absolute; }
 .wan-ae-picture { display: block; height: 100%; width: 100%; border-radius: 3px; background: var(--comfy-input-bg, #222); }

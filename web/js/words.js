@@ -32,6 +32,9 @@ const ZH = [
   [/^Block (\d+): strength (\S+)$/, "块 $1：强度 $2"],
   [/^Copied: (.*)$/, "已复制：$1"],
   [/^(\d+) of (\d+) blocks in (.*?): (.*)$/, "$3 中已选 $2 块中的 $1 块：$4"],
+  [/^Block (\d+), noise ([\d.]+): not measured$/, "块 $1，噪声 $2：未测量"],
+  [/^Block (\d+), noise ([\d.]+): (share|effect|motion) (\S+)(?: \((\S+) to (\S+)\))?$/, (_, block, noise, what, value, low, high) =>
+    `块 ${block}，噪声 ${noise}：${what} ${value}${low ? `（${low} 至 ${high}）` : ""}`],
   [/^(share|effect|motion), (\d+) blocks x (\d+) noise levels$/, "$1，$2 块 x $3 个噪声水平"],
 ];
 const NAMES = { Strength: "强度", strength: "强度", Change: "变化", change: "变化", Share: "份额", share: "份额" };
