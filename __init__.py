@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .probing.pipelines import block_map
     from .probing.token_reading import TokenReading
     from .probing.words import read_words
+    from .sweeps import sweep
     from .vectors import ControlVector, ControlVectorError, load_control_vector, save_control_vector
     from .vectors.applying import steer, turn
     from .vectors.learned_tokens import LearnedTokens, load_learned_tokens, save_learned_tokens
@@ -47,6 +48,7 @@ _API = {
     "patching.sites": ("SITES",),
     "patching.sources": ("CapturedDifference", "Direction", "Image", "Prompt", "SecondStream", "Zero"),
     "patching.transforms": ("Boost", "ForceDifference"),
+    "sweeps": ("sweep",),
     "vectors": ("ControlVector", "ControlVectorError", "load_control_vector", "save_control_vector"),
     "vectors.applying": ("steer", "turn"),
     "vectors.learned_tokens": ("LearnedTokens", "load_learned_tokens", "save_learned_tokens"),
@@ -108,6 +110,7 @@ __all__ = [
     "save_recipe",
     "ssim",
     "steer",
+    "sweep",
     "temporal_difference",
     "turn",
 ]
