@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .probing.token_reading import TokenReading
     from .probing.words import read_words
     from .storage.store import EmbeddingStore
-    from .sweeps import sweep  # type: ignore[import-not-found,unused-ignore]
+    from .sweeps import sweep
     from .vectors import ControlVector, ControlVectorError, load_control_vector, save_control_vector
     from .vectors.applying import steer, turn
     from .vectors.learned_tokens import LearnedTokens, load_learned_tokens, save_learned_tokens

@@ -46,6 +46,13 @@ CREATE TABLE embedding_analysis(        -- reports of the Analyzer, by the hash 
 CREATE TABLE embedding_similarities(    -- neighbours that Search computed; valid while as_of is the newest embedding
     embedding_id BIGINT NOT NULL, other_id BIGINT NOT NULL, score DOUBLE NOT NULL, as_of BIGINT NOT NULL);
 
+CREATE TABLE sweep_cells(               -- one row for each cell of a sweep that is done or has failed
+    cell VARCHAR NOT NULL,              -- hash of its recipe
+    recipe VARCHAR NOT NULL,            -- JSON: what it was sampled with
+    result VARCHAR NOT NULL,            -- JSON: distances, read-outs, seconds; or an error
+    strip BLOB,                         -- PNG of some frames
+    latents_id BIGINT);                 -- embedding_id of the latents, kept of clips that others are compared with
+
 -- One row for each embedding.
 CREATE VIEW listing AS
     SELECT e.embedding_id, coalesce(e.name, e.prompt, '#' || e.embedding_id) AS label, e.name, e.prompt,
