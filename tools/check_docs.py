@@ -54,6 +54,8 @@ OTHER_WORDS = {
 
 OUTSIDE = (
     "build/",
+    "fox/",
+    "fox.toml",
     "output/",
     "input/",
     "user/",
