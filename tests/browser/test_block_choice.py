@@ -147,7 +147,10 @@ def test_a_run_teaches_the_blocks_of_the_model_and_they_stay(page: GraphPage, ho
     queue(page)
     assert_told()
     page.choose("injection_strength", 0.25, editor)
-    page.js("() => app.extensionManager.workflow.activeWorkflow?.changeTracker?.checkState()")
+    page.js(
+        "() => { const t = app.extensionManager.workflow.activeWorkflow?.changeTracker;"
+        " (t?.captureCanvasState ?? t?.checkState)?.call(t); }"
+    )
     page.js("() => app.extensionManager.workflow.activeWorkflow?.changeTracker?.undo()")
     page.until(lambda: page.of_node("n?.widgets[0].value", editor) == 0.5)
     page.settle(10)

@@ -206,6 +206,7 @@ def test_every_context_window_has_its_own_second_stream(host: Host):
 def test_states_of_the_whole_video_do_not_fit_context_windows(host: Host):
     whole = host.adding(COUNT, capture={"num_frames": 17})
     message = r"3 latent frames.* grid|3 latent frames.*captured on 5 x 4 x 4 .* num_frames = 9, set reduce to mean"
+    message += "|causal_window_fix.* Set reduce to mean"
     refused(host, message, **windows(host, whole))
 
 

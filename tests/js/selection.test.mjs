@@ -6,6 +6,7 @@ import { test } from "node:test";
 import {
   cellsBetween, hundredths, moved, parseSelection, ramp, range, resolveSelection, withValue, writeSelection,
 } from "../../web/js/selection.js";
+import { parseSchedule } from "../../web/js/schedule.js";
 
 test("a range includes both ends, in either direction", () => {
   assert.deepEqual(range(3, 6), [3, 4, 5, 6]);
@@ -67,4 +68,10 @@ test("what the grid writes says the strengths that it was given", () => {
     }
   assert.equal(writeSelection(resolveSelection(parseSelection("7-22"), 30)), "mid_blocks");
   assert.equal(writeSelection([1, 1, 0.5, 0, 1, 0]), "0-1, 2:0.5, 4");
+});
+
+test("a text of any length is refused at once, with a short message", () => {
+  assert.throws(() => parseSelection(`7:${"1".repeat(3_900)}x`), /has no readable strength/);
+  assert.throws(() => parseSelection(`7:${"1".repeat(1_000_000)}x`), /^Error: has 1000003 characters, but at most 4000 are read$/);
+  assert.throws(() => parseSchedule(`0:${"1".repeat(1_000_000)}x`), /at most 4000 are read$/);
 });
