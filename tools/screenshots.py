@@ -88,7 +88,7 @@ def picture(page: GraphPage, kind: str) -> Image.Image:
 
 
 def write(path: Path, pictures: list[Image.Image]) -> None:
-    """Side by side, in 32 colours."""
+    """Side by side, in 16 colours."""
     out = Image.new(
         "RGB", (sum(p.width for p in pictures), max(p.height for p in pictures)), pictures[0].getpixel((1, 1))
     )
@@ -97,7 +97,7 @@ def write(path: Path, pictures: list[Image.Image]) -> None:
         out.paste(each, (left, 0))
         left += each.width
     path.parent.mkdir(parents=True, exist_ok=True)
-    out.quantize(32, dither=Image.Dither.NONE).save(path, optimize=True)
+    out.quantize(16, dither=Image.Dither.NONE).save(path, optimize=True)
     sys.stdout.write(f"{path.relative_to(REPOSITORY)}: {path.stat().st_size / 1024:.0f} KB\n")
 
 
