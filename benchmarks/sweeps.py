@@ -2,7 +2,6 @@
 
     python benchmarks/sweeps.py               overhead per cell, on the tiny model with its 8 steps
     python benchmarks/sweeps.py --memory      resident memory over 1,000 cells of a model of two blocks
-    python benchmarks/sweeps.py --ray         three local Ray workers, on cells of 2 s
 
 The bare loop samples, decodes and measures the same clips, and writes nothing. Processor time of this process, and
 elapsed time, as ratios in one run; cells of both take turns, so that drift cancels out.

@@ -17,6 +17,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 from wanvideo_activation_editor import tiny_wan
@@ -26,6 +27,7 @@ from wanvideo_activation_editor.sweeps import running as engine
 
 PAIR = ("a red circle moving left at night", "a blue square moving right on the sea")
 CALL = {"num_inference_steps": 1, "guidance_scale": 1.0, "height": 16, "width": 16, "num_frames": 1}
+MOMENTS: Counter[str] = Counter()
 LATEST = 2.0  # seconds after which a sweep is killed
 
 
@@ -82,6 +84,7 @@ def round_of_kills(plan: Plan, folder: Path, kills: int, rng: random.Random) -> 
         after = recorded(folder)
         assert set(before) <= set(after), "a cell was lost"
         assert len(set(begun) - set(after)) <= 1, "more than the cell in progress was lost"
+        MOMENTS["in a cell" if set(begun) - set(after) else "between cells" if begun else "while opening"] += 1
         if not os.WIFSIGNALED(status):
             assert status == 0, "the sweep has failed"
             return killed
@@ -102,7 +105,7 @@ def main(kills: int, seeds: int, seed: int) -> None:
             assert table(plan, folder) == whole, "the tables differ"
     sys.stdout.write(
         f"{killed} kills of sweeps of {len(whole)} cells, {rounds} sweeps in all: no cell lost, none sampled twice; "
-        "the tables are those of a sweep left alone.\n"
+        f"the tables are those of a sweep left alone. Killed {dict(MOMENTS)}.\n"
     )
 
 
