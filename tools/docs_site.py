@@ -17,6 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "build" / "docs-package" / "wanvideo_activation_editor"
@@ -35,7 +36,9 @@ TITLES = {
     "measured/store.md": "Store",
     "measured/tiny-model.md": "Tiny model",
 }
-_LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
+_LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((<[^>]+>|[^)\s]+)\)")
+PICTURES = ("web/docs/images", "nodes/images"), ("example_workflows", "examples")
+"""Folders of pictures, and where they are in the site."""
 _HELP = re.compile(r"<!-- help:(.*?) -->")
 
 
@@ -71,8 +74,9 @@ def on_files(files: Any, config: Any) -> Any:
     for source, page in PAGES.items():
         if page != "index.md":
             files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
-    for path in (ROOT / "web" / "docs" / "images").iterdir():
-        files.append(File.generated(config, f"nodes/images/{path.name}", abs_src_path=str(path)))
+    for folder, site in PICTURES:
+        for path in sorted(p for p in (ROOT / folder).iterdir() if p.suffix in (".png", ".jpg")):
+            files.append(File.generated(config, f"{site}/{path.name}", abs_src_path=str(path)))
     return files
 
 
@@ -101,7 +105,7 @@ def _source(page: str) -> str:
 
 def _link(match: re.Match[str], page: str) -> str:
     picture, text, target = match.groups()
-    path, hash_mark, anchor = target.partition("#")
+    path, hash_mark, anchor = unquote(target.strip("<>")).partition("#")
     if re.match(r"[a-z]+:", target) or not path:
         return match[0]
     wanted = posixpath.normpath(posixpath.join(posixpath.dirname(_source(page)), path))
@@ -109,6 +113,8 @@ def _link(match: re.Match[str], page: str) -> str:
         return match[0]  # mkdocs says that it is missing
     if wanted.startswith("docs/"):
         site = wanted.removeprefix("docs/")
+    elif wanted.startswith("example_workflows/") and wanted.endswith(".jpg"):
+        site = wanted.replace("example_workflows", "examples", 1)
     elif wanted.startswith("web/docs/"):
         site = f"nodes/{wanted.removeprefix('web/docs/')}"
     elif wanted in PAGES:
@@ -116,7 +122,7 @@ def _link(match: re.Match[str], page: str) -> str:
     else:
         return f"{text} (`{wanted}`)"
     relative = posixpath.relpath(site, posixpath.dirname(page) or ".")
-    return f"{picture}[{text}]({relative}{hash_mark}{anchor})"
+    return f"{picture}[{text}]({quote(relative)}{hash_mark}{anchor})"
 
 
 def _help(command: list[str]) -> str:
