@@ -160,6 +160,8 @@ def load_plan(path: str | Path) -> Plan:
         known = set(Plan.__dataclass_fields__)
         if unknown := sorted(set(values) - known):
             raise ValueError(f"no key {unknown[0]!r}. A plan has: {', '.join(sorted(known))}.")
+        if "pairs" not in values:
+            raise ValueError("no [[pairs]]: give at least one, with prompt and other.")
         for model in values.get("models", ()):
             if isinstance(model, dict) and model.get("source", TINY) != TINY:
                 model["source"] = str(file.parent / model["source"])
@@ -228,11 +230,11 @@ def _as_text(strengths: Sequence[float]) -> str:
 def _others(blocks: str, count: int, seed: int) -> str | None:
     """As many blocks drawn at random, from those that are not selected first; None when every block has one strength.
 
-    The draw depends on the seed alone, so that a control is paired with its edit."""
+    The draw depends on the seed and the selection alone, so that a control is paired with its edit."""
     strengths = np.array(parse_selection(blocks).resolve(count))
     if (strengths == strengths[0]).all():
         return None
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([abs(seed), *blocks.encode()])
     free, taken = rng.permutation(np.flatnonzero(strengths == 0)), rng.permutation(np.flatnonzero(strengths))
     drawn = np.zeros(count)
     drawn[np.concatenate([free, taken])[: len(taken)]] = rng.permutation(strengths[strengths != 0])

@@ -172,6 +172,6 @@ def test_the_command_runs_a_file(tmp_path, capsys):
     assert run([str(file)]) == 0
     assert "2 cells, 0 failed" in capsys.readouterr().out
     assert (tmp_path / "plan" / "report.html").exists()
-    file.write_text("seeds = []")
+    file.write_text(f"seeds = []\n{pair}")
     assert run([str(file)]) == 2
     assert "seeds" in capsys.readouterr().err
