@@ -18,16 +18,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from wanvideo_activation_editor.embeddings import (
-    AMPLIFICATION_MODES,
-    METRICS,
-    amplify,
-    combine,
-    difference_vector,
-    interpolate,
-    principal_components,
-)
-from wanvideo_activation_editor.patching import FORCE_MODES, Boost, ForceDifference
+from wanvideo_activation_editor.embeddings.amplification import AMPLIFICATION_MODES, METRICS, amplify
+from wanvideo_activation_editor.embeddings.analysis import principal_components
+from wanvideo_activation_editor.embeddings.arithmetic import combine, difference_vector
+from wanvideo_activation_editor.embeddings.interpolation import interpolate
+from wanvideo_activation_editor.patching.transforms import FORCE_MODES, Boost, ForceDifference
 
 TOKENS, WIDTH = 512, 4096
 VALUE_SCALE, NEARBY = 0.1, 0.03

@@ -19,8 +19,9 @@ from typing import Any
 
 import torch
 from injection_overhead import GEOMETRIES, build, held_bytes, peak_bytes, prompt, timed
-from wanvideo_activation_editor.patching import Explicit, HiddenStates
+from wanvideo_activation_editor.patching.capture import HiddenStates
 from wanvideo_activation_editor.patching.hosts.diffusers import capture, inject, inject_hidden
+from wanvideo_activation_editor.patching.strengths import Explicit
 
 BLOCKS = 40
 CAPTURES = (3, 20)

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 from wanvideo_activation_editor import Direction, EditStack, edited, inject
-from wanvideo_activation_editor.patching import parse_selection
 from wanvideo_activation_editor.patching.gains import word_gains
 from wanvideo_activation_editor.patching.mask import Box
+from wanvideo_activation_editor.patching.selection import parse_selection
 from wanvideo_activation_editor.patching.strengths import Explicit
 from wanvideo_activation_editor.patching.tokens import parse_tokens
 

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..patching import PATTERNS, PRESETS, BlockStrengths, Pattern, parse_selection
+from ..patching.selection import parse_selection
+from ..patching.strengths import PATTERNS, PRESETS, BlockStrengths, Pattern
 from ..tiny_wan.edits import inject
 from ..tiny_wan.text import WIDTH, encode
 from .figure import Row, draw

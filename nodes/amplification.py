@@ -6,17 +6,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..embeddings import (
-    AMPLIFICATION_MODES,
-    METRICS,
-    Amplified,
-    amplify,
-    mean_difference,
-    promptwise,
-    read_truncated,
-    title,
-    write_text_embeds,
-)
+from ..embeddings.amplification import AMPLIFICATION_MODES, METRICS, Amplified, amplify
+from ..embeddings.difference import mean_difference
+from ..embeddings.promptwise import promptwise, read_truncated, title, write_text_embeds
 from .recording import recorded
 from .shown import difference_table, told_tables
 from .sockets import CATEGORY, embeds_input, embeds_template, errors_named, store_in_db_input

@@ -6,9 +6,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..embeddings import TextEmbeds, read_truncated
 from ..embeddings.analysis import statistics
+from ..embeddings.promptwise import read_truncated
 from ..embeddings.report import pca_report, shape_report, statistics_report
+from ..embeddings.text_embeds import TextEmbeds
 from .recording import record_analysis, recorded_analysis
 from .shown import told_tables
 from .sockets import CATEGORY, embeds_template, errors_named

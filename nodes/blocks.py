@@ -6,15 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..patching import (
-    DEFAULT_BLOCK_COUNT,
-    PATTERNS,
-    PRESETS,
-    Explicit,
-    Pattern,
-    as_block_strengths,
-)
 from ..patching.plot import as_comfy_image, bar_plot
+from ..patching.strengths import DEFAULT_BLOCK_COUNT, PATTERNS, PRESETS, Explicit, Pattern, as_block_strengths
 from ..patching.views import bar_chart, strength_summary
 from .sockets import CATEGORY, BlockStrengthsType, errors_named
 

@@ -6,10 +6,14 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..embeddings import read_text_embeds
-from ..patching import Edit, Size, check_stack, check_width, host_of, parse_selection
+from ..embeddings.text_embeds import read_text_embeds
+from ..patching.checks import check_stack
+from ..patching.edit import Edit
+from ..patching.grid import Size
+from ..patching.hosts import host_of
 from ..patching.plot import as_comfy_image
-from ..patching.sources import Prompt
+from ..patching.selection import parse_selection
+from ..patching.sources import Prompt, check_width
 from ..vectors.applying import check_identity, concept_of, make_operation, steering_edit
 from ..vectors.hosted import hosted_calibration
 from .control_vector_apply import OPERATIONS, chosen_blocks

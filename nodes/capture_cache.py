@@ -8,8 +8,10 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..embeddings import TextEmbeds
-from ..patching import KEY, HiddenStates, UnidentifiedError, fingerprint
+from ..embeddings.text_embeds import TextEmbeds
+from ..patching.capture import HiddenStates
+from ..patching.edit import KEY
+from ..patching.fingerprint import UnidentifiedError, fingerprint
 from .recording import recall, remember
 from .store_access import STORE, store_path
 

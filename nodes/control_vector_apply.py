@@ -6,9 +6,14 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..embeddings import read_text_embeds
-from ..patching import Edit, Window, check_stack, check_width, host_of, parse_schedule, parse_selection, stack_of
+from ..embeddings.text_embeds import read_text_embeds
+from ..patching.checks import check_stack
 from ..patching.concepts import Concept
+from ..patching.edit import Edit, Window, stack_of
+from ..patching.hosts import host_of
+from ..patching.schedule import parse_schedule
+from ..patching.selection import parse_selection
+from ..patching.sources import check_width
 from ..patching.steering import Steering
 from ..patching.strengths import BlockStrengths, as_block_strengths
 from ..vectors.applying import check_identity, concept_of, make_operation, plane, steering_edit

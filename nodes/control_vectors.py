@@ -6,9 +6,12 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..patching import Size, check_width, host_of, parse_selection
 from ..patching.capture import HiddenStates
+from ..patching.grid import Size
+from ..patching.hosts import host_of
 from ..patching.plot import as_comfy_image, bar_plot
+from ..patching.selection import parse_selection
+from ..patching.sources import check_width
 from ..vectors import ControlVector
 from ..vectors.arithmetic import of_hidden_states
 from ..vectors.control_vector import CONTEXT

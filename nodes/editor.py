@@ -7,21 +7,16 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..embeddings import MAX_TOKENS, mean_difference, read_text_embeds
-from ..patching import (
-    BlockStrengths,
-    ContextTransform,
-    Edit,
-    Window,
-    as_block_strengths,
-    check_stack,
-    check_width,
-    host_of,
-    parse_schedule,
-    parse_selection,
-    prompt_at,
-    stack_of,
-)
+from ..embeddings.difference import mean_difference
+from ..embeddings.text_embeds import MAX_TOKENS, read_text_embeds
+from ..patching.checks import check_stack
+from ..patching.edit import Edit, Window, stack_of
+from ..patching.hosts import host_of
+from ..patching.schedule import parse_schedule
+from ..patching.selection import parse_selection
+from ..patching.sources import check_width, prompt_at
+from ..patching.strengths import BlockStrengths, as_block_strengths
+from ..patching.transforms import ContextTransform
 from .parts import mask_input, read_mask, read_tokens, tokens_input, words_inputs
 from .shown import model_told
 from .sockets import (

@@ -8,18 +8,14 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..embeddings import MAX_TOKENS, TextEmbeds, mean_difference, pad_tokens, read_text_embeds
-from ..patching import (
-    FORCE_MODES,
-    Boost,
-    ForceDifference,
-    Window,
-    check_prompt_count,
-    check_width,
-    host_of,
-    stack_of,
-)
+from ..embeddings.difference import mean_difference
+from ..embeddings.text_embeds import MAX_TOKENS, TextEmbeds, pad_tokens, read_text_embeds
+from ..patching.checks import check_prompt_count
+from ..patching.edit import Window, stack_of
+from ..patching.hosts import host_of
 from ..patching.projection import project_text
+from ..patching.sources import check_width
+from ..patching.transforms import FORCE_MODES, Boost, ForceDifference
 from .editor import add_edit, choose_blocks
 from .shown import model_told
 from .sockets import (

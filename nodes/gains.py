@@ -8,21 +8,17 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..embeddings import TextEmbeds, read_text_embeds
-from ..patching import (
-    BlockStrengths,
-    Edit,
-    WanModel,
-    Window,
-    check_stack,
-    check_width,
-    host_of,
-    parse_schedule,
-    stack_of,
-)
+from ..embeddings.text_embeds import TextEmbeds, read_text_embeds
+from ..patching.checks import check_stack
+from ..patching.edit import Edit, Window, stack_of
 from ..patching.gains import gain_edit, streams_of, word_gains
+from ..patching.hosts import host_of
+from ..patching.schedule import parse_schedule
 from ..patching.sites import STREAMS
+from ..patching.sources import check_width
+from ..patching.strengths import BlockStrengths
 from ..patching.tokens import Tokens, parse_tokens
+from ..patching.wan_model import WanModel
 from .editor import choose_blocks
 from .parts import located, words_inputs
 from .shown import model_told

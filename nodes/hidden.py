@@ -10,24 +10,17 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..embeddings import read_text_embeds
-from ..patching import (
-    REDUCTIONS,
-    Add,
-    Edit,
-    HiddenStates,
-    Size,
-    Window,
-    captured_difference,
-    check_stack,
-    check_states,
-    check_width,
-    format_grid,
-    host_of,
-    parse_schedule,
-    parse_selection,
-    stack_of,
-)
+from ..embeddings.text_embeds import read_text_embeds
+from ..patching.capture import HiddenStates, check_states
+from ..patching.checks import check_stack
+from ..patching.difference import REDUCTIONS, captured_difference
+from ..patching.edit import Edit, Window, stack_of
+from ..patching.grid import Size, format_grid
+from ..patching.hosts import host_of
+from ..patching.operations import Add
+from ..patching.schedule import parse_schedule
+from ..patching.selection import parse_selection
+from ..patching.sources import check_width
 from .capture_cache import CachedCapture, known_identity
 from .parts import mask_input, read_mask
 from .shown import model_told

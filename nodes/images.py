@@ -7,9 +7,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..embeddings import TextEmbeds
-from ..patching import Edit, WanModel
+from ..embeddings.text_embeds import TextEmbeds
+from ..patching.edit import Edit
 from ..patching.sources import Image
+from ..patching.wan_model import WanModel
 from .editor import choose_blocks
 from .gains import append_edits, timed, timing_inputs
 from .shown import model_told

@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..embeddings import MAX_TOKENS, Difference, TextEmbeds, mean_difference, pad_tokens, read_text_embeds
-from ..patching import KEY, Edit, EditStack, host_of, parse_selection, stack_of
+from ..embeddings.difference import Difference, mean_difference
+from ..embeddings.text_embeds import MAX_TOKENS, TextEmbeds, pad_tokens, read_text_embeds
+from ..patching.edit import KEY, Edit, EditStack, stack_of
+from ..patching.hosts import host_of
 from ..patching.projection import project_text
+from ..patching.selection import parse_selection
 from ..patching.transforms import ContextTransform, apply_transforms
 from ..patching.verdict import verdict
 from ..patching.views import NO_EDIT, block_list, cell_grid, model_summary, stack_report, strength_summary

@@ -7,7 +7,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..embeddings import read_text_embeds, write_text_embeds
+from ..embeddings.promptwise import write_text_embeds
+from ..embeddings.text_embeds import read_text_embeds
 from ..vectors import ControlVectorError
 from ..vectors.learned_tokens import POSITIONS, load_learned_tokens
 from ..vectors.pairs import real_rows

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..embeddings import TextEmbeds
+from ..embeddings.text_embeds import TextEmbeds
 from ..patching.mask import Mask
 from ..patching.tokens import Tokens, TokensError, parse_tokens
 from ..patching.words import check_count, words_of

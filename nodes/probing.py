@@ -10,19 +10,15 @@ import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
-from ..embeddings import read_text_embeds
-from ..patching import (
-    BlockStrengths,
-    Direction,
-    Edit,
-    Size,
-    Uniform,
-    check_stack,
-    check_width,
-    host_of,
-    parse_selection,
-)
+from ..embeddings.text_embeds import read_text_embeds
+from ..patching.checks import check_stack
+from ..patching.edit import Edit
+from ..patching.grid import Size
+from ..patching.hosts import host_of
 from ..patching.plot import as_comfy_image
+from ..patching.selection import parse_selection
+from ..patching.sources import Direction, check_width
+from ..patching.strengths import BlockStrengths, Uniform
 from ..probing.block_map import BlockMap, check_map
 from ..probing.hosted import hosted_map
 from ..vectors.applying import make_operation, steering_edit

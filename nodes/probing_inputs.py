@@ -8,7 +8,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..patching import KEY, UnidentifiedError, fingerprint
+from ..patching.edit import KEY
+from ..patching.fingerprint import UnidentifiedError, fingerprint
 from .hidden import ImageEmbeds, pixels_input
 from .sockets import ACTIVATIONS_TOOLTIP, refusal
 

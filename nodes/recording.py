@@ -170,7 +170,7 @@ def recall(key: EmbeddingKey) -> Any | None:
 
 def form_of(value: Any) -> str:
     """Host type of a value, as the store lists it."""
-    from ..embeddings import is_conditioning, is_wrapper_embeds
+    from ..embeddings.text_embeds import is_conditioning, is_wrapper_embeds
 
     if is_wrapper_embeds(value):
         return "WANVIDEOTEXTEMBEDS"

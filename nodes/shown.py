@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ..embeddings import Difference
-from ..patching import BlockStrengths, host_of
+from ..embeddings.difference import Difference
+from ..patching.hosts import host_of
+from ..patching.strengths import BlockStrengths
 
 TOLD = "wan_activation_editor"
 

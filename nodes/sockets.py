@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from comfy_api.latest import io
 
-from ..embeddings import TextEmbeds, is_wrapper_embeds
-from ..patching import BRANCHES, KEY, LOG_LEVELS, EditStack, parse_schedule, parse_selection
+from ..embeddings.text_embeds import TextEmbeds, is_wrapper_embeds
+from ..patching.edit import BRANCHES, KEY, LOG_LEVELS, EditStack
+from ..patching.schedule import parse_schedule
+from ..patching.selection import parse_selection
 from ..patching.tokens import parse_tokens
 from ..storage.text import plain
 

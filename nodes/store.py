@@ -10,7 +10,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..embeddings import read_text_embeds
+from ..embeddings.text_embeds import read_text_embeds
 from ..storage.text import MAX_NAME, plain, shown
 from .recording import form_of
 from .sockets import CATEGORY, WanVideoTextEmbeds, embeds_template, errors_named

@@ -7,7 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..embeddings import read_text_embeds
+from ..embeddings.text_embeds import read_text_embeds
 from ..storage.text import MAX_NAME, shown
 from .recording import form_of
 from .sockets import CATEGORY, embeds_template, errors_named

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..embeddings import MAX_TOKENS, is_conditioning, is_wrapper_embeds, pad_tokens, read_text_embeds
+from ..embeddings.text_embeds import MAX_TOKENS, is_conditioning, is_wrapper_embeds, pad_tokens, read_text_embeds
 from ..storage.text import plain
 from .store_access import STORE, store_path
 

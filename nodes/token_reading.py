@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..embeddings import read_text_embeds
-from ..patching import Size, check_width, host_of, parse_selection
+from ..embeddings.text_embeds import read_text_embeds
+from ..patching.grid import Size
+from ..patching.hosts import host_of
+from ..patching.selection import parse_selection
+from ..patching.sources import check_width
 from ..probing.hosted import hosted_reading
 from ..probing.token_reading import TokenReading
 from .measured_cache import CACHE

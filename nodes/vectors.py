@@ -7,20 +7,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..embeddings import (
-    ARITHMETIC_OPERATIONS,
-    METHODS,
-    combine,
-    difference_vector,
-    interpolate,
-    promptwise,
-    read_sequence,
-    read_truncated,
-    title,
-    write_sequence,
-    write_text_embeds,
-)
-from ..embeddings.interpolation import positions
+from ..embeddings.arithmetic import ARITHMETIC_OPERATIONS, combine, difference_vector
+from ..embeddings.interpolation import METHODS, interpolate, positions
+from ..embeddings.promptwise import promptwise, read_truncated, title, write_text_embeds
+from ..embeddings.sequence import read_sequence, write_sequence
 from .recording import recorded
 from .sockets import CATEGORY, embeds_input, embeds_template, errors_named, store_in_db_input
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..embeddings import TextEmbeds
+from ..embeddings.text_embeds import TextEmbeds
 from ..patching.edit import Edit, EditStack
 from ..patching.grid import Size
 from ..patching.hosts.compile import edits_inside

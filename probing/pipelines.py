@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..embeddings import read_text_embeds
+from ..embeddings.text_embeds import read_text_embeds
 from ..patching.arguments import Blocks, chosen_blocks
 from ..patching.checks import check_stack
 from ..patching.edit import Branch, Edit, EditStack

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..embeddings import read_text_embeds
+from ..embeddings.text_embeds import read_text_embeds
 from ..patching.arguments import Blocks, chosen_blocks
 from ..patching.wan_model import discover
 from .pipeline_calls import Due, Pipeline, Stop, latents_of

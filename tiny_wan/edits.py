@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from ..embeddings import amplify, difference_vector, interpolate
-from ..patching import Boost
+from ..embeddings.amplification import amplify
+from ..embeddings.arithmetic import difference_vector
+from ..embeddings.interpolation import interpolate
 from ..patching.hosts.diffusers import capture, inject, inject_hidden
+from ..patching.transforms import Boost
 
 __all__ = ["Boost", "amplify", "capture", "difference_vector", "inject", "inject_hidden", "interpolate"]

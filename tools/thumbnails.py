@@ -16,10 +16,11 @@ import torch
 from PIL import Image, ImageDraw
 from wanvideo_activation_editor import tiny_wan
 from wanvideo_activation_editor.demo.sheet import FAINT, INK, MARGIN, PAPER, font, strip
-from wanvideo_activation_editor.patching import EditStack, parse_selection
+from wanvideo_activation_editor.patching.edit import EditStack
 from wanvideo_activation_editor.patching.gains import word_gains
 from wanvideo_activation_editor.patching.hosts.diffusers import edited
 from wanvideo_activation_editor.patching.mask import Box
+from wanvideo_activation_editor.patching.selection import parse_selection
 from wanvideo_activation_editor.patching.tokens import parse_tokens
 from wanvideo_activation_editor.tiny_wan import comfyui
 from wanvideo_activation_editor.tiny_wan.edits import Boost, amplify, difference_vector, inject

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..embeddings import TextEmbeds, is_wrapper_embeds, read_text_embeds
+from ..embeddings.text_embeds import TextEmbeds, is_wrapper_embeds, read_text_embeds
 from ..patching.edit import Edit, EditStack
 from ..patching.grid import Size
 from ..patching.hosts import host_of

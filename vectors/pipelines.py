@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..embeddings import read_text_embeds
+from ..embeddings.text_embeds import read_text_embeds
 from ..patching.arguments import Blocks, chosen_blocks
 from ..patching.hosts import diffusers
 from ..patching.hosts.attachment import COMPILE_SETTING

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ...embeddings import TextEmbeds
+from ...embeddings.text_embeds import TextEmbeds
 from ..arguments import Blocks, batch_of, chosen_blocks, encoded, given_prompt, given_window
 from ..capture import Capture, HiddenStates
 from ..checks import check_stack, warn_about_cache

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from ...embeddings import MAX_TOKENS, EmbedsError, TextEmbeds, is_wrapper_embeds, read_text_embeds
+from ...embeddings.text_embeds import MAX_TOKENS, EmbedsError, TextEmbeds, is_wrapper_embeds, read_text_embeds
 from ..checks import check_frames, check_stack, warn_about_cache
 from ..edit import Edit, EditStack
 from ..runtime import skipped_message

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from wanvideo_activation_editor.patching import PATTERNS, Pattern
+from wanvideo_activation_editor.patching.strengths import PATTERNS, Pattern
 
 from .editor import STRENGTHS, GraphPage, node, workflow
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from wanvideo_activation_editor import tiny_wan
-from wanvideo_activation_editor.patching import EditStack, parse_selection
+from wanvideo_activation_editor.patching.edit import EditStack
 from wanvideo_activation_editor.patching.gains import word_gains
 from wanvideo_activation_editor.patching.hosts.diffusers import edited
 from wanvideo_activation_editor.patching.mask import Box
+from wanvideo_activation_editor.patching.selection import parse_selection
 from wanvideo_activation_editor.patching.tokens import parse_tokens
 from wanvideo_activation_editor.tiny_wan import edits
 

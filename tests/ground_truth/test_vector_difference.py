@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 from wanvideo_activation_editor import tiny_wan
-from wanvideo_activation_editor.embeddings import difference_vector
+from wanvideo_activation_editor.embeddings.arithmetic import difference_vector
 from wanvideo_activation_editor.tiny_wan.data import HELD_OUT, NAMES, SHAPES, caption
 from wanvideo_activation_editor.vectors.applying import steer
 from wanvideo_activation_editor.vectors.pipelines import control_vector

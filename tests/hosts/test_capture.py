@@ -5,19 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers.models.transformers.transformer_wan_vace import WanVACETransformer3DModel
-from wanvideo_activation_editor.embeddings import read_text_embeds
-from wanvideo_activation_editor.patching import (
-    Add,
-    Capture,
-    Edit,
-    EditStack,
-    HiddenStates,
-    Run,
-    captured_difference,
-    discover,
-    parse_selection,
-)
+from wanvideo_activation_editor.embeddings.text_embeds import read_text_embeds
+from wanvideo_activation_editor.patching.capture import Capture, HiddenStates
+from wanvideo_activation_editor.patching.difference import captured_difference
+from wanvideo_activation_editor.patching.edit import Edit, EditStack
 from wanvideo_activation_editor.patching.hosts.diffusers import capture, edited, inject, inject_hidden
+from wanvideo_activation_editor.patching.operations import Add
+from wanvideo_activation_editor.patching.runtime import Run
+from wanvideo_activation_editor.patching.selection import parse_selection
+from wanvideo_activation_editor.patching.wan_model import discover
 
 from .conftest import Sampler, hook_count, make_transformer, prompt_embeds
 from .test_streams import T, X, block_outputs, call

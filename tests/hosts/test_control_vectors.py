@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from wanvideo_activation_editor.patching import SITES
 from wanvideo_activation_editor.patching.hosts.diffusers import inject
+from wanvideo_activation_editor.patching.sites import SITES
 from wanvideo_activation_editor.vectors import ControlVectorError
 from wanvideo_activation_editor.vectors.applying import steer
 from wanvideo_activation_editor.vectors.pipelines import control_vector

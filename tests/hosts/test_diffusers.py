@@ -11,8 +11,10 @@ import pytest
 import torch
 from diffusers.models.transformers.transformer_wan_vace import WanVACETransformer3DModel
 from torch.utils._python_dispatch import TorchDispatchMode
-from wanvideo_activation_editor.patching import Blend, Edit, EditStack, parse_selection
+from wanvideo_activation_editor.patching.edit import Edit, EditStack
 from wanvideo_activation_editor.patching.hosts.diffusers import edited, inject
+from wanvideo_activation_editor.patching.operations import Blend
+from wanvideo_activation_editor.patching.selection import parse_selection
 from wanvideo_activation_editor.patching.statistics import StepStatistics
 from wanvideo_activation_editor.patching.strengths import Explicit
 
@@ -183,7 +185,7 @@ def test_editors_compose_in_order(sampler, main, other):
         assert equal(sampler(main), sampler(third))
     with inject(sampler.pipe, other, "all"), inject(sampler.pipe, third, "2-3:0.5"):
         nested = sampler(main)
-    from wanvideo_activation_editor.embeddings import read_text_embeds
+    from wanvideo_activation_editor.embeddings.text_embeds import read_text_embeds
 
     stack = EditStack(
         (

@@ -5,12 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers.models.transformers.transformer_wan_vace import WanVACETransformer3DModel
-from wanvideo_activation_editor.patching import EditStack, Run, discover, parse_selection
+from wanvideo_activation_editor.patching.edit import EditStack
 from wanvideo_activation_editor.patching.gains import gain_edit, streams_of, word_gains
 from wanvideo_activation_editor.patching.hosts.diffusers import edited, inject
 from wanvideo_activation_editor.patching.operations import Scale
+from wanvideo_activation_editor.patching.runtime import Run
+from wanvideo_activation_editor.patching.selection import parse_selection
 from wanvideo_activation_editor.patching.sources import Zero
 from wanvideo_activation_editor.patching.tokens import TokensError, parse_tokens
+from wanvideo_activation_editor.patching.wan_model import discover
 
 from .conftest import Sampler, hook_count, make_transformer, prompt_embeds
 from .test_parts import after_block
@@ -169,7 +172,9 @@ def test_one_factor_for_both_branches_is_refused(talking):
 
 @pytest.mark.parametrize("operation", ["blend", "add"])
 def test_a_factor_takes_nothing_but_a_scale(operation):
-    from wanvideo_activation_editor.patching import Blend, Direction, Edit
+    from wanvideo_activation_editor.patching.edit import Edit
+    from wanvideo_activation_editor.patching.operations import Blend
+    from wanvideo_activation_editor.patching.sources import Direction
 
     with pytest.raises(ValueError, match=r"only Scale changes|has no value at site audio"):
         if operation == "blend":
@@ -237,8 +242,9 @@ class Twice:
 
 @pytest.mark.parametrize("site", ["values", "keys", "prompt at values", "gain"])
 def test_a_second_call_for_nags_negative_prompt_stays_as_it_is(site):
-    from wanvideo_activation_editor.embeddings import read_text_embeds
-    from wanvideo_activation_editor.patching import Edit, Prompt
+    from wanvideo_activation_editor.embeddings.text_embeds import read_text_embeds
+    from wanvideo_activation_editor.patching.edit import Edit
+    from wanvideo_activation_editor.patching.sources import Prompt
 
     from .test_sites import DIRECTION
 

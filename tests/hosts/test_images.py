@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from wanvideo_activation_editor.patching import EditStack, Replace
+from wanvideo_activation_editor.patching.edit import EditStack
 from wanvideo_activation_editor.patching.hosts.diffusers import edited
+from wanvideo_activation_editor.patching.operations import Replace
 from wanvideo_activation_editor.patching.sources import Image, Zero
 
 from .conftest import Sampler, hook_count, make_transformer

@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 from wanvideo_activation_editor import Edit, EditStack, inject
-from wanvideo_activation_editor.embeddings import read_text_embeds
+from wanvideo_activation_editor.embeddings.text_embeds import read_text_embeds
 from wanvideo_activation_editor.patching.hosts import attachment
 from wanvideo_activation_editor.patching.output_change import first_tensor, keeps_state
 from wanvideo_activation_editor.patching.runtime import Run

@@ -10,11 +10,14 @@ from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
-from wanvideo_activation_editor.embeddings import read_text_embeds
-from wanvideo_activation_editor.patching import Edit, EditStack, Prompt, Run, discover
+from wanvideo_activation_editor.embeddings.text_embeds import read_text_embeds
+from wanvideo_activation_editor.patching.edit import Edit, EditStack
 from wanvideo_activation_editor.patching.hosts.diffusers import inject
 from wanvideo_activation_editor.patching.mask import Box, Mask, MaskError
+from wanvideo_activation_editor.patching.runtime import Run
+from wanvideo_activation_editor.patching.sources import Prompt
 from wanvideo_activation_editor.patching.tokens import parse_tokens
+from wanvideo_activation_editor.patching.wan_model import discover
 
 from .conftest import Sampler, hook_count, make_transformer, prompt_embeds
 from .test_sites import DIRECTION, Noise, call, run

@@ -6,10 +6,14 @@ import re
 
 import pytest
 import torch
-from wanvideo_activation_editor.embeddings import read_text_embeds
-from wanvideo_activation_editor.patching import Edit, EditStack, Run, Window, check_stack, discover, parse_selection
+from wanvideo_activation_editor.embeddings.text_embeds import read_text_embeds
+from wanvideo_activation_editor.patching.checks import check_stack
+from wanvideo_activation_editor.patching.edit import Edit, EditStack, Window
 from wanvideo_activation_editor.patching.hosts.comfy_native import Sampling
 from wanvideo_activation_editor.patching.messages import warn_if_unused
+from wanvideo_activation_editor.patching.runtime import Run
+from wanvideo_activation_editor.patching.selection import parse_selection
+from wanvideo_activation_editor.patching.wan_model import discover
 
 from .conftest import hook_count, make_transformer, prompt_embeds
 

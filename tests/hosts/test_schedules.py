@@ -6,8 +6,8 @@ import contextlib
 
 import pytest
 import torch
-from wanvideo_activation_editor.patching import Direction
 from wanvideo_activation_editor.patching.hosts.diffusers import inject
+from wanvideo_activation_editor.patching.sources import Direction
 
 from .conftest import hook_count
 

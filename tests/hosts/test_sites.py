@@ -9,23 +9,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wanvideo_activation_editor.embeddings import read_text_embeds
-from wanvideo_activation_editor.patching import (
-    SITES,
-    Add,
-    Blend,
-    Direction,
-    Edit,
-    EditStack,
-    Prompt,
-    Replace,
-    Run,
-    SecondStream,
-    Window,
-    discover,
-    parse_selection,
-)
+from wanvideo_activation_editor.embeddings.text_embeds import read_text_embeds
+from wanvideo_activation_editor.patching.edit import Edit, EditStack, Window
 from wanvideo_activation_editor.patching.hosts.diffusers import inject
+from wanvideo_activation_editor.patching.operations import Add, Blend, Replace
+from wanvideo_activation_editor.patching.runtime import Run
+from wanvideo_activation_editor.patching.selection import parse_selection
+from wanvideo_activation_editor.patching.sites import SITES
+from wanvideo_activation_editor.patching.sources import Direction, Prompt, SecondStream
+from wanvideo_activation_editor.patching.wan_model import discover
 
 from .conftest import Sampler, hook_count, make_transformer, prompt_embeds
 

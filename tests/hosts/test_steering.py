@@ -7,9 +7,10 @@ import json
 
 import pytest
 import torch
-from wanvideo_activation_editor.patching import SITES, EditStack, Window
+from wanvideo_activation_editor.patching.edit import EditStack, Window
 from wanvideo_activation_editor.patching.hosts.diffusers import edited, inject
 from wanvideo_activation_editor.patching.schedule import parse_schedule
+from wanvideo_activation_editor.patching.sites import SITES
 from wanvideo_activation_editor.patching.steering import STEERING
 from wanvideo_activation_editor.vectors import ControlVectorError, add
 from wanvideo_activation_editor.vectors.applying import make_operation, plane, steer, steering_edit, turn

@@ -6,9 +6,12 @@ import diffusers.hooks
 import pytest
 import torch
 from diffusers.models.transformers.transformer_wan_vace import WanVACETransformer3DModel
-from wanvideo_activation_editor.embeddings import read_text_embeds
-from wanvideo_activation_editor.patching import Edit, EditStack, Run, discover, parse_selection
+from wanvideo_activation_editor.embeddings.text_embeds import read_text_embeds
+from wanvideo_activation_editor.patching.edit import Edit, EditStack
 from wanvideo_activation_editor.patching.hosts.diffusers import capture, inject
+from wanvideo_activation_editor.patching.runtime import Run
+from wanvideo_activation_editor.patching.selection import parse_selection
+from wanvideo_activation_editor.patching.wan_model import discover
 
 from .conftest import Sampler, hook_count, make_transformer, prompt_embeds
 

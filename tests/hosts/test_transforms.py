@@ -7,16 +7,11 @@ import logging
 
 import pytest
 import torch
-from wanvideo_activation_editor.embeddings import read_text_embeds
-from wanvideo_activation_editor.patching import (
-    FORCE_MODES,
-    Boost,
-    Edit,
-    EditStack,
-    ForceDifference,
-    parse_selection,
-)
+from wanvideo_activation_editor.embeddings.text_embeds import read_text_embeds
+from wanvideo_activation_editor.patching.edit import Edit, EditStack
 from wanvideo_activation_editor.patching.hosts.diffusers import edited, inject
+from wanvideo_activation_editor.patching.selection import parse_selection
+from wanvideo_activation_editor.patching.transforms import FORCE_MODES, Boost, ForceDifference
 
 from .conftest import Sampler, make_transformer, prompt_embeds
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import wanvideo_activation_editor as wae
-from wanvideo_activation_editor.embeddings import read_text_embeds
+from wanvideo_activation_editor.embeddings.text_embeds import read_text_embeds
 from wanvideo_activation_editor.patching.edit import Edit, EditStack
 from wanvideo_activation_editor.patching.sources import Direction
 from wanvideo_activation_editor.patching.strengths import Explicit, Uniform

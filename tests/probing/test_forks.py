@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from wanvideo_activation_editor.embeddings import read_text_embeds
+from wanvideo_activation_editor.embeddings.text_embeds import read_text_embeds
 from wanvideo_activation_editor.patching.edit import Edit, EditStack
 from wanvideo_activation_editor.patching.hosts.diffusers import edited
 from wanvideo_activation_editor.patching.runtime import Run

@@ -8,15 +8,14 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from wanvideo_activation_editor.embeddings import (
+from wanvideo_activation_editor.embeddings.amplification import (
     AMPLIFICATION_MODES,
     METRICS,
-    EmbedsError,
     UnreachableTargetError,
     amplify,
     measure,
-    pad_tokens,
 )
+from wanvideo_activation_editor.embeddings.text_embeds import EmbedsError, pad_tokens
 
 WIDTH = 512
 modes, metrics = st.sampled_from(AMPLIFICATION_MODES), st.sampled_from(METRICS)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from wanvideo_activation_editor.embeddings import (
+from wanvideo_activation_editor.embeddings.analysis import (
     effective_rank,
     highest_variance_dimensions,
     principal_components,

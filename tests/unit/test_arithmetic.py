@@ -6,9 +6,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from wanvideo_activation_editor.embeddings import EmbedsError, align, combine, difference_vector, unit_tokens
-from wanvideo_activation_editor.embeddings.arithmetic import add, multiply, normalize, weighted_sum
-from wanvideo_activation_editor.embeddings.precision import all_finite
+from wanvideo_activation_editor.embeddings.arithmetic import (
+    add,
+    combine,
+    difference_vector,
+    multiply,
+    normalize,
+    unit_tokens,
+    weighted_sum,
+)
+from wanvideo_activation_editor.embeddings.precision import align, all_finite
+from wanvideo_activation_editor.embeddings.text_embeds import EmbedsError
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

@@ -13,7 +13,7 @@ import re
 import pytest
 import torch
 from transformers import UMT5Config, UMT5EncoderModel
-from wanvideo_activation_editor.embeddings import combine, difference_vector
+from wanvideo_activation_editor.embeddings.arithmetic import combine, difference_vector
 
 GOTHIC = "a gothic castle at dusk under a stormy sky"
 GRASSY = "a grassy castle at daytime under a clear sky"

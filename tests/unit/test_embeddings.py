@@ -8,16 +8,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from wanvideo_activation_editor.embeddings import (
+from wanvideo_activation_editor.embeddings.difference import difference, mean_difference
+from wanvideo_activation_editor.embeddings.text_embeds import (
     EmbedsError,
     TextEmbeds,
-    difference,
-    mean_difference,
     pad_tokens,
     read_text_embeds,
     trim_padding,
 )
-from wanvideo_activation_editor.patching import Edit, EditStack, Window, parse_selection
+from wanvideo_activation_editor.patching.edit import Edit, EditStack, Window
+from wanvideo_activation_editor.patching.selection import parse_selection
 
 
 def rows(tokens: int, seed: int = 0, width: int = 16) -> torch.Tensor:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from wanvideo_activation_editor.patching import FORCE_MODES, ForceDifference
-from wanvideo_activation_editor.patching.transforms import TOLERANCE, real_share
+from wanvideo_activation_editor.patching.transforms import FORCE_MODES, TOLERANCE, ForceDifference, real_share
 
 WIDTH = 1536
 

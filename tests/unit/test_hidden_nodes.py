@@ -15,18 +15,13 @@ import wanvideo_activation_editor
 from diffusers import WanTransformer3DModel
 from wanvideo_activation_editor.nodes import capture_cache, store_access
 from wanvideo_activation_editor.nodes.store_access import STORE
-from wanvideo_activation_editor.patching import (
-    Add,
-    Blend,
-    Edit,
-    Explicit,
-    HiddenStates,
-    UnidentifiedError,
-    captured_difference,
-    fingerprint,
-    stack_of,
-)
+from wanvideo_activation_editor.patching.capture import HiddenStates
+from wanvideo_activation_editor.patching.difference import captured_difference
+from wanvideo_activation_editor.patching.edit import Edit, stack_of
+from wanvideo_activation_editor.patching.fingerprint import UnidentifiedError, fingerprint
 from wanvideo_activation_editor.patching.hosts import wan_video_wrapper, wrapper_capture
+from wanvideo_activation_editor.patching.operations import Add, Blend
+from wanvideo_activation_editor.patching.strengths import Explicit
 from wanvideo_activation_editor.storage import codec
 
 from .test_nodes import Patcher

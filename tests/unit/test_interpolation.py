@@ -6,17 +6,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from wanvideo_activation_editor.embeddings import (
+from wanvideo_activation_editor.embeddings.arithmetic import unit_tokens
+from wanvideo_activation_editor.embeddings.interpolation import (
+    FUNCTIONS,
     METHODS,
-    EmbedsError,
-    align,
+    cubic,
     interpolate,
-    read_sequence,
-    unit_tokens,
-    write_sequence,
-    write_text_embeds,
+    linear,
+    positions,
+    slerp,
 )
-from wanvideo_activation_editor.embeddings.interpolation import FUNCTIONS, cubic, linear, positions, slerp
+from wanvideo_activation_editor.embeddings.precision import align
+from wanvideo_activation_editor.embeddings.promptwise import write_text_embeds
+from wanvideo_activation_editor.embeddings.sequence import read_sequence, write_sequence
+from wanvideo_activation_editor.embeddings.text_embeds import EmbedsError
 
 from .test_arithmetic import dtypes, lengths, prompt, scales, seeds
 

@@ -17,10 +17,11 @@ import pytest
 import torch
 import wanvideo_activation_editor
 from diffusers import WanTransformer3DModel
-from wanvideo_activation_editor.embeddings import read_text_embeds
+from wanvideo_activation_editor.embeddings.text_embeds import read_text_embeds
 from wanvideo_activation_editor.nodes.replacements import REPLACEMENTS
-from wanvideo_activation_editor.patching import KEY, PATTERNS, PRESETS, Explicit, Pattern, stack_of
+from wanvideo_activation_editor.patching.edit import KEY, stack_of
 from wanvideo_activation_editor.patching.hosts import wan_video_wrapper
+from wanvideo_activation_editor.patching.strengths import PATTERNS, PRESETS, Explicit, Pattern
 from wanvideo_activation_editor.patching.transforms import Boost
 
 ZEROS, FRESH = "0" * 40, "mid_blocks"
@@ -460,7 +461,7 @@ class SamplingPatcher(Patcher):
 
 
 def test_injection_tester_measures_before_and_after_the_model_s_own_projection(nodes, model):
-    from wanvideo_activation_editor.embeddings import difference
+    from wanvideo_activation_editor.embeddings.difference import difference
 
     edited, _ = edit(nodes, model)
     (text,) = nodes["WanVideoInjectionTester"].execute(SamplingPatcher(edited), MAIN, True).args
@@ -482,7 +483,7 @@ def test_injection_tester_measures_before_and_after_the_model_s_own_projection(n
 
 def test_injection_tester_tells_what_the_blocks_read(nodes, model):
     """After transforms and strength, and with the dimensions that differ most; the answer is computed by hand."""
-    from wanvideo_activation_editor.embeddings import difference
+    from wanvideo_activation_editor.embeddings.difference import difference
 
     project = model.model.diffusion_model.condition_embedder.text_embedder
     main, other = MAIN[0][0][0, :6], OTHER[0][0][0, :6]

@@ -15,26 +15,17 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
-from wanvideo_activation_editor.embeddings import read_text_embeds
-from wanvideo_activation_editor.patching import (
-    Add,
-    Boost,
-    CapturedDifference,
-    Direction,
-    Edit,
-    EditStack,
-    ForceDifference,
-    Prompt,
-    Replace,
-    Schedule,
-    Window,
-    parse_selection,
-)
+from wanvideo_activation_editor.embeddings.text_embeds import read_text_embeds
+from wanvideo_activation_editor.patching.edit import Edit, EditStack, Window
 from wanvideo_activation_editor.patching.mask import Box, Mask
-from wanvideo_activation_editor.patching.operations import OPERATIONS
+from wanvideo_activation_editor.patching.operations import OPERATIONS, Add, Replace
 from wanvideo_activation_editor.patching.plain import RECIPE, RecipeError, load_recipe, save_recipe
 from wanvideo_activation_editor.patching.plain_file import VALUES, file_format
+from wanvideo_activation_editor.patching.schedule import Schedule
+from wanvideo_activation_editor.patching.selection import parse_selection
+from wanvideo_activation_editor.patching.sources import CapturedDifference, Direction, Prompt
 from wanvideo_activation_editor.patching.tokens import parse_tokens
+from wanvideo_activation_editor.patching.transforms import Boost, ForceDifference
 
 PACKAGE = Path(__file__).parents[2]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from wanvideo_activation_editor.patching import Schedule, ScheduleError, parse_schedule
+from wanvideo_activation_editor.patching.schedule import Schedule, ScheduleError, parse_schedule
 
 UNIT = st.floats(0, 1)
 

@@ -7,9 +7,9 @@ import contextlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from wanvideo_activation_editor.patching import PRESETS, BlockRangeError, SelectionError, parse_selection, preset_blocks
 from wanvideo_activation_editor.patching.schedule import parse_schedule
-from wanvideo_activation_editor.patching.selection import NAMES
+from wanvideo_activation_editor.patching.selection import NAMES, SelectionError, parse_selection
+from wanvideo_activation_editor.patching.strengths import PRESETS, BlockRangeError, preset_blocks
 from wanvideo_activation_editor.patching.tokens import parse_tokens
 
 

@@ -6,8 +6,9 @@ import logging
 
 import pytest
 import torch
-from wanvideo_activation_editor.embeddings import read_text_embeds
-from wanvideo_activation_editor.patching import Edit, parse_selection
+from wanvideo_activation_editor.embeddings.text_embeds import read_text_embeds
+from wanvideo_activation_editor.patching.edit import Edit
+from wanvideo_activation_editor.patching.selection import parse_selection
 from wanvideo_activation_editor.patching.statistics import StepStatistics, effective_log_level
 
 

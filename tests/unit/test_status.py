@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 import torch
 from wanvideo_activation_editor.nodes.sockets import address
-from wanvideo_activation_editor.patching import Direction, Edit, parse_selection
+from wanvideo_activation_editor.patching.edit import Edit
 from wanvideo_activation_editor.patching.hosts.status import EVENT, observer_for
+from wanvideo_activation_editor.patching.selection import parse_selection
+from wanvideo_activation_editor.patching.sources import Direction
 
 HIDDEN = SimpleNamespace(unique_id="3:12", extra_pnginfo={"workflow": {"id": "w1"}})
 

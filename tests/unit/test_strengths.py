@@ -7,7 +7,8 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from wanvideo_activation_editor.patching import (
+from wanvideo_activation_editor.patching.selection import parse_selection
+from wanvideo_activation_editor.patching.strengths import (
     PATTERNS,
     PRESETS,
     BlockRangeError,
@@ -16,10 +17,9 @@ from wanvideo_activation_editor.patching import (
     Uniform,
     as_block_strengths,
     matching_preset,
-    parse_selection,
     preset_blocks,
+    uniform_random,
 )
-from wanvideo_activation_editor.patching.strengths import uniform_random
 
 patterns = st.builds(
     Pattern,

@@ -6,9 +6,13 @@ import re
 
 import pytest
 import torch
-from wanvideo_activation_editor.embeddings import amplify, difference, difference_vector, measure
+from wanvideo_activation_editor.embeddings.amplification import amplify, measure
+from wanvideo_activation_editor.embeddings.arithmetic import difference_vector
+from wanvideo_activation_editor.embeddings.difference import difference
 from wanvideo_activation_editor.embeddings.interpolation import slerp
-from wanvideo_activation_editor.patching import KEY, Boost, Explicit, ForceDifference
+from wanvideo_activation_editor.patching.edit import KEY
+from wanvideo_activation_editor.patching.strengths import Explicit
+from wanvideo_activation_editor.patching.transforms import Boost, ForceDifference
 
 from .test_nodes import SamplingPatcher, conditioning, edit, model, nodes, stack
 

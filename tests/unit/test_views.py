@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from wanvideo_activation_editor.patching import Pattern, block_pattern, parse_selection
 from wanvideo_activation_editor.patching.plot import as_comfy_image, bar_plot, colour
-from wanvideo_activation_editor.patching.views import bar_chart, block_list, cell_grid, strength_summary
+from wanvideo_activation_editor.patching.selection import parse_selection
+from wanvideo_activation_editor.patching.strengths import Pattern
+from wanvideo_activation_editor.patching.views import bar_chart, block_list, block_pattern, cell_grid, strength_summary
 
 RAMP = Pattern("linear_rise", 1.0).resolve(40)
 

@@ -7,15 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from wanvideo_activation_editor.patching import (
-    PATTERNS,
-    PRESETS,
-    Pattern,
-    parse_schedule,
-    parse_selection,
-    preset_blocks,
-)
-from wanvideo_activation_editor.patching.strengths import uniform_random
+from wanvideo_activation_editor.patching.schedule import parse_schedule
+from wanvideo_activation_editor.patching.selection import parse_selection
+from wanvideo_activation_editor.patching.strengths import PATTERNS, PRESETS, Pattern, preset_blocks, uniform_random
 
 FILE = Path(__file__).with_name("patterns.json")
 COUNTS = (1, 5, 30, 40)
