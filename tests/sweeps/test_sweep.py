@@ -140,7 +140,7 @@ def test_other_weights_under_one_name_are_refused(swept):
     pipe.transformer.blocks[0].attn1.to_q.weight.data += 1
     other = Model("tiny_wan", pipe, tiny_wan.encode)
     with pytest.raises(ValueError, match="other weights than in the results"):
-        sweep(plan(models=[other], seeds=[9]), swept.folder, progress=False)
+        sweep(plan(models=[other], seeds=[9], call={**tiny_wan.CALL, **CALL}), swept.folder, progress=False)
 
 
 def test_a_recipe_file_is_swept_and_one_that_changed_is_refused(tmp_path):
