@@ -154,8 +154,8 @@ class WanVideoPromptWeight(io.ComfyNode):
             def make(main: TextEmbeds, _: WanModel) -> list[Edit]:
                 found = located(parsed, main, branch, prompt, text_encoder)
                 lines.extend(_found(parsed, found, main, branch, prompt, text_encoder))
-                prompts = main.negative if branch == "uncond" and main.negative else main.prompts
-                return word_gains(found, max(map(len, prompts)), strengths, **options)
+                prompts = main.negative if branch == "uncond" else main.prompts  # CONDITIONING has no negative
+                return word_gains(found, max(map(len, prompts)) if prompts else None, strengths, **options)
 
             edited = append_edits(label, model, text_embeds, strengths, make)
             report = "\n".join(lines) or "No weight."

@@ -8,9 +8,9 @@ leave its softmax alone. The others come with a factor of their own, a keyword o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from .active import ActiveEdit, Hook, hidden_from_compile
@@ -19,7 +19,7 @@ from .operations import Scale
 from .sites import KEYWORDS, STREAMS
 from .sources import Zero
 from .strengths import BlockStrengths
-from .tokens import Tokens, TokenTerm
+from .tokens import Tokens, TokensError
 from .wan_model import WanModel, unwrap
 
 
@@ -38,25 +38,26 @@ def gain_edit(stream: str, gain: float, strengths: BlockStrengths, **more: Any) 
     return Edit(Zero(), strengths, STREAMS[stream].name, Scale(gain), **more)
 
 
-def word_gains(tokens: Tokens, count: int, strengths: BlockStrengths, **more: Any) -> list[Edit]:
+def word_gains(tokens: Tokens, count: int | None, strengths: BlockStrengths, **more: Any) -> list[Edit]:
     """Edits that give tokens of a prompt the gain that is their weight; tokens that no term names keep theirs.
 
     Values of attention are scaled and its softmax is not: a token of weight 0 takes its part of the attention and says
-    nothing, which is not what the video is without it.
+    nothing, which is not what the video is without it. `real` and `padding` are those of each row that is edited.
 
     Args:
         tokens: located terms; where they overlap the later one wins.
-        count: tokens of the prompt.
+        count: tokens of the longest prompt; None where the prompt is not known here.
         more: further arguments of Edit.
 
     Raises:
         TokensError: a token beyond the prompt's last.
     """
-    gains = tokens.weights(torch.ones(count, dtype=torch.bool), rest=1.0).tolist()
+    last = max((term.last for term in tokens.terms if term.kind == "range"), default=0)
+    if count is not None and last >= count:
+        raise TokensError(f"tokens: there is no token {last}; the prompt has {count}, from 0.")
     edits = []
-    for gain in sorted(set(gains) - {1.0}):
-        places = [i for i, found in enumerate(gains) if found == gain]
-        chosen = Tokens(tuple(TokenTerm("range", place, place) for place in places))
+    for gain in sorted({term.weight for term in tokens.terms} - {1.0}):
+        chosen = Tokens(tuple(replace(term, weight=float(term.weight == gain)) for term in tokens.terms))
         edits.append(gain_edit("text", gain, strengths, tokens=chosen, **more))
     return edits
 

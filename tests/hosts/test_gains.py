@@ -202,7 +202,8 @@ def test_weights_of_words_scale_their_part_of_the_attention(model):
 def test_a_weight_of_1_is_no_edit_and_later_terms_win():
     assert word_gains(parse_tokens("3, real", most=4), 12, ALL) == []
     edits = word_gains(parse_tokens("real:0.5, 3:2, 4:0.5, 5:1", most=4), 6, ALL)
-    assert [(e.operation.factor, str(e.tokens)) for e in edits] == [(0.5, "0, 1, 2, 4"), (2.0, "3")]
+    chosen = [e.tokens.weights(torch.arange(8) < 6).nonzero().flatten().tolist() for e in edits]
+    assert [e.operation.factor for e in edits] == [0.5, 2.0] and chosen == [[0, 1, 2, 4], [3]]
     with pytest.raises(TokensError, match="no token 12"):
         word_gains(parse_tokens("12:2", most=4), 12, ALL)
 
@@ -213,6 +214,17 @@ def test_weights_of_all_words_are_the_gain_of_their_tokens(model):
         active.begin({"uncond": [(0, 0)], "cond": [(1, 0)]}, progress=lambda clock: 0.0)
         assert torch.equal(call(model), by_word)
     assert not torch.equal(by_word, run(model, gain_edit("text", 0.3, ALL)))  # padding speaks too
+
+
+def test_weights_reach_padding_and_all(model):
+    """Each row has its own padding: the tokens of the prompt and of the negative one differ in number."""
+    for branch in ("cond", "uncond", "both"):
+        padding = run(model, *word_gains(parse_tokens("padding:0"), None, ALL, branch=branch))
+        all_of_it = run(model, *word_gains(parse_tokens("all:0"), None, ALL, branch=branch))
+        both = run(model, *word_gains(parse_tokens("padding:0, real:0"), None, ALL, branch=branch))
+        assert torch.equal(all_of_it, both)
+        assert not torch.equal(padding, run(model)) and not torch.equal(padding, all_of_it)
+        assert torch.equal(all_of_it, run(model, gain_edit("text", 0.0, ALL, branch=branch)))
 
 
 def test_in_python_a_gain_is_a_scale_of_zero(sampler):
