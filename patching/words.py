@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,20 @@ from .tokens import Tokens, TokensError, parse_tokens
 
 _SPACE = "\u2581"  # SentencePiece writes it before a piece that begins a word
 _SPECIAL = re.compile(r"<[^<>]*>")  # an unknown character, a byte
+_UNSPACED = re.compile(  # Thai and Lao, Burmese, Khmer, kana, Chinese characters
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
 _WRAPPER_WEIGHT = re.compile(r"\((.*?):([\d\.]+)\)")
+
+
+def _in_word(character: str) -> bool:
+    return character.isalnum() or character == "_" or unicodedata.category(character)[0] == "M"
+
+
+def _joined(text: str, place: int) -> bool:
+    """True when the characters before and after a place belong to one word; scripts without spaces have no edges."""
+    around = text[place - 1 : place + 1] if place > 0 else ""
+    return len(around) == 2 and all(_in_word(c) and not _UNSPACED.match(c) for c in around)
 
 
 @dataclass(frozen=True)
@@ -39,14 +53,15 @@ class Words:
     def words(self) -> tuple[tuple[str, int, int], ...]:
         """Each word with its first and last token."""
         text, owners = self._places
-        return tuple(
-            (m[0], owners[m.start()], owners[m.end() - 1]) for m in re.finditer(r"\w+(?:['\u2019-]\w+)*", text)
-        )
+        letters = "".join("a" if _in_word(c) else c for c in text)  # \w leaves out marks, as of Devanagari's vowels
+        found = re.finditer(r"a+(?:['\u2019-]a+)*", letters)
+        return tuple((text[m.start() : m.end()], owners[m.start()], owners[m.end() - 1]) for m in found)
 
-    def _span(self, match: re.Match[str], owners: tuple[int, ...]) -> tuple[int, int]:
-        """First and last token of a match, with the space that begins its first word where that is a token."""
-        first = owners[match.start()]
-        return first - (first > 0 and self.pieces[first - 1] == _SPACE), owners[match.end() - 1]
+    def _span(self, start: int, end: int) -> tuple[int, int]:
+        """First and last token of a part of the text, with the space that begins its first word where that is one."""
+        owners = self._places[1]
+        first = owners[start]
+        return first - (first > 0 and self.pieces[first - 1] == _SPACE), owners[end - 1]
 
     @property
     def listed(self) -> str:
@@ -60,11 +75,10 @@ class Words:
         Raises:
             TokensError: it has them nowhere; the message lists its words.
         """
-        whole, owners = self._places
+        whole, _ = self._places
         pattern = r"\s+".join(map(re.escape, text.split()))
-        # Scripts without spaces have no edges of words.
-        edged = rf"(?<!\w){pattern}(?!\w)" if text.isascii() else pattern
-        found = [self._span(m, owners) for m in re.finditer(edged, whole, re.IGNORECASE)]
+        spans = [m.span(1) for m in re.finditer(f"(?=({pattern}))", whole, re.IGNORECASE)]
+        found = [self._span(a, b) for a, b in spans if not (_joined(whole, a) or _joined(whole, b))]
         if not found:
             raise TokensError(f'tokens: the prompt does not have "{text}". Its words: {self.listed}.')
         return found

@@ -94,6 +94,13 @@ def test_words_that_the_prompt_does_not_have_are_an_error_that_lists_those_it_ha
 
 def test_a_script_without_spaces_has_phrases_too():
     assert Words(("▁", "一只", "红色", "狐狸")).phrase("红色") == [(2, 2)]
+    assert Words(("▁一只", "red", "狐狸")).phrase("red") == [(1, 1)]
+
+
+def test_words_end_where_they_end_in_every_script():
+    assert Words(("▁который", "▁кот")).phrase("кот") == [(1, 1)]
+    assert Words(("▁répété", "▁été")).phrase("été") == [(1, 1)]
+    assert [w for w, *_ in Words(("▁लाल", "▁बिल्ली", "▁cafe\u0301")).words] == ["लाल", "बिल्ली", "cafe\u0301"]
 
 
 class Tokenizer:
