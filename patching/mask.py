@@ -33,8 +33,9 @@ class Mask:
             got = f"a tensor {list(v.shape)}" if torch.is_tensor(v) else type(v).__name__
             raise MaskError(f"mask: expected [frames, height, width] or [height, width], got {got}.")
         v = v.detach().to("cpu", torch.float32)
-        if not bool(((v >= 0) & (v <= 1)).all()):
+        if not bool(((v >= -1e-4) & (v <= 1 + 1e-4)).all()):  # a blur leaves 1.0000001
             raise MaskError("mask: has values outside 0 to 1.")
+        v = v.clamp(0, 1)
         object.__setattr__(self, "values", (v if v.dim() == 3 else v[None]).contiguous())
 
     def weights(self, grid: Grid) -> torch.Tensor:
@@ -93,10 +94,16 @@ class Box:
             raise MaskError(f"mask: frames {self.first_frame} to {self.last_frame} are none.")
 
     def weights(self, grid: Grid) -> torch.Tensor:
-        """As `Mask.weights`: the share of each token's area and frames that is inside."""
+        """As `Mask.weights`: the share of each token's area and frames that is inside.
+
+        Raises:
+            MaskError: it begins after the last frame.
+        """
         frames, height, width = grid
         times = torch.arange(4 * (frames - 1) + 1)
         inside = (times >= self.first_frame) & (times <= (times[-1] if self.last_frame is None else self.last_frame))
+        if self.first_frame > times[-1]:
+            raise MaskError(f"mask: the box begins at frame {self.first_frame}, but the last one is {int(times[-1])}.")
         of_frames = torch.cat([inside[:1].double(), inside[1:].double().reshape(-1, 4).mean(dim=1)])
         y, x = _covered(self.top, self.bottom, height), _covered(self.left, self.right, width)
         out = of_frames[:, None, None] * y[:, None] * x

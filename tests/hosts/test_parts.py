@@ -303,6 +303,7 @@ def test_a_box_is_the_mask_of_its_pixels(data):
         (lambda: Box(0.5, right=0.5), "has no area"),
         (lambda: Box(right=1.5), "has no area"),
         (lambda: Box(first_frame=4, last_frame=2), "frames 4 to 2 are none"),
+        (lambda: Box(first_frame=5).weights((2, 2, 2)), "begins at frame 5, but the last one is 4"),
         (
             lambda: Mask(torch.rand(4, 8, 8)).weights((2, 2, 2)),
             r"has 4 frames, but the model samples 5 \(2 latent frames\)",
@@ -312,6 +313,10 @@ def test_a_box_is_the_mask_of_its_pixels(data):
 def test_what_is_no_mask_is_an_error(make, message):
     with pytest.raises(MaskError, match=message):
         make()
+
+
+def test_a_mask_that_a_blur_left_a_little_above_1_is_one():
+    assert torch.equal(Mask(torch.full((8, 8), 1.0000002)).weights((1, 2, 2)), torch.ones(4))
 
 
 @pytest.mark.parametrize("site", ["keys", "values"])
