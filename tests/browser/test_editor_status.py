@@ -145,10 +145,10 @@ def test_messages_reach_the_editor_of_the_workflow_that_runs(page: GraphPage):
 
 
 def test_an_editor_saves_as_without_the_script(page: GraphPage):
-    values = [0.5, "7", True, "basic", "context", 0.1, 0.9, "both"]
+    values = [0.5, "7", True, "basic", "context", 0.1, 0.9, "both", "", "real", ""]
     page.load(workflow(node(EDITOR, values)))
     assert page.values() == values
     assert set(page.prompt()["1"]["inputs"]) == {
         "injection_strength", "block_activations", "enable_patching", "log_level", "injection_mode", "start_percent",
-        "end_percent", "branch",
+        "end_percent", "branch", "schedule", "tokens", "prompt",
     }  # fmt: skip

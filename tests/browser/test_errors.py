@@ -34,7 +34,7 @@ def size(page: GraphPage, node_id: int) -> list[float]:
 
 def test_an_error_of_a_run_is_on_the_node_until_the_next(page: GraphPage, host: Host):  # noqa: F811
     flow, _, editor, _ = build(host)
-    flow[editor]["inputs"]["block_activations"] = "12, 47"
+    flow[editor]["inputs"]["block_activations"] = "3, 47"
     page.load(flow)
     before = size(page, int(editor))
     saved = page.values(int(editor))
@@ -47,7 +47,7 @@ def test_an_error_of_a_run_is_on_the_node_until_the_next(page: GraphPage, host: 
     box = page.page.locator(".wan-ae-error").bounding_box()
     assert box["height"] >= 28 and box["width"] > 250
     assert page.of_node("n.properties.wan_activation_editor_last_run.blocks", int(editor)) == host.blocks
-    page.choose("block_activations", "12", int(editor))
+    page.choose("block_activations", "3", int(editor))
     queue(page)
     page.until(lambda: not errors(page))
     assert errors(page) == []

@@ -41,7 +41,7 @@ class TestForks:
     def run(self, model, text_embeds, injection_embeds, site, nonce, image_embeds=None):
         runs_of, forks = pack("patching.hosts.plain_runs"), pack("probing.forks")
         edits, strengths = pack("patching.edit"), pack("patching.strengths")
-        embeds = pack("embeddings").read_text_embeds(injection_embeds, "other", None).detached()
+        embeds = pack("embeddings.text_embeds").read_text_embeds(injection_embeds, "other", None).detached()
         target = runs_of.transformer_of(model)
         blocks = target.block_count
         edit = edits.Edit(embeds, strengths.Uniform(1.0), site=site)
