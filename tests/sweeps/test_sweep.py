@@ -135,12 +135,14 @@ def test_a_cell_that_fails_twice_is_reported_and_tried_again_later(tmp_path):
     assert not again.failed and of(again, "edit", other=FIRST) == [fine]
 
 
-def test_other_weights_under_one_name_are_refused(swept):
+def test_other_weights_under_one_name_are_refused(tmp_path):
     pipe = tiny_wan.pipeline()
+    same = {"models": [Model("mine", pipe, tiny_wan.encode)], "blocks": ["2"], "controls": False}
+    call = {**tiny_wan.CALL, **CALL}
+    sweep(plan(**same, call=call, seeds=[0]), tmp_path, progress=False)
     pipe.transformer.blocks[0].attn1.to_q.weight.data += 1
-    other = Model("tiny_wan", pipe, tiny_wan.encode)
     with pytest.raises(ValueError, match="other weights than in the results"):
-        sweep(plan(models=[other], seeds=[9], call={**tiny_wan.CALL, **CALL}), swept.folder, progress=False)
+        sweep(plan(**same, call=call, seeds=[0, 1]), tmp_path, progress=False)
 
 
 def test_a_recipe_file_is_swept_and_one_that_changed_is_refused(tmp_path):
