@@ -82,7 +82,7 @@ def test_the_grid_writes_the_text_and_the_text_the_grid(page: GraphPage):
 
 def test_a_linked_choice_is_shown_and_cannot_be_painted(page: GraphPage):
     saved = [0.5, "0" * 40, True, "off", "context", 0, 1, "cond", "", "real", ""]
-    page.load(workflow(node(EDITOR, saved), node(ACTIVATIONS, ["sparse"], 2)))
+    page.load(workflow(node(EDITOR, saved, pos=[300, -60]), node(ACTIVATIONS, ["sparse"], 2)))  # on the screen
     page.js(link, [2, "block_activations"])
     page.settle(10)
     assert [i for i, on in enumerate(page.cells()) if on] == list(range(0, 40, 4))
