@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..vectors import ControlVector, ControlVectorError, add, orthogonalise, project, scale
 from .control_vectors import FAMILY, ControlVectorType, info_of, read_vector, vector_input
-from .sockets import errors_named
+from .sockets import errors_named, operand_inputs
 from .store import checked_name, load_named, split_words
 from .store_access import STORE
 from .store_values import fingerprint_of
@@ -21,20 +21,7 @@ OPERATIONS = ("add", "subtract", "scale", "project", "orthogonalise")
 class WanVideoControlVectorArithmetic(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        operands: list[Any] = []
-        for i in (1, 2, 3):
-            operands += [
-                vector_input(f"operand_{i}", f"Operand {i}, of the same model, site and blocks.", optional=True),
-                io.Float.Input(
-                    f"weight_{i}",
-                    default=1.0,
-                    min=-10.0,
-                    max=10.0,
-                    step=0.01,
-                    optional=True,
-                    tooltip=f"Factor on operand {i}. The base has weight 1.",
-                ),
-            ]
+        operands = operand_inputs(vector_input, ", of the same model, site and blocks.")
         return io.Schema(
             node_id="WanVideoControlVectorArithmetic",
             display_name="WanVideo Control Vector Arithmetic",

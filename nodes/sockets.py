@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -63,6 +63,30 @@ def passed_on_sockets() -> PassedOn:
 
 def model_input(tooltip: str) -> Any:
     return io.MultiType.Input("model", [WanVideoModel, io.Model], tooltip=tooltip)
+
+
+def operand_inputs(input_of: Callable[..., Any], what: str) -> list[Any]:
+    """Three optional operands, each with a weight.
+
+    Args:
+        input_of: makes the socket of an operand from its name and tooltip.
+        what: of the tooltip, after "Operand 1".
+    """
+    operands: list[Any] = []
+    for i in (1, 2, 3):
+        operands += [
+            input_of(f"operand_{i}", f"Operand {i}{what}", optional=True),
+            io.Float.Input(
+                f"weight_{i}",
+                default=1.0,
+                min=-10.0,
+                max=10.0,
+                step=0.01,
+                optional=True,
+                tooltip=f"Factor on operand {i}. The base has weight 1.",
+            ),
+        ]
+    return operands
 
 
 def embeds_input(name: str, tooltip: str, optional: bool = False) -> Any:

@@ -12,7 +12,7 @@ from ..embeddings.interpolation import METHODS, interpolate, positions
 from ..embeddings.promptwise import promptwise, read_truncated, title, write_text_embeds
 from ..embeddings.sequence import read_sequence, write_sequence
 from .recording import recorded
-from .sockets import CATEGORY, embeds_input, embeds_template, errors_named, store_in_db_input
+from .sockets import CATEGORY, embeds_input, embeds_template, errors_named, operand_inputs, store_in_db_input
 
 FAMILY = f"{CATEGORY}/Embeddings"
 
@@ -67,20 +67,7 @@ class WanVideoVectorArithmetic(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         embeds = embeds_template()
-        operands: list[Any] = []
-        for i in (1, 2, 3):
-            operands += [
-                embeds_input(f"operand_{i}", f"Operand {i}: a prompt or a difference of prompts.", optional=True),
-                io.Float.Input(
-                    f"weight_{i}",
-                    default=1.0,
-                    min=-10.0,
-                    max=10.0,
-                    step=0.01,
-                    optional=True,
-                    tooltip=f"Factor on operand {i}. The base has weight 1.",
-                ),
-            ]
+        operands = operand_inputs(embeds_input, ": a prompt or a difference of prompts.")
         return io.Schema(
             node_id="WanVideoVectorArithmetic",
             display_name="WanVideo Vector Arithmetic",
