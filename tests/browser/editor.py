@@ -24,8 +24,11 @@ CALM = {
     "Comfy.Minimap.Visible": False,
 }
 
-# Answers of ComfyUI 0.8.0 to requests of newer front ends, and the pages' own remarks.
-_NOISE = ("404", "Jobs API", "400 (Bad Request)", "Content Security Policy", "ERR_FAILED", "net::", "$el")
+# Answers of ComfyUI 0.8.0 to requests of newer front ends, files that the network is asked for, the pages' own remarks.
+_NOISE = (
+    "404", "Jobs API", "400 (Bad Request)", "Content Security Policy", "ERR_FAILED", "net::", "$el",
+    "Error fetching file size", "Fetch API cannot load",
+)  # fmt: skip
 
 
 def node(kind: str, values: Sequence[Any] | None = None, node_id: int = 1, **more: Any) -> dict[str, Any]:

@@ -22,9 +22,13 @@ def overlap(a: list[float], b: list[float]) -> bool:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_no_node_covers_another(page: GraphPage, path):
     page.load(json.loads(path.read_text(encoding="utf-8")), scale=0.5)
-    page.settle(6)
-    boxes = page.js(BOXES)
-    assert len(boxes) > 10
-    assert [(a[0], b[0]) for a, b in itertools.combinations(boxes, 2) if overlap(a, b)] == []
+
+    def covered() -> list[tuple[str, str]]:
+        boxes = page.js(BOXES)
+        assert len(boxes) > 10
+        return [(a[0], b[0]) for a, b in itertools.combinations(boxes, 2) if overlap(a, b)]
+
+    page.until(lambda: covered() == [])
+    assert covered() == []
     page.page.keyboard.press("Escape")
     page.problems.clear()
