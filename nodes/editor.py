@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..embeddings.difference import mean_difference
-from ..embeddings.text_embeds import MAX_TOKENS, read_text_embeds
+from ..embeddings.text_embeds import MAX_TOKENS, TextEmbeds, read_text_embeds
 from ..patching.checks import check_stack
 from ..patching.edit import Edit, Window, stack_of
 from ..patching.hosts import host_of
@@ -17,6 +18,7 @@ from ..patching.selection import parse_selection
 from ..patching.sources import check_width, prompt_at
 from ..patching.strengths import BlockStrengths, as_block_strengths
 from ..patching.transforms import ContextTransform
+from ..patching.wan_model import WanModel
 from .parts import mask_input, read_mask, read_tokens, tokens_input, words_inputs
 from .shown import model_told
 from .sockets import (
@@ -45,6 +47,36 @@ MODES: dict[str, tuple[str, ...]] = {
     "hidden_states": ("hidden",),
     "both": ("context", "hidden"),
 }
+
+
+def append_edits(
+    node: str,
+    model: Any,
+    text_embeds: Any,
+    strengths: BlockStrengths,
+    make: Callable[[TextEmbeds, WanModel], list[Edit]],
+) -> tuple[Any, Any]:
+    """The model with edits after those that it has, and the embeds with their description.
+
+    Args:
+        node: label of the edits.
+        strengths: of the edits; without a block nothing is made.
+        make: the edits for the main prompt and the model; none leave both as they are.
+    """
+    host = host_of(model)
+    wan_model = host.wan_model(model)
+    host.check_embeds(text_embeds)
+    main = read_text_embeds(text_embeds, "text_embeds", host.MAX_PROMPT_TOKENS)
+    check_width(main, wan_model, "text_embeds is")
+    if not any(strengths.resolve(wan_model.block_count)):
+        log.warning("%s: no block is selected, so the model is passed on unchanged.", node)
+        return model, text_embeds
+    edits = make(main, wan_model)
+    if not edits:
+        return model, text_embeds
+    check_stack(edits, wan_model, prompt_count=len(main.prompts))
+    stack = stack_of(transformer_options(model)).append(*edits)
+    return host.with_stack(model, stack), with_description(text_embeds, stack)
 
 
 def add_edit(
@@ -80,42 +112,43 @@ def add_edit(
         The model with the edit and the text embeds with its description.
     """
     host = host_of(model)
-    wan_model = host.wan_model(model)
-    host.check_embeds(text_embeds)
-    main = read_text_embeds(text_embeds, "text_embeds", host.MAX_PROMPT_TOKENS)
-    check_width(main, wan_model, "text_embeds is")
-    if not any(strengths.resolve(wan_model.block_count)):
-        log.warning("%s: no block is selected, so the model is passed on unchanged.", node)
-        return model, text_embeds
-    if injection_embeds is None:
-        raise ValueError(
-            "injection_embeds is not connected. Connect the second prompt's embeddings, or turn enable_patching off."
-        )
-    source = read_text_embeds(injection_embeds, "injection_embeds", max((MAX_TOKENS, *main.given_lengths))).detached()
-    chosen = read_tokens(tokens, main, branch, prompt, text_encoder)
-    edits = [
-        Edit(
-            source=prompt_at(site, source),
-            strengths=strengths,
-            site=site,
-            window=window,
-            branch=branch,  # type: ignore[arg-type]
-            label=node,
-            log_level=log_level,  # type: ignore[arg-type]
-            transforms=transforms,
-            reports_to=reports_to if site == sites[0] else None,
-            schedule=parse_schedule(schedule),
-            tokens=chosen,
-            mask=read_mask(mask),
-        )
-        for site in sites
-    ]
-    check_stack(edits, wan_model, prompt_count=len(main.prompts))
-    host.check_prompts(main, source, node)
-    if not transforms and (compared := compared_prompts(main.detached(), branch)):
-        _report_difference(node, compared, source.prompts, log_level)
-    stack = stack_of(transformer_options(model)).append(*edits)
-    return host.with_stack(model, stack), with_description(text_embeds, stack)
+    both: list[tuple[TextEmbeds, TextEmbeds]] = []  # the main prompt and the injected one, when edits are made
+
+    def make(main: TextEmbeds, wan_model: WanModel) -> list[Edit]:
+        if injection_embeds is None:
+            raise ValueError(
+                "injection_embeds is not connected. Connect the second prompt's embeddings, or turn enable_patching "
+                "off."
+            )
+        longest = max((MAX_TOKENS, *main.given_lengths))
+        source = read_text_embeds(injection_embeds, "injection_embeds", longest).detached()
+        chosen = read_tokens(tokens, main, branch, prompt, text_encoder)
+        edits = [
+            Edit(
+                source=prompt_at(site, source),
+                strengths=strengths,
+                site=site,
+                window=window,
+                branch=branch,  # type: ignore[arg-type]
+                label=node,
+                log_level=log_level,  # type: ignore[arg-type]
+                transforms=transforms,
+                reports_to=reports_to if site == sites[0] else None,
+                schedule=parse_schedule(schedule),
+                tokens=chosen,
+                mask=read_mask(mask),
+            )
+            for site in sites
+        ]
+        both.append((main, source))
+        return edits
+
+    edited = append_edits(node, model, text_embeds, strengths, make)
+    for main, source in both:
+        host.check_prompts(main, source, node)
+        if not transforms and (compared := compared_prompts(main.detached(), branch)):
+            _report_difference(node, compared, source.prompts, log_level)
+    return edited
 
 
 def _report_difference(node: str, main: Any, injected: Any, log_level: str) -> None:

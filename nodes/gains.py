@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
 from typing import Any
 
 from comfy_api.latest import io
 
-from ..embeddings.text_embeds import TextEmbeds, read_text_embeds
-from ..patching.checks import check_stack
-from ..patching.edit import Edit, Window, stack_of
+from ..embeddings.text_embeds import TextEmbeds
+from ..patching.edit import Edit, Window
 from ..patching.gains import gain_edit, streams_of, word_gains
-from ..patching.hosts import host_of
 from ..patching.schedule import parse_schedule
 from ..patching.sites import STREAMS
-from ..patching.sources import check_width
-from ..patching.strengths import BlockStrengths
 from ..patching.tokens import Tokens, parse_tokens
 from ..patching.wan_model import WanModel
-from .editor import choose_blocks
-from .parts import located, words_inputs
+from ..patching.words import Words
+from .editor import append_edits, choose_blocks
+from .parts import words_inputs, words_named
 from .shown import model_told
 from .sockets import (
     CATEGORY,
@@ -33,46 +28,12 @@ from .sockets import (
     passed_on_sockets,
     refusal,
     schedule_input,
-    transformer_options,
     window_and_branch_inputs,
-    with_description,
 )
-
-log = logging.getLogger("wanvideo_activation_editor")
 
 FAMILY = f"{CATEGORY}/Gains"
 MOST = 4.0
 """The largest gain."""
-
-
-def append_edits(
-    node: str,
-    model: Any,
-    text_embeds: Any,
-    strengths: BlockStrengths,
-    make: Callable[[TextEmbeds, WanModel], list[Edit]],
-) -> tuple[Any, Any]:
-    """The model with edits after those that it has, and the embeds with their description.
-
-    Args:
-        node: label of the edits.
-        strengths: of the edits; without a block nothing is made.
-        make: the edits for the main prompt and the model; none leave both as they are.
-    """
-    host = host_of(model)
-    wan_model = host.wan_model(model)
-    host.check_embeds(text_embeds)
-    main = read_text_embeds(text_embeds, "text_embeds", host.MAX_PROMPT_TOKENS)
-    check_width(main, wan_model, "text_embeds is")
-    if not any(strengths.resolve(wan_model.block_count)):
-        log.warning("%s: no block is selected, so the model is passed on unchanged.", node)
-        return model, text_embeds
-    edits = make(main, wan_model)
-    if not edits:
-        return model, text_embeds
-    check_stack(edits, wan_model)
-    stack = stack_of(transformer_options(model)).append(*edits)
-    return host.with_stack(model, stack), with_description(text_embeds, stack)
 
 
 def timing_inputs() -> list[Any]:
@@ -152,10 +113,12 @@ class WanVideoPromptWeight(io.ComfyNode):
             lines: list[str] = []
 
             def make(main: TextEmbeds, _: WanModel) -> list[Edit]:
-                found = located(parsed, main, branch, prompt, text_encoder)
-                lines.extend(_found(parsed, found, main, branch, prompt, text_encoder))
+                words = words_named(parsed, main, branch, prompt, text_encoder)
+                lines.extend(_found(parsed, words))
                 prompts = main.negative if branch == "uncond" else main.prompts  # CONDITIONING has no negative
-                return word_gains(found, max(map(len, prompts)) if prompts else None, strengths, **options)
+                return word_gains(
+                    parsed.located(words), max(map(len, prompts)) if prompts else None, strengths, **options
+                )
 
             edited = append_edits(label, model, text_embeds, strengths, make)
             report = "\n".join(lines) or "No weight."
@@ -166,12 +129,11 @@ def _parse_weights(text: str) -> Tokens:
     return parse_tokens(text, "weights", MOST, bare_words=True)
 
 
-def _found(parsed: Tokens, found: Tokens, main: TextEmbeds, branch: str, prompt: str, encoder: Any) -> list[str]:
+def _found(parsed: Tokens, words: Words | None) -> list[str]:
     """A line per term: its tokens and its weight."""
     lines = []
     for term in parsed.terms:
-        of_term = located(Tokens((term,)), main, branch, prompt, encoder).terms
-        numbers = ", ".join(str(t).split(":")[0] for t in of_term)
+        numbers = ", ".join(str(t).split(":")[0] for t in Tokens((term,)).located(words).terms)
         what = {"phrase": f'"{term.text}"', "word": f"word {term.first}"}.get(term.kind)
         lines.append(f"{what + ': ' if what else ''}tokens {numbers}, weight {term.weight:g}")
     return lines

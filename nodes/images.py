@@ -11,8 +11,8 @@ from ..embeddings.text_embeds import TextEmbeds
 from ..patching.edit import Edit
 from ..patching.sources import Image
 from ..patching.wan_model import WanModel
-from .editor import choose_blocks
-from .gains import append_edits, timed, timing_inputs
+from .editor import append_edits, choose_blocks
+from .gains import timed, timing_inputs
 from .shown import model_told
 from .sockets import (
     CATEGORY,

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..embeddings.text_embeds import TextEmbeds
 from ..patching.mask import Mask
 from ..patching.tokens import Tokens, TokensError, parse_tokens
-from ..patching.words import check_count, words_of
+from ..patching.words import Words, check_count, words_of
 
 WanTextEncoder = io.Custom("WANTEXTENCODER")
 
@@ -50,14 +50,14 @@ def words_inputs() -> list[Any]:
     ]
 
 
-def located(parsed: Tokens, main: TextEmbeds, branch: str, prompt: str, text_encoder: Any) -> Tokens:
-    """The same with token numbers for words.
+def words_named(parsed: Tokens, main: TextEmbeds, branch: str, prompt: str, text_encoder: Any) -> Words | None:
+    """The words of the prompt that is edited; None when `parsed` names none.
 
     Raises:
-        TokensError: words are named, and the prompt does not have them or is not known.
+        TokensError: words are named, and the prompt is not known.
     """
     if parsed.is_located:
-        return parsed
+        return None
     text = prompt.strip() or (main.prompt or "")
     if text_encoder is None or not text:
         missing = " and ".join(
@@ -74,12 +74,15 @@ def located(parsed: Tokens, main: TextEmbeds, branch: str, prompt: str, text_enc
     words = words_of(text_encoder, text)
     if branch != "uncond" or main.negative:  # a negative CONDITIONING does not come here
         check_count(words, len(prompts[0]))
-    return parsed.located(words)
+    return words
 
 
 def read_tokens(text: str, main: TextEmbeds, branch: str, prompt: str, text_encoder: Any) -> Tokens | None:
     """What a `tokens` input says, in token numbers; None for all tokens."""
-    return located(parse_tokens(text), main, branch, prompt, text_encoder) if text.strip() else None
+    if not text.strip():
+        return None
+    parsed = parse_tokens(text)
+    return parsed.located(words_named(parsed, main, branch, prompt, text_encoder))
 
 
 def read_mask(mask: Any) -> Mask | None:

@@ -75,6 +75,7 @@ class ActiveEdit:
         self._first_in_call = False
         self.rows: list[tuple[int, int]] = []  # that it touches in the call in progress, with their prompts
         self._of_call: list[tuple[int, int]] = []  # the same, before the model took some of them
+        self._selected: dict[Any, Part] = {}  # tokens of the text in the call in progress
         self.reached = self.checked = False  # one of its hooks was called; a model call has shown whether
         self.seen = False  # a model call began since it is there
         self.calls = 0  # model calls in which it acted
@@ -102,12 +103,14 @@ class ActiveEdit:
 
     def take(self, given: list[int]) -> None:
         """The model runs some of the announced rows now, `given` in this order."""
+        self._selected.clear()
         number = dict(self._of_call)
         self.rows = [(row, number[announced]) for row, announced in enumerate(given) if announced in number]
 
     def end(self) -> None:
         """The model call has ended."""
         self.rows = []
+        self._selected.clear()
         self.missed = set()
 
     @property
@@ -204,25 +207,38 @@ class ActiveEdit:
     def selected(self, x: torch.Tensor, row: int) -> Part | None:
         """The tokens of a row that are touched; None for all of them."""
         if self.tokens is not None:
-            return part_of(self.tokens.weights(self.run.prompts.is_real(row, x.shape[1], self.edit.text)), x)
+            key = row, x.shape[1], x.dtype
+            if key not in self._selected:
+                real = self.run.prompts.is_real(row, x.shape[1], self.edit.text)
+                self._selected[key] = part_of(self.tokens.weights(real), x)
+            return self._selected[key]
         return self.masked(x) if self.edit.mask is not None and not self.site.reads_text else None
 
     def masked(self, x: torch.Tensor) -> Part:
         """The tokens of the video in the mask, made once per run."""
+        key = id(self.edit.mask), self.grid, x.device, x.dtype
+        if key not in self.run.parts:
+            self.run.parts[key] = part_of(self.token_weights(x), x)
+        return self.run.parts[key]
+
+    def token_weights(self, x: torch.Tensor) -> torch.Tensor:
+        """The mask at the tokens of a hidden state like x: [tokens], on the CPU.
+
+        Raises:
+            RuntimeError: the host does not tell the size of its video.
+            ValueError: it has other tokens than those of the video.
+        """
         grid = self.grid
         if grid is None:
             raise RuntimeError(f"{self.edit.name}: {self.run.model.name} does not tell its size, which a mask needs.")
-        key = id(self.edit.mask), grid, x.device, x.dtype
-        if key not in self.run.parts:
-            assert self.edit.mask is not None  # noqa: S101  # asked only then
-            if math.prod(grid) != x.shape[1]:
-                raise ValueError(
-                    f"{self.edit.name}: a mask describes the {math.prod(grid)} tokens of a video of "
-                    f"{format_grid(grid)}, but {self.run.model.name} has {x.shape[1]}, with references or padding "
-                    "among them. Leave the mask out."
-                )
-            self.run.parts[key] = part_of(self.edit.mask.weights(grid), x)
-        return self.run.parts[key]
+        assert self.edit.mask is not None  # noqa: S101  # asked only then
+        if math.prod(grid) != x.shape[1]:
+            raise ValueError(
+                f"{self.edit.name}: a mask describes the {math.prod(grid)} tokens of a video of "
+                f"{format_grid(grid)}, but {self.run.model.name} has {x.shape[1]}, with references or padding "
+                "among them. Leave the mask out."
+            )
+        return self.edit.mask.weights(grid)
 
     def _operate(self, x: torch.Tensor, value: torch.Tensor, strength: float) -> torch.Tensor:
         operation: Any = self.edit.operation

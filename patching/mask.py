@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -119,6 +120,24 @@ def _covered(start: float, end: float, count: int) -> torch.Tensor:
     edges = torch.arange(count + 1, dtype=torch.float64) / count
     overlap = edges[1:].clamp(max=end) - edges[:-1].clamp(min=start)
     return overlap.clamp(min=0) * count
+
+
+def shares(weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """How much of each layer to lay over those before, so that every layer has its weight in the end.
+
+    Where weights sum to more than 1 they are divided by their sum; what they leave of 1 is the ground's. Where weights
+    of one token do not meet they are what they were, exactly.
+
+    Args:
+        weights: of each layer, from the lowest, at each token: [tokens], 0 to 1.
+    """
+    total = torch.stack(list(weights)).sum(dim=0).clamp(min=1.0)
+    above, out = torch.zeros_like(total), []
+    for layer in reversed(weights):
+        own = layer / total
+        out.append(torch.where(own > 0, (own / (1 - above).clamp(min=1e-9)).clamp(max=1.0), 0.0))
+        above = above + own
+    return out[::-1]
 
 
 def as_mask(value: Mask | Box | torch.Tensor | None) -> Mask | Box | None:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .active import ContextEdit, Hook, hidden_from_compile
+from .active import ContextEdit, Hook, Part, hidden_from_compile, part_of
+from .mask import shares
 from .wan_model import ContextArgument, cross_attention
 
 
@@ -16,8 +17,8 @@ class MaskedContextEdit(ContextEdit):
     """Changes the text that tokens in a mask read.
 
     After the block's cross-attention has run, it runs once more with the edited text; its output takes the place of the
-    first one where the mask is. Other edits inside of cross-attention act in both runs; of several masked edits each
-    starts from the text that edits without a mask left, and they are laid over one another in order.
+    first one where the mask is. Other edits inside of cross-attention act in both runs. Each of several masked edits
+    starts from the text that edits without a mask left; where masks meet, their answers are mixed by weight.
     """
 
     def hooks(self, block: nn.Module, index: int, argument: ContextArgument | None = None) -> Iterator[Hook]:
@@ -38,11 +39,22 @@ class MaskedContextEdit(ContextEdit):
                 self.run.asks_again = False
             rows = self.touched(output, of_text=False)
             out = output.clone()
-            places, weights = self.masked(output)
             for row in range(len(output)) if rows is None else rows:
+                places, weights = self.share(index, row, output)
                 before, after = output[row, places], value[row, places]
                 out[row, places] = after if weights is None else torch.lerp(before, after, weights)
             return out
 
         attention = cross_attention(block)
         yield attention.register_forward_hook(hidden_from_compile(mix), with_kwargs=True)
+
+    def share(self, index: int, row: int, x: torch.Tensor) -> Part:
+        """The tokens in the mask, with weights beside those of the other masked edits that act there."""
+        together = [edit for edit in self.run.masked if index in edit.blocks and any(r == row for r, _ in edit.rows)]
+        if len(together) < 2:
+            return self.masked(x)
+        key = tuple(id(edit) for edit in together), id(self), self.grid, x.device, x.dtype
+        if key not in self.run.parts:
+            of_each = shares([edit.token_weights(x) for edit in together])
+            self.run.parts[key] = part_of(of_each[together.index(self)], x)
+        return self.run.parts[key]

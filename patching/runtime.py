@@ -69,6 +69,7 @@ class Run:
         self.left: torch.Tensor | None = None  # the hidden state that the last hook of a block gave back to the host
         self.calls = 0  # model calls so far
         self.parts: dict[Any, Part] = {}  # places of tokens in the masks of edits
+        self.masked: list[ActiveEdit] = []  # edits whose text has a mask
         self.asks_again = False  # a masked edit runs cross-attention with another text
         self._observer_for = observer_for
         self._output_change = OutputChange(self)
@@ -99,6 +100,7 @@ class Run:
 
     def _set(self, edits: list[ActiveEdit]) -> None:
         self._edits = edits
+        self.masked = [edit for edit in edits if edit.edit.site == "context" and edit.edit.mask is not None]
         measured = any(edit.logged or edit.observation is not None for edit in edits)
         traced = any(edit.level == "trace" for edit in edits)
         self.statistics = StepStatistics(trace=traced) if measured else None

@@ -30,7 +30,7 @@ _TERM = re.compile(rf"""
     (?::(?P<weight>{NUMBER}))?
     (?=[\s,]|$)""", re.VERBOSE | re.IGNORECASE)  # fmt: skip
 _GAP = re.compile(r"[\s,]*")
-_PLAIN = re.compile(rf"(?P<phrase>[^\s,:\"]+)(?::(?P<weight>{NUMBER}))?(?=[\s,]|$)")
+_PLAIN = re.compile(rf"(?P<phrase>[^\s,:\"]+):(?P<weight>{NUMBER})(?=[\s,]|$)")
 
 
 class TokensError(ValueError):
@@ -95,12 +95,17 @@ class Tokens:
         """True when it is the prompt's tokens at their full strength, and nothing else."""
         return self.terms == (TokenTerm("real"),)
 
-    def located(self, words: Locator) -> Tokens:
+    def located(self, words: Locator | None) -> Tokens:
         """The same with token numbers for words.
+
+        Args:
+            words: of the prompt; None when no term needs them.
 
         Raises:
             TokensError: the prompt does not have one.
         """
+        if self.is_located or words is None:
+            return self
         found: list[TokenTerm] = []
         for term in self.terms:
             if term.kind == "phrase":
@@ -148,7 +153,7 @@ def parse_tokens(text: str, name: str = "tokens", most: float = 1.0, bare_words:
     Args:
         name: of the input, for errors.
         most: the largest weight that is allowed.
-        bare_words: also read a word without quotes as a phrase.
+        bare_words: also read a word without quotes as a phrase, if it has a weight.
 
     Raises:
         TokensError: with the 1-based position of what could not be read.
@@ -164,7 +169,7 @@ def parse_tokens(text: str, name: str = "tokens", most: float = 1.0, bare_words:
         if match is None:
             raise TokensError(
                 f'{where} is not real, padding, all, "a phrase", word 3, a token (7) or a range (12-15), each with '
-                "an optional :weight."
+                "an optional :weight." + (" A word needs no quotes before a :weight." if bare_words else "")
             )
         groups = match.groupdict()
         weight = float(groups["weight"] or 1.0)

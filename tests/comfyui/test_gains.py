@@ -32,6 +32,18 @@ def test_a_gain_of_1_and_a_weight_of_1_change_nothing(host: Host):
     assert host.leftovers()["hooks"] == []
 
 
+def test_a_gain_of_1_and_a_weight_of_1_pass_the_model_on(host: Host):
+    flow, checks = Workflow(), {}
+    model, embeds = host.load(flow), host.embeds(flow, FOX)
+    for name, given in (("gain", gain(value=1.0)), ("weight", weight("0-6:1")), ("half", gain(value=0.5))):
+        edited, _ = host.edit(flow, model, embeds, given, lambda _: embeds)
+        checks[name] = flow.add("TestIsSame", first=model, second=edited)[0]
+    result = host.server.run(flow).checked()
+    assert {name: result.output(node, "same") for name, node in checks.items()} == {
+        "gain": [True], "weight": [True], "half": [False],
+    }  # fmt: skip
+
+
 def test_gains_follow_blocks_and_branch(host: Host):
     found = host.digests(
         ((FOX, gain()), {}),

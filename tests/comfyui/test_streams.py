@@ -74,7 +74,25 @@ def lynx(host: WrapperHost, scale: float = 1.0) -> Model:
     return {"load": lambda flow: lynx_load(host, flow), "image_embeds": reference}
 
 
-STREAMS = [("audio", talking), ("audio", voices), ("audio", humo), ("face", portrait), ("reference", lynx)]
+def one_to_all(host: WrapperHost, scale: float = 1.0) -> Model:
+    def load(flow: Workflow) -> Link:
+        return flow.add("TestOneToAllDevice", model=host.load(flow, checkpoint=tiny_models.WRAPPER_ONE_TO_ALL))
+
+    return {
+        "load": load,
+        "image_embeds": lambda flow: flow.add("TestOneToAllPicture", embeds=host.empty_video(flow), scale=scale),
+        "cfg": 1.0,
+    }
+
+
+STREAMS = [
+    ("audio", talking),
+    ("audio", voices),
+    ("audio", humo),
+    ("face", portrait),
+    ("reference", lynx),
+    ("reference", one_to_all),
+]
 
 
 @pytest.mark.parametrize(("stream", "make"), STREAMS, ids=[make.__name__ for _, make in STREAMS])

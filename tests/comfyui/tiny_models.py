@@ -29,6 +29,7 @@ NATIVE_5B = "native_5b.safetensors"
 WRAPPER_LYNX = "wrapper_lynx.safetensors"
 WRAPPER_MULTITALK = "wrapper_multitalk.safetensors"
 WRAPPER_HUMO = "wrapper_humo.safetensors"
+WRAPPER_ONE_TO_ALL = "wrapper_one_to_all.safetensors"
 WRAPPER_LORA = "wrapper_lora.safetensors"
 NATIVE_LORA = "native_lora.safetensors"
 STAND_IN_LORA = "stand_in.safetensors"
@@ -179,6 +180,39 @@ def humo(dim: int, blocks: int, seed: int, width: int = 1536) -> State:
     return out.state
 
 
+def one_to_all(dim: int, blocks: int, seed: int) -> State:
+    """A One-to-All model: its encoder of a reference picture, one block of features, and their attention in each block;
+    its encoder of poses, and no block for them."""
+    out = _Random(seed)
+    out.state = transformer(dim, blocks, seed)
+    for i in range(blocks):
+        for part in "kv":
+            out.layer(f"blocks.{i}.ref_attn_{part}_img", dim, dim)
+        out.ones(f"blocks.{i}.ref_attn_norm_k_img.weight", dim)
+    for encoder, count, conv, kernel in (("image_to_cond", 3, "", (3, 3)), ("input_hint_block", 4, ".conv", (3, 3, 3))):
+        out.layer(f"{encoder}.conv_in{conv}", 16, 32 if count == 3 else 3, *kernel)
+        for n in range(count):
+            for half in (1, 2):
+                _norm(out, f"{encoder}.down_blocks.{n}.resnets.0.norm{half}", 16)
+                out.layer(f"{encoder}.down_blocks.{n}.resnets.0.conv{half}{conv}", 16, 16, *kernel)
+            if count == 4:
+                out.layer(f"{encoder}.down_blocks.{n}.downsamplers.0.conv{conv}", 16, 16, *kernel)
+        out.layer(f"{encoder}.conv_out{conv}", 16, 16, *kernel)
+    name = "refextractor"
+    out.layer(f"{name}.patch_embedding", dim, 32, 1, 2, 2)
+    out.layer(f"{name}.time_embedding.0", dim, 256)
+    out.layer(f"{name}.time_embedding.2", dim, dim)
+    out.layer(f"{name}.time_projection.1", 6 * dim, dim, gain=0.5)
+    out.normal(f"{name}.blocks.0.modulation", 1, 6, dim, scale=dim**-0.5)
+    for part in "qkvo":
+        out.layer(f"{name}.blocks.0.self_attn.{part}", dim, dim)
+    for part in ("norm_q", "norm_k"):
+        out.ones(f"{name}.blocks.0.self_attn.{part}.weight", dim)
+    for part in ("blocks.0.ffn.0", "blocks.0.ffn.2", "ref_blocks.0", "ref_blocks.1"):
+        out.layer(f"{name}.{part}", dim, dim)
+    return out.state
+
+
 def vae(seed: int, width: int = VAE_WIDTH) -> State:
     """The Wan 2.1 video VAE."""
     out = _Random(seed)
@@ -238,6 +272,7 @@ def write_models(root: Path) -> None:
         f"diffusion_models/{WRAPPER_LYNX}": lynx(wrapper, WRAPPER_BLOCKS, 12),
         f"diffusion_models/{WRAPPER_MULTITALK}": multitalk(wrapper, WRAPPER_BLOCKS, 13),
         f"diffusion_models/{WRAPPER_HUMO}": humo(wrapper, WRAPPER_BLOCKS, 14),
+        f"diffusion_models/{WRAPPER_ONE_TO_ALL}": one_to_all(wrapper, WRAPPER_BLOCKS, 15),
         f"loras/{WRAPPER_LORA}": lora(wrapper, range(0, WRAPPER_BLOCKS, 3), 7),
         f"loras/{NATIVE_LORA}": lora(native, range(0, NATIVE_BLOCKS, 4), 8),
         f"loras/{STAND_IN_LORA}": stand_in(wrapper, WRAPPER_BLOCKS, 10),

@@ -203,6 +203,41 @@ def test_a_weight_between_0_and_1_mixes_the_two_answers(model):
     assert torch.allclose(masked, whole, atol=1e-5) and not torch.equal(masked, after_block(model))
 
 
+def after_attention(model, *edits) -> torch.Tensor:
+    """The hidden state between cross-attention and feed-forward of block 1, in the prompt's row: [tokens, dim]."""
+    seen = []
+    handle = model.blocks[1].norm3.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()))
+    after_block(model, *edits)
+    handle.remove()
+    return seen[0][1]
+
+
+WEIGHTS = st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.7, 1.0]), min_size=4, max_size=4)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(WEIGHTS, min_size=2, max_size=3), st.randoms())
+def test_masks_that_meet_mix_by_weight_in_any_order(model, weights, random):
+    """By hand: o + sum of M (o' - o), divided by the sum of M where that is above 1."""
+    sources = [Prompt(PROMPT), Prompt(read_text_embeds(THIRD)), DIRECTION][: len(weights)]
+    plain, found = after_attention(model), torch.tensor(weights).reshape(-1, 2, 2)
+    edits = [part("context", what, mask=Mask(mask)) for what, mask in zip(sources, found, strict=True)]
+    expected = plain.clone()
+    for edit, what in zip(edits, sources, strict=True):
+        own = edit.mask.weights(GRID) / sum(e.mask.weights(GRID) for e in edits).clamp(min=1)
+        expected += own[:, None] * (after_attention(model, part("context", what)) - plain)
+    random.shuffle(edits)
+    assert torch.allclose(after_attention(model, *edits), expected, atol=2e-5)
+
+
+def test_a_mask_and_what_it_leaves_share_the_picture_with_nothing_left_over(model):
+    """Soft complementary masks of one prompt are the prompt everywhere."""
+    soft = torch.tensor([[0.3, 0.9]])
+    whole = after_attention(model, part("context", Prompt(PROMPT)))
+    edits = [part("context", Prompt(PROMPT), mask=Mask(mask)) for mask in (soft, 1 - soft)]
+    assert torch.allclose(after_attention(model, *edits), whole, atol=1e-5)
+
+
 @pytest.mark.parametrize("first", ["masked", "inner"])
 @pytest.mark.parametrize("inner", ["values", "attention", "queries", "prompt at attention"])
 def test_edits_inside_of_cross_attention_act_on_both_answers(model, inner, first):

@@ -25,6 +25,40 @@ def test_what_terms_print_parses_to_them(terms):
     assert parse_tokens(str(Tokens(tuple(terms)))) == Tokens(tuple(terms))
 
 
+@given(
+    st.lists(
+        st.one_of(
+            TERMS,
+            st.builds(
+                lambda t, w: TokenTerm("phrase", text=t, weight=w),
+                st.sampled_from(["red", "fox's", "été", "лиса", "real-time", "wordy", "12b"]),
+                st.floats(0, 4),
+            ),
+        ),
+        max_size=6,
+    ),
+    st.sampled_from([" ", ", ", ",", "  ,\n"]),
+)
+def test_words_need_no_quotes_before_a_weight(terms, gap):
+    """And weights reach 4."""
+    written = [f"{t.text}:{t.weight!r}" if t.kind == "phrase" and " " not in t.text else str(t) for t in terms]
+    assert parse_tokens(gap.join(written), most=4.0, bare_words=True) == Tokens(tuple(terms))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("slow pan:0.6", r"weights, position 1: 'slow pan:0.6' is not .* A word needs no quotes before a :weight"),
+        ("red:2 fox", r"position 7: 'fox'"),
+        ("red:5", r"position 1: 'red:5' has a weight outside 0 to 4"),
+        ("red:-1", r"position 1"),
+    ],
+)
+def test_a_word_without_quotes_needs_a_weight(text, message):
+    with pytest.raises(TokensError, match=message):
+        parse_tokens(text, "weights", 4.0, bare_words=True)
+
+
 def weights(text: str) -> list[float]:
     return parse_tokens(text).located(FOX).weights(REAL).tolist()
 

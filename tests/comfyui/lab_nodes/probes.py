@@ -37,6 +37,20 @@ class AnyInput:
         return True
 
 
+class TestIsSame(AnyInput):
+    """Whether two sockets hold one object."""
+
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"first": (ANY,), "second": (ANY,)}}
+
+    def run(self, first, second):
+        return {"ui": {"same": [first is second]}}
+
+
 class TestDigest:
     """SHA-256 of latents."""
 
@@ -177,4 +191,4 @@ class TestShow(AnyInput):
         return {"ui": {"text": [str(value)]}, "result": (value,)}
 
 
-PROBE_NODES = (TestDigest, TestLeftovers, TestStopInBlock, TestFail, TestEnvironment, TestShow)
+PROBE_NODES = (TestIsSame, TestDigest, TestLeftovers, TestStopInBlock, TestFail, TestEnvironment, TestShow)

@@ -134,4 +134,52 @@ class TestHuMoSound(AnyInput):
         return ({**embeds, "humo_audio_emb": _tokens(8, 17, 5, 1280), "humo_audio_scale": scale},)
 
 
-STREAM_NODES = (TestTalking, TestPortrait, TestMultiTalk, TestLynxFace, TestLynxPicture, TestHuMoSound)
+class TestOneToAllDevice(AnyInput):
+    """A One-to-All model on the CPU: the wrapper's loader leaves its encoder of references a GPU and half precision."""
+
+    RETURN_TYPES = ("WANVIDEOMODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"model": ("WANVIDEOMODEL",)}}
+
+    def run(self, model):
+        encoder = model.model.diffusion_model.refextractor
+        encoder.main_device, encoder.base_dtype = torch.device("cpu"), torch.float32
+        return (model,)
+
+
+class TestOneToAllPicture(AnyInput):
+    """Image embeds with a reference picture, as WanVideoAddOneToAllReferenceEmbeds gives them, and no pose."""
+
+    RETURN_TYPES = ("WANVIDIMAGE_EMBEDS",)
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {
+            "required": {"embeds": ("WANVIDIMAGE_EMBEDS",)},
+            "optional": {"scale": ("FLOAT", {"default": 1.0})},
+        }
+
+    def run(self, embeds, scale=1.0):
+        picture = {
+            "ref_latent_pos": _tokens(10, 1, 32, 1, 8, 8),
+            "ref_latent_neg": torch.zeros(1, 32, 1, 8, 8),
+            "ref_strength": scale,
+            "ref_start_percent": 0.0,
+            "ref_end_percent": 1.0,
+            "controlnet_strength": 0.0,
+        }
+        return ({**embeds, "one_to_all_embeds": picture},)
+
+
+STREAM_NODES = (
+    TestTalking,
+    TestPortrait,
+    TestMultiTalk,
+    TestLynxFace,
+    TestLynxPicture,
+    TestHuMoSound,
+    TestOneToAllDevice,
+    TestOneToAllPicture,
+)
