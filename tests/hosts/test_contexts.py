@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import threading
 
@@ -70,6 +71,53 @@ def test_two_threads_with_two_pipelines_do_not_meet(main, other):
     for thread in threads:
         thread.join()
     assert all(torch.equal(f, w) for f, w in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize("nested", [True, False], ids=["last in, first out", "first in, first out"])
+def test_overlapping_contexts_of_models_that_are_compiled_whole_leave_torch_compiling(main, other, nested):
+    torch._dynamo.reset()
+    compiled = 0
+
+    def backend(graph, inputs):
+        nonlocal compiled
+        compiled += 1
+        return graph.forward
+
+    samplers = [Sampler(make_transformer(3, seed=seed)) for seed in (0, 1)]
+    plain, wanted = [s(main) for s in samplers], [s(other) for s in samplers]
+    for sampler in samplers:
+        sampler.pipe.transformer = torch.compile(sampler.pipe.transformer, backend=backend)
+    first, second = (inject(s.pipe, other, "all") for s in samplers)
+    first.__enter__()
+    second.__enter__()
+    assert all(map(torch.equal, (s(main) for s in samplers), wanted))
+    (second if nested else first).__exit__(None, None, None)
+    left = 0 if nested else 1
+    assert torch.equal(samplers[left](main), wanted[left])
+    assert torch.equal(samplers[1 - left](main), plain[1 - left])
+    (first if nested else second).__exit__(None, None, None)
+    assert compiled == 0
+    assert all(map(torch.equal, (s(main) for s in samplers), plain)) and compiled > 0
+
+
+def test_two_threads_with_models_that_are_compiled_whole_do_not_meet(main, other):
+    torch._dynamo.reset()
+    samplers = [Sampler(make_transformer(3, seed=seed)) for seed in (0, 1)]
+    wanted, plain = [s(other) for s in samplers], [s(main) for s in samplers]
+    for sampler in samplers:
+        sampler.pipe.transformer.compile(backend="eager")
+    barrier = threading.Barrier(2)
+
+    def run(number):
+        with inject(samplers[number].pipe, other, "all"):
+            barrier.wait()
+            edited = samplers[number](main)
+            barrier.wait()
+        return edited, samplers[number](main)
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        for number, (edited, after) in enumerate(pool.map(run, range(2))):
+            assert torch.equal(edited, wanted[number]) and torch.equal(after, plain[number])
 
 
 def test_a_call_in_a_thread_that_did_not_open_the_context_is_refused(sampler, main, other):

@@ -197,3 +197,14 @@ heavy = {"duckdb", "zstandard", "matplotlib", "diffusers", "comfy"} & set(sys.mo
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_workflow_actions_are_pinned_by_commit():
+    used = [
+        line.split("uses:")[1].split("#")[0].strip()
+        for path in (REPOSITORY / ".github").rglob("*.yml")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if "uses:" in line
+    ]
+    assert len(used) > 5
+    assert [name for name in used if not name.startswith("./") and not re.search("@[0-9a-f]{40}$", name)] == []
