@@ -80,12 +80,13 @@ def test_nothing_acknowledged_is_lost_when_the_process_is_killed(tmp_path: Path,
 
 def test_an_interrupt_during_a_put_leaves_nothing_behind(path: Path):
     script = """
-import _thread, random, sys, threading, time, torch
+import _thread, random, signal, sys, threading, time, torch
 from wanvideo_activation_editor.storage.records import Description
 from wanvideo_activation_editor.storage.store import EmbeddingStore
 from wanvideo_activation_editor.storage import exchange, maintenance
 from wanvideo_activation_editor.storage.codec import encode
 moments = random.Random(3)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 with EmbeddingStore(sys.argv[1]) as store:
     interrupted, known = 0, []
     for i in range(150):
