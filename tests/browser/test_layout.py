@@ -29,6 +29,6 @@ def test_no_node_covers_another(page: GraphPage, path):
         return [(a[0], b[0]) for a, b in itertools.combinations(boxes, 2) if overlap(a, b)]
 
     page.until(lambda: covered() == [])
-    assert covered() == [], [b for b in page.js(BOXES) if 'Note' in b[0]]
+    assert covered() == [], [b for b in page.js(BOXES) if "Note" in b[0]]
     page.page.keyboard.press("Escape")
     page.problems.clear()
