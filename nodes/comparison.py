@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..probing.distances import relative_l2, ssim
 from .shown import told_tables
-from .sockets import CATEGORY, errors_named
+from .sockets import CATEGORY, errors_named, schema
 
 BACKGROUND, INK = (24, 26, 31), (226, 229, 235)
 BAR = 12
@@ -21,7 +21,7 @@ BAR = 12
 class WanVideoComparison(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="WanVideoComparison",
             display_name="WanVideo Comparison (plain and edited side by side)",
             category=f"{CATEGORY}/Inspection",

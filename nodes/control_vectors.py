@@ -27,6 +27,7 @@ from .sockets import (
     embeds_input,
     errors_named,
     model_input,
+    schema,
     store_in_db_input,
 )
 
@@ -55,7 +56,7 @@ def read_vector(value: Any, name: str) -> ControlVector:
 class WanVideoControlVector(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="WanVideoControlVector",
             display_name="WanVideo Control Vector",
             category=FAMILY,

@@ -28,6 +28,7 @@ from .sockets import (
     passed_on_sockets,
     refusal,
     schedule_input,
+    schema,
     window_and_branch_inputs,
 )
 
@@ -63,7 +64,7 @@ class WanVideoPromptWeight(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         passed_on = passed_on_sockets()
-        return io.Schema(
+        return schema(
             node_id="WanVideoPromptWeight",
             display_name="WanVideo Prompt Weight",
             category=FAMILY,
@@ -143,7 +144,7 @@ class WanVideoConditioningGain(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         passed_on = passed_on_sockets()
-        return io.Schema(
+        return schema(
             node_id="WanVideoConditioningGain",
             display_name="WanVideo Conditioning Gain",
             category=FAMILY,

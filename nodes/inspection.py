@@ -12,6 +12,7 @@ from ..embeddings.difference import Difference, mean_difference
 from ..embeddings.text_embeds import MAX_TOKENS, TextEmbeds, pad_tokens, read_text_embeds
 from ..patching.edit import KEY, Edit, EditStack, stack_of
 from ..patching.hosts import host_of
+from ..patching.last_run import last_run, run_count
 from ..patching.projection import project_text
 from ..patching.selection import parse_selection
 from ..patching.transforms import ContextTransform, apply_transforms
@@ -104,6 +105,10 @@ class WanVideoInjectionTester(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> int:
+        return run_count()
+
+    @classmethod
     def execute(cls, model: Any, text_embeds: Any, show_details: bool) -> io.NodeOutput:
         with errors_named("WanVideo Injection Tester"):
             host = host_of(model)
@@ -124,6 +129,8 @@ class WanVideoInjectionTester(io.ComfyNode):
                     if edit.text
                     else [_without_prompt(edit)]
                 )
+                if any(strengths):
+                    parts.append(f"  {last_run(edit) or 'it has not been sampled since it was made'}")
                 if measured:
                     tables.append(difference_table(f"{edit.label}: {strength_summary(strengths)}", measured))
         text = "\n".join(parts)

@@ -101,14 +101,24 @@ def strength_input(tooltip: str) -> Any:
     return io.Float.Input("injection_strength", default=0.5, min=0.0, max=1.0, step=0.01, tooltip=tooltip)
 
 
+def schema(**fields: Any) -> io.Schema:
+    """The schema of a node that shows something on itself, which newer ComfyUI sends to a reloaded page too."""
+    if "has_intermediate_output" in io.Schema.__dataclass_fields__:
+        fields["has_intermediate_output"] = not fields.get("is_output_node")
+    return io.Schema(**fields)
+
+
 def log_level_input(optional: bool = False) -> Any:
-    return io.Combo.Input(
+    created = io.Combo.Input(
         "log_level",
         options=list(LOG_LEVELS),
         default="off",
         optional=optional,
         tooltip="basic: which blocks, once per run. verbose: what changed, per step. trace: also shapes.",
     )
+    if hasattr(created, "advanced"):  # newer ComfyUI folds such inputs away
+        created.advanced = True
+    return created
 
 
 def block_strengths_input() -> Any:

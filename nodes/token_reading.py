@@ -28,13 +28,13 @@ from .probing_inputs import (
     size_inputs,
     use_cache_input,
 )
-from .sockets import CATEGORY, check_texts, embeds_input, errors_named, model_input, refusal
+from .sockets import CATEGORY, check_texts, embeds_input, errors_named, model_input, refusal, schema
 
 
 class WanVideoTokenReading(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="WanVideoTokenReading",
             display_name="WanVideo Token Reading",
             category=f"{CATEGORY}/Probing",

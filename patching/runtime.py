@@ -151,7 +151,7 @@ class Run:
             edits: those that end; None for all, and with them the run.
 
         Returns:
-            those that ended, for `warn_if_unused`, once all runs of a sampling have.
+            those that ended, for `report_end`, once all runs of a sampling have.
         """
         self._end_statistics()
         ending = self._edits if edits is None else list(edits)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import torch
@@ -56,11 +58,31 @@ class _Entry:
     logged: bool
 
 
+def call_stack(most: int = 12) -> str:
+    """The innermost functions that led here, outermost first, without torch's and this pack's own."""
+    own = __name__.removesuffix("patching.statistics")
+    names: list[str] = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and len(names) < most:
+        module = str(frame.f_globals.get("__name__", "?"))
+        if not module.startswith(("torch.", own)):
+            code = frame.f_code
+            name = getattr(code, "co_qualname", code.co_name)  # Python 3.11
+            names.append(f"{module.rpartition('.')[2]}.{name}:{frame.f_lineno}")
+        frame = frame.f_back
+    return " > ".join(reversed(names))
+
+
 class StepStatistics:
-    """Collects one measurement per edit and block of a model call and logs them together."""
+    """Collects one measurement per edit and block of a model call and logs them together.
+
+    Args:
+        trace: also log shape, type and device of each tensor and, once, the calls through which the host came.
+    """
 
     def __init__(self, trace: bool = False) -> None:
         self._trace = trace
+        self._traced = False
         self._label: Callable[[], str] = str
         self._entries: list[_Entry] = []
         self._output: torch.Tensor | None = None
@@ -96,6 +118,9 @@ class StepStatistics:
             counted = real.index_select(0, index).to(a.dtype).unsqueeze(-1)
             a, b = a * counted, b * counted
         measured = torch.stack([a.norm(), b.norm(), (b - a).norm()])
+        if self._trace and not self._traced:
+            self._traced = True
+            log.info("Block %d was called through %s", block, call_stack())
         of = " of real tokens" if real is not None else ""
         shape = f", {what} {list(edited.shape)} {edited.dtype} on {edited.device}" if self._trace else ""
         self._entries.append(_Entry(block, edit, measured, what, of, shape, logged))

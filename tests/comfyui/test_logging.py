@@ -37,6 +37,8 @@ def test_verbose_and_trace_report_every_edited_block_at_every_step(host: Host, l
     assert len(lines) == 4 * 3
     assert sum("block 1:" in line for line in lines) == 4
     assert all(("float32 on cpu" in line) == (level == "trace") for line in lines)
+    called = re.findall(r"Block 0 was called through .*", log)
+    assert len(called) == (level == "trace") and all("WanModel.forward" in line for line in called)
 
 
 def test_logging_does_not_change_the_result(host: Host):

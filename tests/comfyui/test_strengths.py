@@ -122,3 +122,20 @@ def test_the_inspection_nodes_describe_the_edits(host: Host):
     assert "1 edit(s) described" in view
     assert "After projection" in test
     assert outputs[nodes["plot"][0]]["images"]
+
+
+def test_the_tester_tells_what_the_hooks_did_in_the_last_run(host: Host):
+    """The same graph twice: the editor is cached, the tester is not."""
+    flow = Workflow()
+    embeds = host.embeds(flow, FOX)
+    chosen = edit(block_activations="1-3", start_percent=0.5)
+    edited, described = host.edit(flow, host.load(flow), embeds, chosen, lambda text: host.embeds(flow, text))
+    (test, _) = flow.add("WanVideoInjectionTester", model=edited, text_embeds=described, show_details=True)
+
+    def told() -> str:
+        return "".join(host.server.run(flow).checked().outputs[test]["text"])
+
+    assert "it has not been sampled since it was made" in told()
+    flow.add("TestDigest", samples=host.sample(flow, edited, described, "", 3.0, 4))
+    host.server.run(flow).checked()
+    assert "its hooks changed 3 blocks in each of 2 model calls of its last run" in told()

@@ -10,7 +10,7 @@ from wanvideo_activation_editor.embeddings.text_embeds import read_text_embeds
 from wanvideo_activation_editor.patching.checks import check_stack
 from wanvideo_activation_editor.patching.edit import Edit, EditStack, Window
 from wanvideo_activation_editor.patching.hosts.comfy_native import Sampling
-from wanvideo_activation_editor.patching.messages import warn_if_unused
+from wanvideo_activation_editor.patching.messages import report_end
 from wanvideo_activation_editor.patching.runtime import Run
 from wanvideo_activation_editor.patching.selection import parse_selection
 from wanvideo_activation_editor.patching.wan_model import discover
@@ -93,7 +93,7 @@ def test_a_run_without_effect_is_told(model, caplog):
     with run_:
         run_.begin({"uncond": [(0, 0)]}, progress=lambda clock: 0.0)
         call(model, NEGATIVE, MAIN)
-    warn_if_unused(run_.close(completed=True))
+    report_end(run_.close(completed=True))
     assert "First editor had no effect: no model call of this run fell in its branch and window" in caplog.text
 
 
