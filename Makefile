@@ -16,7 +16,7 @@ demo: $(DEMO)
 	$(BIN)/python -m wanvideo_activation_editor.commands demo $(ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

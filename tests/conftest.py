@@ -18,6 +18,9 @@ settings.load_profile("ci" if os.environ.get("CI") else "elsewhere")
 if "PYTEST_XDIST_WORKER" in os.environ:  # one thread for each test process and for its servers
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+BRIEF = bool(os.environ.get("CI")) and os.environ.get("WAN_LONG_TESTS") != "1"
+"""Continuous integration leaves out what takes minutes and finds what other tests find."""
+
 
 def comfyui_folder() -> Path | None:
     """COMFYUI_PATH, else comfy-cli's default workspace, when ComfyUI is there."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from ..conftest import BRIEF
 from .test_hidden_states import captured
 from .workflows import FOX, MOON, NativeHost, Workflow, WrapperHost, edit
+
+EACH = [True] if BRIEF else [True, False]
 
 
 def compiled(wrapper: WrapperHost, backend: str = "inductor", blocks_only: bool = True, fullgraph: bool = False):
@@ -26,7 +29,7 @@ def compiled(wrapper: WrapperHost, backend: str = "inductor", blocks_only: bool 
     return load
 
 
-@pytest.mark.parametrize("fullgraph", [False, True], ids=["graph breaks allowed", "fullgraph"])
+@pytest.mark.parametrize("fullgraph", EACH, ids=["fullgraph", "graph breaks allowed"][: len(EACH)])
 def test_compiled_blocks_are_edited(wrapper: WrapperHost, fullgraph):
     load = compiled(wrapper, fullgraph=fullgraph)
     plain, other = wrapper.digest(FOX, load=load), wrapper.digest(MOON, load=load)
@@ -53,7 +56,7 @@ def test_a_wrapper_model_compiled_as_a_whole_runs_uncompiled_while_edited(wrappe
     assert wrapper.digest(FOX, load=load) == plain
 
 
-@pytest.mark.parametrize("compile_last", [True, False], ids=["compiled after the editor", "compiled before it"])
+@pytest.mark.parametrize("compile_last", EACH, ids=["compiled after the editor", "compiled before it"][: len(EACH)])
 def test_a_native_model_compiled_as_a_whole_runs_uncompiled_while_edited(native: NativeHost, compile_last):
     def after(flow: Workflow, model):
         return flow.add("TorchCompileModel", model=model, backend="cudagraphs")
@@ -70,7 +73,7 @@ def test_a_native_model_compiled_as_a_whole_runs_uncompiled_while_edited(native:
     assert native.leftovers()["hooks"] == []
 
 
-@pytest.mark.parametrize("whole", [False, True], ids=["blocks", "whole model"])
+@pytest.mark.parametrize("whole", EACH, ids=["whole model", "blocks"][: len(EACH)])
 def test_capture_from_a_compiled_wrapper_model(wrapper: WrapperHost, whole):
     """With the backend cudagraphs, which on the CPU gives the values of the uncompiled model."""
     load = compiled(wrapper, backend="cudagraphs", blocks_only=not whole)

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from ..conftest import BRIEF
 from . import tiny_models
 from .conftest import serve
 from .server import RunFailedError, older_wrapper
 from .test_hidden_states import COUNT, HALF, captured, nonces, recorded
 from .workflows import FOX, FRAMES, MOON, SHARP, SIZE, Workflow, WrapperHost, edit
+
+pytestmark = pytest.mark.skipif(BRIEF, reason="another server for minutes: WAN_LONG_TESTS=1")
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,8 @@ from wanvideo_activation_editor.patching.sources import CapturedDifference, Dire
 from wanvideo_activation_editor.patching.tokens import parse_tokens
 from wanvideo_activation_editor.patching.transforms import Boost, ForceDifference
 
+from ..conftest import BRIEF
+
 PACKAGE = Path(__file__).parents[2]
 
 
@@ -141,7 +143,9 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300 if BRIEF else 1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     st.lists(
         st.tuples(st.sampled_from(PLACES), st.sampled_from(["set", "delete", "add"]), JSON), min_size=1, max_size=3
