@@ -10,10 +10,12 @@ from comfy_api.latest import io
 from PIL import Image, ImageDraw, ImageFont
 
 from ..probing.distances import relative_l2, ssim
+from ..storage.text import plain
 from .shown import told_tables
 from .sockets import CATEGORY, errors_named, schema
 
 BACKGROUND, INK = (24, 26, 31), (226, 229, 235)
+MAX_LABEL = 200
 BAR = 12
 """A label is a twelfth of the frame's height, and at least 20 pixels; even, as video encoders want it."""
 
@@ -41,6 +43,7 @@ class WanVideoComparison(io.ComfyNode):
     @classmethod
     def execute(cls, images_a: torch.Tensor, images_b: torch.Tensor, label_a: str, label_b: str) -> io.NodeOutput:
         with errors_named("WanVideo Comparison"):
+            label_a, label_b = plain(label_a, MAX_LABEL), plain(label_b, MAX_LABEL)
             if images_a.shape != images_b.shape:
                 raise ValueError(
                     f"images_a and images_b must have one size and length: {_size(images_a)} and {_size(images_b)}. "

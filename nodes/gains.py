@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from comfy_api.latest import io
@@ -11,7 +12,7 @@ from ..patching.edit import Edit, Window
 from ..patching.gains import gain_edit, streams_of, word_gains
 from ..patching.schedule import parse_schedule
 from ..patching.sites import STREAMS
-from ..patching.tokens import Tokens, parse_tokens
+from ..patching.tokens import Tokens, TokensError, parse_tokens
 from ..patching.wan_model import WanModel
 from ..patching.words import Words
 from .editor import append_edits, choose_blocks
@@ -114,8 +115,11 @@ class WanVideoPromptWeight(io.ComfyNode):
             lines: list[str] = []
 
             def make(main: TextEmbeds, _: WanModel) -> list[Edit]:
-                words = words_named(parsed, main, branch, prompt, text_encoder)
-                lines.extend(_found(parsed, words))
+                try:
+                    words = words_named(parsed, main, branch, prompt, text_encoder)
+                    lines.extend(_found(parsed, words))
+                except TokensError as error:  # of an input of that name elsewhere
+                    raise TokensError(re.sub("^tokens:", "weights:", str(error))) from None
                 prompts = main.negative if branch == "uncond" else main.prompts  # CONDITIONING has no negative
                 return word_gains(
                     parsed.located(words), max(map(len, prompts)) if prompts else None, strengths, **options

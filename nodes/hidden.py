@@ -106,7 +106,8 @@ class WanVideoLatentEncoder(io.ComfyNode):
                     step=0.001,
                     round=0.001,
                     optional=True,
-                    tooltip="Noise level: 1 is the first step (0.999 for unipc and dpm++_sde of the wrapper). "
+                    tooltip="Noise level: 1 is the first step (0.999 for unipc, vibt_unipc, dpm++, dpm++_sde, deis and "
+                    "flowmatch_causvid of the wrapper). "
                     "Below, connect latent for real content.",
                 ),
                 io.Boolean.Input(

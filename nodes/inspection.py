@@ -10,9 +10,9 @@ from comfy_api.latest import io
 
 from ..embeddings.difference import Difference, mean_difference
 from ..embeddings.text_embeds import MAX_TOKENS, TextEmbeds, pad_tokens, read_text_embeds
+from ..patching.acted import acted, run_count
 from ..patching.edit import KEY, Edit, EditStack, stack_of
 from ..patching.hosts import host_of
-from ..patching.last_run import last_run, run_count
 from ..patching.projection import project_text
 from ..patching.selection import parse_selection
 from ..patching.transforms import ContextTransform, apply_transforms
@@ -130,7 +130,7 @@ class WanVideoInjectionTester(io.ComfyNode):
                     else [_without_prompt(edit)]
                 )
                 if any(strengths):
-                    parts.append(f"  {last_run(edit) or 'it has not been sampled since it was made'}")
+                    parts.append(f"  {acted(edit) or 'not sampled since it was made'}")
                 if measured:
                     tables.append(difference_table(f"{edit.label}: {strength_summary(strengths)}", measured))
         text = "\n".join(parts)
@@ -169,7 +169,11 @@ def _measurements(
     transforms = stack.transforms_of(edit)
     read = None if weights is None else _read_by_blocks(prompts, injected, weights, transforms, edit, max(strengths))
     measured.append(("before projection", raw))
-    expected = verdict(strengths, edit.window, raw.relative_l2)
+    distance = raw.relative_l2
+    if transforms and weights is not None:
+        distance = _read_by_blocks(prompts, injected, weights, transforms, edit, 1.0).relative_l2
+    peak = max((multiplier for _, multiplier in edit.schedule.points), default=1.0)
+    expected = verdict([peak * strength for strength in strengths], edit.window, distance)
     if not details:
         return [f"  {expected} (relative L2 {raw.relative_l2:.3f} before projection)"]
 
@@ -222,8 +226,12 @@ def _read_by_blocks(
         real = max(len(first), len(second))
         a, b = (project_text(pad_tokens(p, real), weights) for p in (first, second))
         changed = apply_transforms(transforms, a, b, torch.ones(real, 1, dtype=torch.bool))
+        blended = edit.operation(a[None], changed[None], strength)[0]
+        if edit.tokens is not None:
+            known = torch.arange(max(real, 1 + max((t.last for t in edit.tokens.terms), default=0))) < real
+            blended = torch.lerp(a, blended, edit.tokens.weights(known)[:real, None].to(a))
         before.append(a)
-        after.append(edit.operation(a[None], changed[None], strength)[0])
+        after.append(blended)
     return mean_difference(before, after)
 
 

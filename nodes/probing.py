@@ -221,7 +221,7 @@ class WanVideoBlockMapViewer(io.ComfyNode):
             strengths = found.top(top, quantity, base_strength)
             report = found.report(quantity, top)
             image = as_comfy_image(found.plot(quantity))
-        shown = {"text": (report,), "block_map": (json.dumps(page_form(found, quantity)),)}
+        shown = {"text": (report,), "block_map": (json.dumps(page_form(found, quantity, strengths)),)}
         return io.NodeOutput(image, report, strengths, ui={**ui.PreviewImage(image, cls=cls).as_dict(), **shown})
 
 
@@ -236,10 +236,11 @@ def _mean_shares(found: BlockMap) -> list[float]:
     return [round(float(share), 5) for share in measured]
 
 
-def page_form(found: BlockMap, quantity: str) -> dict[str, Any]:
-    """What the page draws: values [levels][blocks] with None where nothing was measured."""
+def page_form(found: BlockMap, quantity: str, strengths: BlockStrengths) -> dict[str, Any]:
+    """What the page draws: values [levels][blocks] with None where nothing was measured, and blocks with a strength."""
     return {
         "quantity": quantity,
+        "top": strengths.active_blocks(found.share.shape[1]),
         "levels": [round(level, 4) for level in found.noise_levels],
         "values": [[None if v != v else round(float(v), 5) for v in row] for row in getattr(found, quantity)],
         "low": [[None if v != v else round(float(v), 5) for v in row] for row in found.intervals[quantity][0]],

@@ -206,7 +206,10 @@ def errors_named(node: str) -> Iterator[None]:
     Text of users in it is escaped: ComfyUI could not write some of it to its log, and its prompt worker would end.
     """
     try:
-        yield
+        try:
+            yield
+        except StopIteration as error:  # ComfyUI's coroutine would hide where it comes from
+            raise RuntimeError(f"StopIteration was raised: {error}") from error
     except (ValueError, TypeError, RuntimeError, LookupError, OSError) as error:
         said = str(error)
         text = said if said.startswith(node) else f"{node}: {said}"

@@ -11,10 +11,11 @@ from comfy_api.latest import io
 from ..embeddings.text_embeds import read_text_embeds
 from ..patching.grid import Size
 from ..patching.hosts import host_of
-from ..patching.selection import parse_selection
+from ..patching.selection import check_length, parse_selection
 from ..patching.sources import check_width
 from ..probing.hosted import hosted_reading
 from ..probing.token_reading import TokenReading
+from ..storage.text import shown
 from .measured_cache import CACHE
 from .probing_inputs import (
     LEVELS_TOOLTIP,
@@ -29,6 +30,8 @@ from .probing_inputs import (
     use_cache_input,
 )
 from .sockets import CATEGORY, check_texts, embeds_input, errors_named, model_input, refusal, schema
+
+_NUMBERS = re.compile(r"([0-9]{1,4})\s*(?:-\s*([0-9]{1,4}))?")
 
 
 class WanVideoTokenReading(io.ComfyNode):
@@ -140,18 +143,22 @@ def parse_words(text: str) -> dict[str, list[int]] | None:
     Raises:
         ValueError: something else.
     """
+    check_length("words", text, ValueError)
     if text.strip() in ("", "each"):
         return None
     found: dict[str, list[int]] = {}
-    for part in filter(str.strip, text.split(",")):
-        match = re.fullmatch(r"\s*(.+?)\s*:\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
-        if match is None:
+    for part in filter(None, map(str.strip, text.split(","))):
+        name, _, numbers = (piece.strip() for piece in part.rpartition(":"))
+        match = _NUMBERS.fullmatch(numbers)
+        if not name or match is None:
             raise ValueError(
-                f"words: {part.strip()!r} has no token numbers. ComfyUI's embeddings do not say which tokens a word "
+                f"words: {shown(part)} has no token numbers. ComfyUI's embeddings do not say which tokens a word "
                 "has: write each, or names with numbers as in red: 1, the sea: 6-7."
             )
-        first, last = int(match[2]), int(match[3] or match[2])
-        found.setdefault(match[1], []).extend(range(first, last + 1))
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise ValueError(f"words: {shown(part)} runs backwards; write {last}-{first}.")
+        found.setdefault(name, []).extend(range(first, last + 1))
     return found
 
 

@@ -19,6 +19,7 @@ from .passes import in_extra_pass
 from .prompts import Rows
 from .sites import site_of
 from .statistics import Observation, Observer, effective_log_level
+from .tokens import Tokens
 from .transforms import ContextTransform
 from .wan_model import ContextArgument, cross_attention
 
@@ -68,9 +69,7 @@ class ActiveEdit:
         self.observation = Observation(observer, self.strengths) if observed and observer is not None else None
         self.logged = self.level in ("verbose", "trace")
         self.factor = 1.0  # of the strengths, by the schedule, in the call in progress
-        chosen = edit.tokens if self.site.reads_text else None
-        whole = chosen is None or chosen.takes_all or (chosen.takes_real and edit.is_projected)
-        self.tokens = None if whole else chosen  # padding of two prompts is equal
+        self.tokens: Tokens | None = None  # of the text that it touches; None for all
         self.grid: Grid | None = None  # of the call in progress
         self._first_in_call = False
         self.rows: list[tuple[int, int]] = []  # that it touches in the call in progress, with their prompts
@@ -82,6 +81,12 @@ class ActiveEdit:
         self.edited = 0  # blocks that it changed in them
         self.unreported = False  # it acted in a call that the observer has not been told of
         self.missed: set[int] = set()  # blocks that it has not reached yet in this call
+
+    def choose_tokens(self, plain: bool) -> None:
+        """Args: plain: no edit changes padding, so that of two prompts is equal."""
+        chosen = self.edit.tokens if self.site.reads_text else None
+        whole = chosen is None or chosen.takes_all or (plain and chosen.takes_real and self.edit.is_projected)
+        self.tokens = None if whole else chosen
 
     def begin(self, rows: Rows, progress: Callable[[Any], float], grid: Grid | None) -> None:
         """A model call begins."""
@@ -183,13 +188,18 @@ class ActiveEdit:
                 part = x[row : row + 1, first:]
                 of_row = value if len(value) == 1 else value[row : row + 1]
                 out[row : row + 1, first:] = self._operated(part, of_row, strength, row)
+        if self.run.asks_again:  # for a masked edit, after this one has been counted
+            return out
         self.edited += 1
         self.missed.discard(index)
         if self.run.statistics is not None and (self.logged or self.observation is not None):
             what = "hidden state" if self.edit.site == "hidden" else self.edit.site
             real = self.run.prompts.real(self, x) if self.site.reads_text else None
             touched = range(len(x)) if rows is None else rows
-            self.run.statistics.record(index, self, x, out, touched, what=what, logged=self.logged, real=real)
+            traced = self.level == "trace"
+            self.run.statistics.record(
+                index, self, x, out, touched, what=what, logged=self.logged, trace=traced, real=real
+            )
         return out
 
     def _operated(self, x: torch.Tensor, value: torch.Tensor, strength: float, row: int) -> torch.Tensor:

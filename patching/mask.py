@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
-from torch.nn.functional import adaptive_avg_pool2d
 
 from .grid import Grid
 
@@ -49,7 +48,8 @@ class Mask:
             MaskError: more than one frame, and not as many as the video has.
         """
         frames, height, width = grid
-        pooled = adaptive_avg_pool2d(self.values[None], (height, width))[0]
+        rows, columns = _areas(height, self.values.shape[1]), _areas(width, self.values.shape[2])
+        pooled = torch.stack([rows @ frame.double() @ columns.T for frame in self.values])
         if len(pooled) == 1:
             out = pooled.expand(frames, height, width)
         elif len(pooled) == 4 * (frames - 1) + 1:
@@ -60,7 +60,7 @@ class Mask:
                 f"mask: has {len(pooled)} frames, but the model samples {4 * (frames - 1) + 1} ({frames} latent "
                 "frames) at a time. Give as many, or one for all."
             )
-        return (out.double() * 1e6).round().div(1e6).float().reshape(-1)  # averages of 0 and 1 are exactly those
+        return (out * 1e6).round().div(1e6).float().reshape(-1)  # averages of 0 and 1 are exactly those
 
     def describe(self) -> dict[str, object]:
         return {"mask": list(self.values.shape), "mean": float(self.values.mean())}
@@ -115,29 +115,17 @@ class Box:
         return {"box": [self.left, self.top, self.right, self.bottom], "frames": frames}
 
 
+def _areas(cells: int, pixels: int) -> torch.Tensor:
+    """Share of each of `cells` equal cells that each of `pixels` equal pixels covers: [cells, pixels]."""
+    ends = torch.arange(pixels + 1, dtype=torch.float64) / pixels
+    return torch.stack([_covered(float(a), float(b), cells) for a, b in pairwise(ends)], dim=1)
+
+
 def _covered(start: float, end: float, count: int) -> torch.Tensor:
     """Share of each of `count` equal cells of 0..1 that lies between start and end."""
     edges = torch.arange(count + 1, dtype=torch.float64) / count
     overlap = edges[1:].clamp(max=end) - edges[:-1].clamp(min=start)
     return overlap.clamp(min=0) * count
-
-
-def shares(weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """How much of each layer to lay over those before, so that every layer has its weight in the end.
-
-    Where weights sum to more than 1 they are divided by their sum; what they leave of 1 is the ground's. Where weights
-    of one token do not meet they are what they were, exactly.
-
-    Args:
-        weights: of each layer, from the lowest, at each token: [tokens], 0 to 1.
-    """
-    total = torch.stack(list(weights)).sum(dim=0).clamp(min=1.0)
-    above, out = torch.zeros_like(total), []
-    for layer in reversed(weights):
-        own = layer / total
-        out.append(torch.where(own > 0, (own / (1 - above).clamp(min=1e-9)).clamp(max=1.0), 0.0))
-        above = above + own
-    return out[::-1]
 
 
 def as_mask(value: Mask | Box | torch.Tensor | None) -> Mask | Box | None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from .edit import Edit
-from .last_run import remember
 
 if TYPE_CHECKING:
     from .active import ActiveEdit
@@ -15,9 +14,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("wanvideo_activation_editor")
 
 
-def report_end(edits: Sequence[ActiveEdit]) -> None:
-    """After a sampling: keep what its edits did, and warn of those that did nothing."""
-    remember(edits)
+def warn_if_unused(edits: Iterable[ActiveEdit]) -> None:
+    """After a sampling: name the edits that did nothing."""
     acted = False
     for active in edits:
         if active.blocks and active.calls == 0:

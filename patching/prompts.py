@@ -235,14 +235,14 @@ class Prompts:
                     self._changed[key] = module(out)
 
     def _chain(self, injection: Injection, block: int) -> list[Injection]:
-        """The edits of the main prompt that act in a block, up to this one."""
-        chain = []
+        """The edits of the main prompt that act in a block, up to this one; one with a mask comes after all without."""
+        chain: list[Injection] = []
         for one in self._wanted:
-            if block in one.blocks and isinstance(one.edit.source, ChangedText):
+            if one is injection and one.edit.mask is None:
+                return [*chain, one]
+            if block in one.blocks and isinstance(one.edit.source, ChangedText) and one.edit.mask is None:
                 chain.append(one)
-            if one is injection:
-                break
-        return chain
+        return [*chain, injection]
 
     def _prompt(self, edit: Edit, embeds: TextEmbeds, number: int, like: torch.Tensor) -> torch.Tensor:
         """The injected prompt that goes into prompt `number` of the call, where `like` is."""

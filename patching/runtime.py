@@ -19,11 +19,13 @@ import torch
 from torch import nn
 
 from ..embeddings.text_embeds import TextEmbeds
+from .acted import remember
 from .active import ActiveEdit, ContextEdit, Part, hidden_from_compile
 from .conflicts import warn_about_replaced_forwards
 from .edit import Edit, EditStack
 from .grid import Grid
 from .kinds import kind_of
+from .masked import MaskedContextEdit, Shared
 from .messages import skipped_message, unreached_message, where
 from .output_change import OutputChange
 from .prompts import Prompts, Rows
@@ -69,7 +71,9 @@ class Run:
         self.left: torch.Tensor | None = None  # the hidden state that the last hook of a block gave back to the host
         self.calls = 0  # model calls so far
         self.parts: dict[Any, Part] = {}  # places of tokens in the masks of edits
-        self.masked: list[ActiveEdit] = []  # edits whose text has a mask
+        self.masked: list[MaskedContextEdit] = []
+        self.unmasked: torch.Tensor | None = None  # what cross-attention gave, while several of them act on it
+        self.shared: dict[Any, tuple[Part, Shared | None]] = {}  # tokens in several masks
         self.asks_again = False  # a masked edit runs cross-attention with another text
         self._observer_for = observer_for
         self._output_change = OutputChange(self)
@@ -100,10 +104,12 @@ class Run:
 
     def _set(self, edits: list[ActiveEdit]) -> None:
         self._edits = edits
-        self.masked = [edit for edit in edits if edit.edit.site == "context" and edit.edit.mask is not None]
+        self.masked = [edit for edit in edits if isinstance(edit, MaskedContextEdit)]
+        plain = all(e.edit.tokens is None or e.edit.tokens.takes_real for e in edits if e.site.reads_text)
+        for edit in edits:
+            edit.choose_tokens(plain)
         measured = any(edit.logged or edit.observation is not None for edit in edits)
-        traced = any(edit.level == "trace" for edit in edits)
-        self.statistics = StepStatistics(trace=traced) if measured else None
+        self.statistics = StepStatistics() if measured else None
 
     # Life of the run
 
@@ -151,10 +157,11 @@ class Run:
             edits: those that end; None for all, and with them the run.
 
         Returns:
-            those that ended, for `report_end`, once all runs of a sampling have.
+            those that ended, for `warn_if_unused`, once all runs of a sampling have.
         """
         self._end_statistics()
         ending = self._edits if edits is None else list(edits)
+        remember(edit for edit in ending if edit.seen)
         for edit in ending:
             if edit.observation is not None:
                 edit.observation.end(completed)
@@ -162,6 +169,7 @@ class Run:
         self._end_call()
         self._values.clear()
         self.parts.clear()
+        self.shared.clear()
         self._moved.clear()
         self.prompts.clear()
         return ending
@@ -310,7 +318,7 @@ class Run:
 
     def _end_call(self) -> None:
         self.prompts.end()
-        self.left = None
+        self.left = self.unmasked = None
         for edit in self._edits:
             edit.end()
 

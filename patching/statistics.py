@@ -74,15 +74,10 @@ def call_stack(most: int = 12) -> str:
 
 
 class StepStatistics:
-    """Collects one measurement per edit and block of a model call and logs them together.
+    """Collects one measurement per edit and block of a model call and logs them together."""
 
-    Args:
-        trace: also log shape, type and device of each tensor and, once, the calls through which the host came.
-    """
-
-    def __init__(self, trace: bool = False) -> None:
-        self._trace = trace
-        self._traced = False
+    def __init__(self) -> None:
+        self._traced: set[int] = set()
         self._label: Callable[[], str] = str
         self._entries: list[_Entry] = []
         self._output: torch.Tensor | None = None
@@ -102,6 +97,7 @@ class StepStatistics:
         *,
         what: str = "context",
         logged: bool = True,
+        trace: bool = False,
         real: torch.Tensor | None = None,
     ) -> None:
         """Measure the touched rows of `edited` against `main` [batch, tokens, dim]; no host sync.
@@ -110,6 +106,7 @@ class StepStatistics:
             edit: what made the change.
             what: name of the tensors in the log.
             logged: write a line for the block.
+            trace: with shape, type and device of the tensor and, once per edit, the calls through which the host came.
             real: [batch, tokens], true where a text has a token; padding and image tokens are not measured then.
         """
         index = torch.tensor(rows, device=main.device)
@@ -118,11 +115,11 @@ class StepStatistics:
             counted = real.index_select(0, index).to(a.dtype).unsqueeze(-1)
             a, b = a * counted, b * counted
         measured = torch.stack([a.norm(), b.norm(), (b - a).norm()])
-        if self._trace and not self._traced:
-            self._traced = True
+        if trace and id(edit) not in self._traced:
+            self._traced.add(id(edit))
             log.info("Block %d was called through %s", block, call_stack())
         of = " of real tokens" if real is not None else ""
-        shape = f", {what} {list(edited.shape)} {edited.dtype} on {edited.device}" if self._trace else ""
+        shape = f", {what} {list(edited.shape)} {edited.dtype} on {edited.device}" if trace else ""
         self._entries.append(_Entry(block, edit, measured, what, of, shape, logged))
 
     def record_output(self, plain: torch.Tensor, edited: torch.Tensor) -> None:

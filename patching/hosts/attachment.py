@@ -12,7 +12,7 @@ import torch
 
 from ..active import ActiveEdit
 from ..edit import EditStack
-from ..messages import report_end
+from ..messages import warn_if_unused
 from ..noise import progress_at, shift_of
 from ..passes import in_extra_pass
 from ..runtime import Run
@@ -63,7 +63,7 @@ class Attachment:
                 finally:
                     self.run.remove(edits)
             if completed and any(edit.seen for edit in edits):
-                report_end(edits)
+                warn_if_unused(edits)
         if not self._contexts:
             self._exits.close()
         return not self._contexts

@@ -20,7 +20,7 @@ from ..capture import HiddenStates
 from ..edit import KEY, EditStack, stack_of
 from ..fingerprint import fingerprint as digest
 from ..fingerprint import unwrapped
-from ..messages import report_end
+from ..messages import warn_if_unused
 from ..projection import readable_weights
 from ..runtime import Run
 from ..wan_model import WanModel, discover, unwrap
@@ -179,7 +179,7 @@ class Sampling:
             for run in runs:
                 ends.callback(end, run)
         if completed and ended:
-            report_end([max(same, key=lambda e: (e.calls, e.edited)) for same in zip(*ended, strict=True)])
+            warn_if_unused([max(same, key=lambda e: (e.calls, e.edited)) for same in zip(*ended, strict=True)])
 
     @contextlib.contextmanager
     def batch(self, conds: Sequence[Sequence[Mapping[str, Any]] | None]) -> Iterator[None]:

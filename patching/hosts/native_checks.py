@@ -96,6 +96,10 @@ def _check_causal(stack: EditStack) -> None:
         what = None
         if not edit.window.is_full:
             what = f"the window {edit.window.start:g}-{edit.window.end:g}"
+        elif edit.is_timed:
+            what = f"the schedule {edit.schedule}"
+        elif edit.mask is not None:
+            what = "a mask"
         elif isinstance(edit.source, SecondStream):
             what = "injection_mode hidden_states or both"
         if what is not None:

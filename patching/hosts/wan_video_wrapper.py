@@ -24,7 +24,7 @@ from ..capture import HiddenStates
 from ..edit import KEY, EditStack, stack_of
 from ..fingerprint import fingerprint as digest
 from ..fingerprint import unwrapped
-from ..messages import report_end
+from ..messages import warn_if_unused
 from ..noise import progress_at, shift_of
 from ..passes import in_extra_pass
 from ..projection import readable_weights
@@ -259,7 +259,7 @@ def _sample(process: Callable[..., Any], bound: inspect.BoundArguments, stack: E
         finally:
             edits = run.close(completed)
             if completed:
-                report_end(edits)
+                warn_if_unused(edits)
     return result
 
 

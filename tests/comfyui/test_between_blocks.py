@@ -83,6 +83,7 @@ def test_causal_sampling_takes_edits_of_the_whole_run_in_the_context_and_no_othe
     ]
     for inputs, what in (
         ({"end_percent": 0.5}, "the window 0-0.5"),
+        ({"schedule": "0:1, 1:0"}, "the schedule 0.0:1.0, 1.0:0.0"),
         ({"injection_mode": "hidden_states"}, "hidden_states"),
     ):
         with pytest.raises(RunFailedError, match=f"{what}.* cannot be combined with SamplerARVideo"):

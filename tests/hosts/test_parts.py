@@ -15,7 +15,7 @@ from wanvideo_activation_editor.patching.edit import Edit, EditStack
 from wanvideo_activation_editor.patching.hosts.diffusers import inject
 from wanvideo_activation_editor.patching.mask import Box, Mask, MaskError
 from wanvideo_activation_editor.patching.runtime import Run
-from wanvideo_activation_editor.patching.sources import Prompt
+from wanvideo_activation_editor.patching.sources import Image, Prompt
 from wanvideo_activation_editor.patching.tokens import parse_tokens
 from wanvideo_activation_editor.patching.wan_model import discover
 
@@ -213,21 +213,59 @@ def after_attention(model, *edits) -> torch.Tensor:
 
 
 WEIGHTS = st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.7, 1.0]), min_size=4, max_size=4)
+STRENGTH = st.sampled_from([0.001, 0.3, 1.0])
 
 
-@settings(deadline=None, max_examples=20)
-@given(st.lists(WEIGHTS, min_size=2, max_size=3), st.randoms())
-def test_masks_that_meet_mix_by_weight_in_any_order(model, weights, random):
-    """By hand: o + sum of M (o' - o), divided by the sum of M where that is above 1."""
-    sources = [Prompt(PROMPT), Prompt(read_text_embeds(THIRD)), DIRECTION][: len(weights)]
-    plain, found = after_attention(model), torch.tensor(weights).reshape(-1, 2, 2)
-    edits = [part("context", what, mask=Mask(mask)) for what, mask in zip(sources, found, strict=True)]
-    expected = plain.clone()
-    for edit, what in zip(edits, sources, strict=True):
-        own = edit.mask.weights(GRID) / sum(e.mask.weights(GRID) for e in edits).clamp(min=1)
-        expected += own[:, None] * (after_attention(model, part("context", what)) - plain)
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.tuples(WEIGHTS, STRENGTH), min_size=2, max_size=3), st.randoms())
+def test_masks_that_meet_mix_by_weight_in_any_order(model, layers, random):
+    """By hand: o + sum of M (o' - o), divided by the sum of M x strength of the prompts where that is above 1."""
+    sources = [Prompt(PROMPT), Prompt(read_text_embeds(THIRD)), DIRECTION][: len(layers)]
+    plain, edits, alone = after_attention(model), [], []
+    for what, (weights, strength) in zip(sources, layers, strict=True):
+        blocks = f"1:{strength}"
+        edits.append(part("context", what, blocks, mask=Mask(torch.tensor(weights).reshape(2, 2))))
+        alone.append(after_attention(model, part("context", what, blocks)) - plain)
+    masks = [edit.mask.weights(GRID)[:, None] for edit in edits]
+    taken = sum(m * s for m, what, (_, s) in zip(masks, sources, layers, strict=True) if what is not DIRECTION)
+    expected = plain + sum(m * change for m, change in zip(masks, alone, strict=True)) / taken.clamp(min=1)
+    one_alone = sum(m > 0 for m in masks) == 1
+    expected = torch.where(one_alone, plain + sum(m * c for m, c in zip(masks, alone, strict=True)), expected)
     random.shuffle(edits)
     assert torch.allclose(after_attention(model, *edits), expected, atol=2e-5)
+
+
+def test_a_mask_beside_a_second_image():
+    model = make_transformer(4, image_dim=48, added_kv_proj_dim=32)
+    random = torch.Generator().manual_seed(6)
+    images = {"encoder_hidden_states_image": torch.randn(3, 257, 48, generator=random)}
+    image = part("image_tokens", Image(torch.randn(257, 48, generator=random)))
+    for edits in ((part("context", Prompt(PROMPT), mask=Box()), image), (image, part("context", Prompt(PROMPT)))):
+        assert torch.equal(
+            after_block(model, *edits, **images), after_block(model, image, part("context", Prompt(PROMPT)), **images)
+        )
+
+
+def test_a_prompts_own_tokens_stay_its_own_after_an_edit_of_the_padding(model):
+    padding, real = part("context", DIRECTION, tokens="padding"), part("context", Prompt(PROMPT), tokens="real")
+    numbers = part("context", Prompt(PROMPT), tokens="0-19")
+    assert torch.equal(after_block(model, padding, real), after_block(model, padding, numbers))
+
+
+def test_an_edit_inside_of_a_masked_one_is_counted_once(model):
+    edits = part("attention", DIRECTION, "1"), part("context", Prompt(PROMPT), "1", mask=LEFT)
+    with Run(EditStack(edits), discover(model)) as active:
+        active.begin({"uncond": [(0, 0)], "cond": [(1, 0)]}, progress=lambda clock: 0.0, grid=GRID)
+        call(model)
+        assert [edit.edited for edit in active._edits] == [1, 1]
+
+
+@pytest.mark.parametrize(("pixels", "tokens"), [(3, 2), (5, 4), (2, 3), (7, 7)])
+def test_pixels_that_straddle_tokens_count_by_their_area(pixels, tokens):
+    for covered in range(pixels + 1):
+        mask = Mask((torch.arange(pixels) < covered).float()[None])
+        box = Box(right=covered / pixels).weights((1, 1, tokens)) if covered else torch.zeros(tokens)
+        assert torch.allclose(mask.weights((1, 1, tokens)), box, atol=2e-6)
 
 
 def test_a_mask_and_what_it_leaves_share_the_picture_with_nothing_left_over(model):

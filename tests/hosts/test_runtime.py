@@ -7,10 +7,11 @@ import re
 import pytest
 import torch
 from wanvideo_activation_editor.embeddings.text_embeds import read_text_embeds
+from wanvideo_activation_editor.patching.acted import Acted, acted
 from wanvideo_activation_editor.patching.checks import check_stack
 from wanvideo_activation_editor.patching.edit import Edit, EditStack, Window
 from wanvideo_activation_editor.patching.hosts.comfy_native import Sampling
-from wanvideo_activation_editor.patching.messages import report_end
+from wanvideo_activation_editor.patching.messages import warn_if_unused
 from wanvideo_activation_editor.patching.runtime import Run
 from wanvideo_activation_editor.patching.selection import parse_selection
 from wanvideo_activation_editor.patching.wan_model import discover
@@ -93,8 +94,23 @@ def test_a_run_without_effect_is_told(model, caplog):
     with run_:
         run_.begin({"uncond": [(0, 0)]}, progress=lambda clock: 0.0)
         call(model, NEGATIVE, MAIN)
-    report_end(run_.close(completed=True))
+    warn_if_unused(run_.close(completed=True))
     assert "First editor had no effect: no model call of this run fell in its branch and window" in caplog.text
+
+
+def test_what_an_edit_did_is_summed_over_its_runs_however_they_end(model):
+    """Two samplers in a row, of which one sees no step of the window, and one that fails: none is forgotten."""
+    one, other = edit(OTHER, "1-3", window=Window(0, 0.5)), edit(OTHER, "1")
+    assert acted(one) is None
+    for progress, completed in ((0.0, True), (0.9, True), (0.2, False)):
+        run_ = Run(EditStack((one,)), discover(model))
+        with run_:
+            run_.begin(ROWS, progress=lambda clock, progress=progress: progress)
+            call(model, NEGATIVE, MAIN)
+        run_.close(completed)
+    Run(EditStack((other,)), discover(model)).close(True)  # no model call
+    assert acted(one) == Acted(calls=2, edited=6) and acted(other) is None
+    assert str(acted(one)) == "its hooks changed blocks 6 times in 2 model calls since it was made"
 
 
 def test_a_model_that_skips_its_projection_is_an_error(model):

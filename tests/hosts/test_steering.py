@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from wanvideo_activation_editor.patching.edit import EditStack, Window
 from wanvideo_activation_editor.patching.hosts.diffusers import edited, inject
+from wanvideo_activation_editor.patching.mask import Box
 from wanvideo_activation_editor.patching.schedule import parse_schedule
 from wanvideo_activation_editor.patching.sites import SITES
 from wanvideo_activation_editor.patching.steering import STEERING
@@ -245,3 +247,30 @@ def test_padding_of_the_text_is_left_alone(sample, site):
             sample(MAIN, steps=1, guidance=1.0)
     plain, found = seen
     assert torch.equal(found[12:], plain[12:]) and not torch.equal(found[:12], plain[:12])
+
+
+def test_vectors_of_the_text_in_two_regions_do_not_meet(sample):
+    """And one without a mask acts inside and outside of another's, in any order."""
+    a, b = vector_at("context", 0), vector_at("context", 1)
+
+    def out(*vectors: tuple) -> torch.Tensor:
+        """Of the cross-attention of block 3: [frames, height, width, dim]."""
+        seen = []
+        with contextlib.ExitStack() as contexts:
+            for vector, mask in vectors:
+                contexts.enter_context(steer(sample.pipe, vector, 2.0, blocks="3", mask=mask))
+            attention = sample.pipe.transformer.blocks[3].attn2
+            contexts.enter_context(attention.register_forward_hook(lambda *call: seen.append(call[-1].clone())))
+            sample(MAIN, negative=NEGATIVE, steps=1, guidance=1.0)
+        return seen[-1][0].unflatten(0, (2, 2, 2))
+
+    left, right = Box(right=0.5), Box(left=0.5)
+    first, second, whole = out((a, left))[:, :, 0], out((b, right))[:, :, 1], out((b, None))
+    for vectors in ([(a, left), (b, right)], [(b, right), (a, left)]):
+        both = out(*vectors)
+        assert torch.equal(both[:, :, 0], first) and torch.equal(both[:, :, 1], second)
+    together = out((a, None), (b, None))
+    for vectors in ([(a, left), (b, None)], [(b, None), (a, left)]):
+        both = out(*vectors)
+        assert torch.equal(both[:, :, 1], whole[:, :, 1])
+        assert torch.allclose(both[:, :, 0], together[:, :, 0], atol=1e-5)

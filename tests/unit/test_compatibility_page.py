@@ -31,7 +31,9 @@ def test_each_row_counts_what_ran_and_names_what_failed(tool, tmp_path):
     lines = tool.page({"ComfyUI 1": tool.read(tmp_path / "a.xml"), "ComfyUI 2": {}}).splitlines()
     assert "| tested | ComfyUI 1 | ComfyUI 2 |" in lines
     assert "| Weights of words and gains of streams, on both hosts | 1 of 2: `test_a[native]` | - |" in lines
-    assert [line.split("|")[2].strip() for line in lines if "CLIP image tokens" in line] == ["0 of 1: `test_b`"]
+    assert [line.split("|")[2].strip() for line in lines if "CLIP image tokens" in line] == [
+        "0 of 1: `TestVariants.test_b`"
+    ]
 
 
 def test_the_page_names_only_modules_that_exist(tool):

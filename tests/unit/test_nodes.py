@@ -507,6 +507,33 @@ def test_the_injection_tester_measures_a_boost(nodes, model):
     assert found[-1] == pytest.approx(0.5 * 10 * found[-2], rel=1e-3)
 
 
+def test_the_verdict_is_of_what_is_left_after_transforms_and_schedule(nodes, model):
+    """Prompts that are nearly alike, forced apart, are told as what the blocks read; a low schedule as little."""
+    alike = [[MAIN[0][0] * 1.01, {}]]
+    edited, _ = edit(nodes, model, injection_embeds=alike)
+    stack = edited.model_options["transformer_options"][KEY]
+
+    def told(stack) -> str:
+        edited.model_options["transformer_options"][KEY] = stack
+        (text,) = nodes["WanVideoInjectionTester"].execute(SamplingPatcher(edited), MAIN, True).args
+        return next(line for line in text.splitlines() if "Verdict" in line)
+
+    assert "nearly alike" in told(stack)
+    assert "different enough" in told(replace(stack, transforms=(Boost(50.0, False),)))
+    edited, _ = edit(nodes, model, schedule="0:0.01, 1:0.02")
+    assert "expect a small effect: strength 0.0" in told(edited.model_options["transformer_options"][KEY])
+
+
+def test_the_tester_counts_the_tokens_that_are_edited(nodes, model):
+    found = []
+    for tokens in ("real", "1", "7"):
+        edited, _ = edit(nodes, model, tokens=tokens)
+        (text,) = nodes["WanVideoInjectionTester"].execute(SamplingPatcher(edited), MAIN, True).args
+        (line,) = [x for x in text.splitlines() if "Read by the blocks" in x]
+        found.append(float(re.search(r"relative L2 ([\d.]+)", line)[1]))
+    assert found[0] > found[1] > found[2] == 0
+
+
 def test_replacements_name_inputs_and_outputs_that_exist(nodes):
     for replacement in REPLACEMENTS:
         assert replacement["old_node_id"] not in nodes

@@ -19,6 +19,7 @@ export function addBlockMap(app, node) {
   line.textContent = say("Run the node to see the map");
   root.append(table, line);
   const chosen = new Set();
+  let top = null; // blocks that the viewer gives a strength
 
   function choose(block) {
     if (!chosen.delete(block)) chosen.add(block);
@@ -27,7 +28,10 @@ export function addBlockMap(app, node) {
     const text = selectionText(chosen);
     const builder = connectedBuilder(node);
     if (builder && write(app, builder, chosen)) {
-      line.textContent = say(`${chosen.size} of ${count} blocks in ${builder.title ?? "the builder"}: ${text || "none"}`);
+      const silent = selectionText([...chosen].filter(b => top && !top.includes(b))); // strengths and choice are multiplied
+      line.textContent = silent
+        ? say(`No strength for blocks ${silent}: raise top, or unlink block_strengths`)
+        : say(`${chosen.size} of ${count} blocks in ${builder.title ?? "the builder"}: ${text || "none"}`);
       markChanged(app);
       return;
     }
@@ -40,6 +44,7 @@ export function addBlockMap(app, node) {
 
   function show(map) {
     chosen.clear();
+    top = map.top;
     const blocks = map.values[0]?.length ?? 0;
     table.style.gridTemplateColumns = `repeat(${blocks}, minmax(0, 1fr))`;
     table.replaceChildren(...map.values.flatMap((row, level) => row.map((value, block) => {

@@ -32,6 +32,7 @@ const ZH = [
   [/^Block (\d+): strength (\S+)$/, "块 $1：强度 $2"],
   [/^Copied: (.*)$/, "已复制：$1"],
   [/^(\d+) of (\d+) blocks in (.*?): (.*)$/, "$3 中已选 $2 块中的 $1 块：$4"],
+  [/^No strength for blocks (.*): raise top, or unlink block_strengths$/, "块 $1 没有强度：增大 top，或断开 block_strengths"],
   [/^Block (\d+), noise ([\d.]+): not measured$/, "块 $1，噪声 $2：未测量"],
   [/^Block (\d+), noise ([\d.]+): (share|effect|motion) (\S+)(?: \((\S+) to (\S+)\))?$/, (_, block, noise, what, value, low, high) =>
     `块 ${block}，噪声 ${noise}：${what} ${value}${low ? `（${low} 至 ${high}）` : ""}`],
