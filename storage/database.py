@@ -113,7 +113,10 @@ class Database:
             db = self._cursor()
             try:
                 db.execute("BEGIN")
+                before = self.last_id
                 result = job(db)
+                if self.last_id == before:
+                    self.next_ids(db, 1)  # so that the log's end can be told from where it was cut
                 db.execute("COMMIT")
             except BaseException:
                 _abandon(db)
@@ -276,8 +279,8 @@ class Database:
             return
         if missing > 0:
             log.warning(
-                "Embedding store %s: the last puts are missing (numbers %d to %s). Its log was cut or damaged, or an "
-                "older copy was put in its place.", plain(self.path), self.last_id + 1, last,
+                "Embedding store %s: the last changes are missing (numbers %d to %s). Its log was cut or damaged, or "
+                "an older copy was put in its place.", plain(self.path), self.last_id + 1, last,
             )  # fmt: skip
             self._acknowledge()
 

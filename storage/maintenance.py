@@ -18,6 +18,14 @@ Progress = Callable[[int, int], None]
 BATCH_BYTES, BATCH_ROWS = 32 << 20, 1000
 
 
+# Every value of the tables that loading an embedding reads, without the tensors' bytes.
+EVERYTHING = {
+    "the list of embeddings": "SELECT bit_xor(hash(e)) FROM embeddings e",
+    "the tensors of each embedding": "SELECT bit_xor(hash(p)) FROM embedding_parts p",
+    "the list of tensors": "SELECT bit_xor(hash(c)) FROM contents c",
+}
+
+
 @dataclass(frozen=True)
 class Removal:
     """What was removed, or with `dry_run` would be; bytes that only these embeddings use."""
@@ -125,11 +133,19 @@ def remove(store: EmbeddingStore, ids: Iterable[int], dry_run: bool = False) -> 
 
 
 def verify(store: EmbeddingStore, progress: Progress | None = None) -> Verification:
-    """Read every tensor and compare its checksums and its hash.
+    """Read every tensor and compare its checksums and its hash; and read what the embeddings are made of.
 
     Args:
         progress: called with bytes read and bytes in all; what it raises ends the check.
     """
+    damaged = []
+    for what, query in EVERYTHING.items():
+        try:
+            store.database.read(query)
+        except StoreError as error:
+            damaged.append((what, str(error)))
+    if damaged:
+        return Verification(0, damaged)
     rows = store.database.read(
         "SELECT content_id, bytes, stored, row_count, column_count, hash FROM contents ORDER BY content_id"
     )
@@ -145,7 +161,6 @@ def verify(store: EmbeddingStore, progress: Progress | None = None) -> Verificat
                 progress(done, total)
     store.damaged.update(problems)
     users = "SELECT DISTINCT label FROM listing JOIN embedding_parts USING (embedding_id) WHERE content_id = ?"
-    damaged = []
     for content_id, problem in problems.items():
         labels = [shown(label, 60) for (label,) in store.database.read(users, [content_id])]
         damaged.append((", ".join(labels) or "no embedding", problem))

@@ -17,7 +17,7 @@ from wanvideo_activation_editor.storage.errors import DamagedError, StoreError, 
 from wanvideo_activation_editor.storage.records import Description
 from wanvideo_activation_editor.storage.store import EmbeddingStore
 
-from .helpers import python, randn, same_bits
+from .helpers import finish, python, randn, same_bits
 
 
 def killed(path: Path, count: int) -> None:
@@ -49,13 +49,55 @@ def test_puts_that_a_cut_log_has_lost_are_told(path: Path, caplog, kept: float):
         return
     with store:
         missing = 20 - len(store.names())
-        assert missing > 0 and "the last puts are missing" in caplog.text
+        assert missing > 0 and "the last changes are missing" in caplog.text
         assert all(
             torch.equal(store.get(n).value, torch.full((20, 64), float(n[1:])).bfloat16()) for n in store.names()
         )
     caplog.clear()
     EmbeddingStore(path).close()
     assert "missing" not in caplog.text  # said once
+
+
+def test_a_change_that_a_cut_log_has_lost_is_told(path: Path, caplog):
+    """Not only of new embeddings: a name for one that is there, a rename, a deletion."""
+    with EmbeddingStore(path) as store:
+        store.put(torch.ones(20, 64).bfloat16())
+    script = """
+import os, sys, torch
+from wanvideo_activation_editor.storage.records import Description
+from wanvideo_activation_editor.storage.store import EmbeddingStore
+EmbeddingStore(sys.argv[1]).put(torch.ones(20, 64).bfloat16(), Description("castle"))
+os._exit(0)
+"""
+    finish(python(script, str(path)))
+    os.truncate(path.with_name(path.name + ".wal"), 0)
+    caplog.set_level(logging.WARNING)
+    with EmbeddingStore(path) as store:
+        assert store.names() == [] and "the last changes are missing" in caplog.text
+
+
+def test_what_verify_calls_whole_can_be_loaded_and_else_it_names_damage(tmp_path: Path):
+    """One flipped bit in a small store, at many places."""
+    source = tmp_path / "source.duckdb"
+    with EmbeddingStore(source) as store:
+        for i in range(12):
+            store.put(torch.full((20, 64), float(i)).bfloat16(), Description(f"n{i}"))
+    raw, outcomes = source.read_bytes(), {"whole": 0, "damaged": 0, "refused": 0}
+    for place in range(5000, len(raw), 40_000):
+        path = tmp_path / f"{place}.duckdb"
+        path.write_bytes(raw[:place] + bytes([raw[place] ^ 1]) + raw[place + 1 :])
+        try:
+            store = EmbeddingStore(path)
+        except StoreError:
+            outcomes["refused"] += 1
+            continue
+        with store:
+            found = maintenance.verify(store)
+            outcomes["damaged" if found.damaged else "whole"] += 1
+            if not found.damaged:
+                assert all(torch.equal(store.get(f"n{i}").value, torch.full((20, 64), float(i)).bfloat16())
+                           for i in range(12))  # fmt: skip
+    assert outcomes["damaged"] > 5, outcomes
 
 
 def test_every_damage_of_log_or_file_is_told_and_never_returned_as_data(tmp_path: Path, caplog):
