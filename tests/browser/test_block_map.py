@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from ..comfyui.test_probing import block_map, view
 from ..comfyui.workflows import FOX, Workflow, WrapperHost
@@ -13,7 +14,7 @@ CELLS = """e => [...e.querySelectorAll('[role=gridcell]')].map(c => [c.title, c.
 BLOCKS, LEVELS = 30, 2
 
 
-def measured(page: GraphPage) -> tuple[int, int, list[list[float]]]:
+def measured(page: GraphPage) -> tuple[int, int, dict[str, Any]]:
     """Run a map, beside an editor with the viewer's strengths and a builder's choice; ids of viewer and builder."""
     host, flow = WrapperHost(page.server), Workflow()
     viewer = view(flow, block_map(host, flow))
@@ -26,7 +27,7 @@ def measured(page: GraphPage) -> tuple[int, int, list[list[float]]]:
     page.load({**file, "nodes": [{**n, "pos": [500 * int(n["id"]), 100]} for n in file["nodes"]]})
     assert page.line(int(viewer[0])) == "Run the node to see the map"
     found = json.loads(queue(page).output(viewer[0], "block_map")[0])
-    return int(viewer[0]), int(builder[0]), found["values"]
+    return int(viewer[0]), int(builder[0]), found
 
 
 def click(page: GraphPage, viewer: int, *blocks: int) -> None:
@@ -41,11 +42,11 @@ def chosen(page: GraphPage, builder: int) -> list[int]:
 
 
 def test_the_map_is_drawn_and_a_click_chooses_blocks(page: GraphPage):
-    viewer, builder, values = measured(page)
+    viewer, builder, found = measured(page)
     cells = page.picture(viewer).evaluate(CELLS)
     assert len(cells) == LEVELS * BLOCKS
     shown = [title.split(": ")[1].split(" (")[0] for title, _ in cells]
-    assert shown == [f"share {value:.3f}" for row in values for value in row]
+    assert shown == [f"share {value:.3f}" for row in found["values"] for value in row]
     click(page, viewer, 3)
     assert chosen(page, builder) == [3], "in place of the preset"
     box = page.part("[role=gridcell]", 0, viewer).bounding_box()
@@ -62,7 +63,12 @@ def test_the_map_is_drawn_and_a_click_chooses_blocks(page: GraphPage):
 
     click(page, viewer, 3)
     assert chosen(page, builder) == [BLOCKS - 1]
-    assert page.line(viewer).startswith(f"1 of {BLOCKS} blocks in ")
+    told = {False: "No strength for blocks 29: raise top", True: f"1 of {BLOCKS} blocks in "}
+    assert page.line(viewer).startswith(told[BLOCKS - 1 in found["top"]])
+    strong = found["top"][0]
+    click(page, viewer, *({BLOCKS - 1, strong} - {strong}), *({strong} - {BLOCKS - 1}))
+    assert chosen(page, builder) == [strong] and page.line(viewer).startswith(told[True])
+    click(page, viewer, *({strong} - {BLOCKS - 1}), *({BLOCKS - 1} - {strong}))
 
     page.js("id => app.graph.remove(app.graph.getNodeById(id))", builder)
     click(page, viewer, 7, 8)

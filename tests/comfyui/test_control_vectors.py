@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from .server import RunFailedError
+from .test_parts import mask
 from .workflows import FOX, MOON, SHARP, Host, Workflow, output
 
 nonces = itertools.count(10**8)
@@ -61,7 +62,7 @@ def steering(vector, operation="add", strength=1.0, blocks="all", **inputs):
                 operation=operation,
                 strength=strength,
                 block_activations=blocks,
-                **inputs,
+                **{name: value(flow) if callable(value) else value for name, value in inputs.items()},
             ),
             0,
         )
@@ -98,6 +99,19 @@ def test_swapped_pairs_give_the_exact_negative_and_the_model_is_left_as_it_was(h
         assert found["identity"]
     assert all(0 <= value <= 1 for value in found["separability"])
     assert host.digest(FOX) == before
+
+
+@pytest.mark.parametrize("site", ["context", "hidden"])
+def test_a_vector_acts_in_its_mask_and_on_its_tokens(host: Host, site):
+    def out(**part) -> str:
+        return digest(host, made_at(site), "add", 1.0, "1-2", **part)
+
+    whole = out()
+    assert out(mask=mask(value=0.0)) == host.reference() and out(mask=mask()) == whole
+    assert len({whole, host.reference(), out(mask=mask(right=0.5)), out(mask=mask(left=0.5))}) == 4
+    if site == "context":
+        assert out(tokens="0-511") == out(tokens="all")
+        assert len({host.reference(), out(tokens="all"), out(tokens="1-2")}) == 3
 
 
 def test_a_fitted_vector_steers_and_is_stored_bit_for_bit(host: Host):

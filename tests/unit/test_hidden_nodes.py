@@ -79,6 +79,9 @@ def test_the_injector_writes_an_edit_into_a_clone(nodes, model):
     assert (
         only.describe()["source"]["captured"] == "after block 2, sigma 1.000, grid 1 x 2 x 3 (frames x height x width)"
     )
+    assert only.mask is None
+    (masked,) = edits(inject(nodes, model, mask=torch.tensor([[0.0, 1.0]])))
+    assert masked.mask.weights((1, 1, 2)).tolist() == [0.0, 1.0]
     second = inject(nodes, edited, block_activations="0", reduce="mean")
     assert [e.captured.grid for e in edits(second)] == [(1, 2, 3), None]
 
