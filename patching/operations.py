@@ -27,11 +27,6 @@ class Operation(Protocol):
     def __call__(self, x: torch.Tensor, value: torch.Tensor, strength: float) -> torch.Tensor: ...
 
 
-def _as_large(value: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """The value itself, or copies of it where it broadcasts: a host may write into what it gets."""
-    return value if value.shape == x.shape else value.expand_as(x).clone()
-
-
 @dataclass(frozen=True)
 class Blend:
     """(1 - strength) x + strength value; at strength 1 the value itself, bit for bit."""

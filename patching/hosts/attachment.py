@@ -238,13 +238,6 @@ def progress(t: torch.Tensor, scheduler: Any) -> float:
     return progress_at(float(sigmas[index] if exact else timesteps[index] / 1000), shift)
 
 
-def _restore(module: torch.nn.Module, outer: Callable[..., Any] | None) -> None:
-    if outer is None:
-        del module.__dict__["cache_context"]
-    else:
-        object.__setattr__(module, "cache_context", outer)
-
-
 def is_attached(transformer: Any) -> bool:
     """True while a context is open on a transformer."""
     return discover(transformer).module in _attachments
