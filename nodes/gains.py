@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from comfy_api.latest import io
@@ -12,7 +11,7 @@ from ..patching.edit import Edit, Window
 from ..patching.gains import gain_edit, streams_of, word_gains
 from ..patching.schedule import parse_schedule
 from ..patching.sites import STREAMS
-from ..patching.tokens import Tokens, TokensError, parse_tokens
+from ..patching.tokens import Tokens, parse_tokens
 from ..patching.wan_model import WanModel
 from ..patching.words import Words
 from .editor import append_edits, choose_blocks
@@ -115,15 +114,11 @@ class WanVideoPromptWeight(io.ComfyNode):
             lines: list[str] = []
 
             def make(main: TextEmbeds, _: WanModel) -> list[Edit]:
-                try:
-                    words = words_named(parsed, main, branch, prompt, text_encoder)
-                    lines.extend(_found(parsed, words))
-                except TokensError as error:  # of an input of that name elsewhere
-                    raise TokensError(re.sub("^tokens:", "weights:", str(error))) from None
+                words = words_named(parsed, main, branch, prompt, text_encoder, "weights")
+                lines.extend(_found(parsed, words))
                 prompts = main.negative if branch == "uncond" else main.prompts  # CONDITIONING has no negative
-                return word_gains(
-                    parsed.located(words), max(map(len, prompts)) if prompts else None, strengths, **options
-                )
+                length = max(map(len, prompts), default=None)
+                return word_gains(parsed.located(words), length, strengths, **options)
 
             edited = append_edits(label, model, text_embeds, strengths, make)
             report = "\n".join(lines) or "No weight."

@@ -50,8 +50,10 @@ def words_inputs() -> list[Any]:
     ]
 
 
-def words_named(parsed: Tokens, main: TextEmbeds, branch: str, prompt: str, text_encoder: Any) -> Words | None:
-    """The words of the prompt that is edited; None when `parsed` names none.
+def words_named(
+    parsed: Tokens, main: TextEmbeds, branch: str, prompt: str, text_encoder: Any, name: str = "tokens"
+) -> Words | None:
+    """The words of the prompt that is edited; None when `parsed`, of the input `name`, names none.
 
     Raises:
         TokensError: words are named, and the prompt is not known.
@@ -63,11 +65,11 @@ def words_named(parsed: Tokens, main: TextEmbeds, branch: str, prompt: str, text
         missing = " and ".join(
             n for n, there in (("text_encoder", text_encoder is not None), ("prompt", text)) if not there
         )
-        raise TokensError(f"tokens: {parsed} names words. Connect {missing}, or give token numbers.")
+        raise TokensError(f"{name}: {parsed} names words. Connect {missing}, or give token numbers.")
     prompts = main.negative if branch == "uncond" and main.negative else main.prompts
     if branch == "both" or len(prompts) > 1:
         raise TokensError(
-            f"tokens: {parsed} names words of one prompt, but "
+            f"{name}: {parsed} names words of one prompt, but "
             + ("both branches are edited. Use one editor for each" if branch == "both" else f"there are {len(prompts)}")
             + ", or give token numbers."
         )

@@ -54,7 +54,7 @@ def word_gains(tokens: Tokens, count: int | None, strengths: BlockStrengths, **m
     """
     last = max((term.last for term in tokens.terms if term.kind == "range"), default=0)
     if count is not None and last >= count:
-        raise TokensError(f"tokens: there is no token {last}; the prompt has {count}, from 0.")
+        raise TokensError(f"weights: there is no token {last}; the prompt has {count}, from 0.")
     edits = []
     for gain in sorted({term.weight for term in tokens.terms} - {1.0}):
         chosen = Tokens(tuple(replace(term, weight=float(term.weight == gain)) for term in tokens.terms))

@@ -80,7 +80,7 @@ class Words:
         spans = [m.span(1) for m in re.finditer(f"(?=({pattern}))", whole, re.IGNORECASE)]
         found = [self._span(a, b) for a, b in spans if not (_joined(whole, a) or _joined(whole, b))]
         if not found:
-            raise TokensError(f'tokens: the prompt does not have "{text}". Its words: {self.listed}.')
+            raise TokensError(f'The prompt does not have "{text}". Its words: {self.listed}.')
         return found
 
     def word(self, number: int) -> tuple[int, int]:
@@ -90,7 +90,7 @@ class Words:
             TokensError: there are fewer.
         """
         if not 1 <= number <= len(self.words):
-            raise TokensError(f"tokens: there is no word {number}. Words of the prompt: {self.listed}.")
+            raise TokensError(f"There is no word {number}. Words of the prompt: {self.listed}.")
         return self.words[number - 1][1:]
 
 

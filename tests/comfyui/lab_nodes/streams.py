@@ -118,8 +118,8 @@ class TestLynxPicture(AnyInput):
         return ({**embeds, "lynx_embeds": {**embeds["lynx_embeds"], "ref_latent": picture, "ref_latent_uncond": none}},)
 
 
-class TestHuMoSound(AnyInput):
-    """Adds the sound of HuMo to image embeds."""
+class ScaledEmbeds(AnyInput):
+    """Base of nodes that add a stream with a strength to image embeds."""
 
     RETURN_TYPES = ("WANVIDIMAGE_EMBEDS",)
 
@@ -129,6 +129,10 @@ class TestHuMoSound(AnyInput):
             "required": {"embeds": ("WANVIDIMAGE_EMBEDS",)},
             "optional": {"scale": ("FLOAT", {"default": 1.0})},
         }
+
+
+class TestHuMoSound(ScaledEmbeds):
+    """Adds the sound of HuMo to image embeds."""
 
     def run(self, embeds, scale=1.0):
         return ({**embeds, "humo_audio_emb": _tokens(8, 17, 5, 1280), "humo_audio_scale": scale},)
@@ -149,17 +153,8 @@ class TestOneToAllDevice(AnyInput):
         return (model,)
 
 
-class TestOneToAllPicture(AnyInput):
+class TestOneToAllPicture(ScaledEmbeds):
     """Image embeds with a reference picture, as WanVideoAddOneToAllReferenceEmbeds gives them, and no pose."""
-
-    RETURN_TYPES = ("WANVIDIMAGE_EMBEDS",)
-
-    @classmethod
-    def INPUT_TYPES(cls):  # noqa: N802
-        return {
-            "required": {"embeds": ("WANVIDIMAGE_EMBEDS",)},
-            "optional": {"scale": ("FLOAT", {"default": 1.0})},
-        }
 
     def run(self, embeds, scale=1.0):
         picture = {
