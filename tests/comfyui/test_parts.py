@@ -40,8 +40,8 @@ def test_words_are_their_numbers(host: Host):
 @pytest.mark.parametrize(
     ("tokens", "prompt", "message"),
     [
-        ('"blue"', FOX, 'the prompt does not have "blue". Its words: 1 a, 2 red, 3 fox, 4 in, 5 the, 6 snow'),
-        ("word 9", FOX, "there is no word 9"),
+        ('"blue"', FOX, 'The prompt does not have "blue". Its words: 1 a, 2 red, 3 fox, 4 in, 5 the, 6 snow'),
+        ("word 9", FOX, "There is no word 9"),
         ('"red"', "a red fox", "the text has 4 tokens with the end token, but text_embeds 7"),
         ("512", FOX, "there is no token 512"),
     ],
