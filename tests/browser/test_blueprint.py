@@ -8,13 +8,12 @@ import pytest
 
 from ..comfyui.server import REPOSITORY
 from ..comfyui.tiny_models import VAE
-from ..comfyui.workflows import FOX, MOON, Host, NativeHost, Workflow, edit
+from ..comfyui.workflows import FOX, MOON, Host, Workflow, edit
 from .editor import ACTIVATIONS, EDITOR, STRENGTHS, GraphPage, node, workflow
 from .test_editor_status import build, host, queue  # noqa: F401  (a fixture)
 from .test_search import names, search
 
 NAME = "Inject a second prompt (Wan)"
-COMPARE = "Compare plain and edited (Wan, native)"
 
 PLACE = """async name => {
     const all = await (await fetch('/api/global_subgraphs')).json();
@@ -130,22 +129,27 @@ def test_it_makes_the_edit_that_the_nodes_make(page: GraphPage, host: Host):  # 
     )
 
 
-def test_the_comparison_samples_both_from_one_seed(page: GraphPage):
+def test_the_comparison_samples_both_from_one_seed(page: GraphPage, host: Host):  # noqa: F811
     """Without an edit both clips are one; with it they differ."""
-    flow, native = Workflow(), NativeHost(page.server)
-    model, main, other = native.load(flow), native.embeds(flow, FOX), native.embeds(flow, MOON)
+    flow = Workflow()
+    model, main, other = host.load(flow), host.embeds(flow, FOX), host.embeds(flow, MOON)
     given = {"injection_strength": 1.0, "block_activations": "all"}
     editor = flow.add(EDITOR, model=model, text_embeds=main, injection_embeds=other, **given)
-    latents = flow.add("EmptyHunyuanLatentVideo", width=64, height=64, length=5, batch_size=1)
-    same = {"model": model, "positive": main, "negative": other, "latent_image": latents}
-    same["vae"] = flow.add("VAELoader", vae_name=VAE)
+    if host.name == "native":
+        text = "positive"
+        latents = flow.add("EmptyHunyuanLatentVideo", width=64, height=64, length=5, batch_size=1)
+        same = {"negative": other, "latent_image": latents, "vae": flow.add("VAELoader", vae_name=VAE)}
+    else:
+        text = "text_embeds"
+        vae = flow.add("WanVideoVAELoader", model_name=VAE, precision="fp32")
+        same = {"image_embeds": host.empty_video(flow), "vae": vae}
     page.load(flow)
     reports = []
     for edited in ([model, main], [editor, [editor[0], 1]]):
-        placed = page.js(PLACE, COMPARE)
+        placed = page.js(PLACE, f"Compare plain and edited (Wan, {host.name})")
         page.js(SET, [placed, {"steps": 2, "seed": 7}])
-        sources = {**same, "edited_model": edited[0], "edited_positive": edited[1]}
-        reports.append(page.js(WIRE, [placed, sources]))
+        plain = {"model": model, text: main, "edited_model": edited[0], f"edited_{text}": edited[1]}
+        reports.append(page.js(WIRE, [placed, {**plain, **same}]))
     page.settle()
     result = queue(page)
     plain, changed = (result.output(node_id, "text")[0].splitlines()[1:] for node_id in reports)

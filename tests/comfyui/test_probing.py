@@ -11,15 +11,18 @@ import time
 import numpy as np
 import pytest
 
+from . import tiny_models
+from .lab_nodes.inputs import encode
 from .server import RejectedError
 from .test_hidden_states import block_swap
-from .workflows import FOX, MOON, Host, NativeHost, Workflow, WrapperHost, edit, output
+from .workflows import FOX, MOON, SHARP, Host, NativeHost, Workflow, WrapperHost, edit, output
 
 nonces = itertools.count(10**7)
 SMALL = {"width": 64, "height": 64, "num_frames": 5}
 
 
-def block_map(host: Host, flow: Workflow, load=None, main=FOX, other=MOON, **inputs):
+def block_map(host: Host, flow: Workflow, load=None, main=FOX, other=MOON, encode=None, **inputs):
+    encode = encode or host.embeds
     given = {
         "injection_strength": 1.0,
         "block_activations": "all",
@@ -33,8 +36,8 @@ def block_map(host: Host, flow: Workflow, load=None, main=FOX, other=MOON, **inp
     return flow.add(
         "WanVideoBlockMap",
         model=model,
-        text_embeds=host.embeds(flow, main),
-        injection_embeds=host.embeds(flow, other),
+        text_embeds=encode(flow, main),
+        injection_embeds=encode(flow, other),
         **given,
     )
 
@@ -92,10 +95,37 @@ def test_a_map_is_measured_drawn_and_repeated_and_leaves_nothing(host: Host):
     assert left["hooks"] == [] and left["forwards"] == []
 
 
+def at_levels(levels: list[float]):
+    """diffusers' Euler scheduler at the noise levels that the node samples at."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+    from wanvideo_activation_editor.probing.hosted import schedule
+
+    class AtLevels(FlowMatchEulerDiscreteScheduler):
+        def set_timesteps(self, *args, **kwargs):
+            super().set_timesteps(sigmas=schedule(levels)[:-1], device="cpu")
+
+    return AtLevels()
+
+
+def through_nodes(host: Host, found, flow: Workflow) -> dict[str, np.ndarray]:
+    shown = {quantity: view(flow, found, quantity=quantity)[0] for quantity in ("share", "effect", "motion")}
+    result = host.server.run(flow).checked()
+    maps = {quantity: json.loads(result.output(node, "block_map")[0]) for quantity, node in shown.items()}
+    return {quantity: np.array(given["values"]) for quantity, given in maps.items()}
+
+
+def check_equal(maps: dict[str, np.ndarray], known) -> None:
+    """Motion is a part of the effect, so it is compared where there is one."""
+    there = known.effect > 1e-3
+    assert there.any()
+    for quantity, values in maps.items():
+        compared = there if quantity == "motion" else np.isfinite(values)
+        assert values[compared] == pytest.approx(getattr(known, quantity)[compared], abs=5e-3)
+
+
 def test_the_map_on_native_weights_is_that_of_python(native: NativeHost, models, tmp_path):
     import torch
     import wanvideo_activation_editor as wae
-    from diffusers import FlowMatchEulerDiscreteScheduler
     from wanvideo_activation_editor import tiny_wan
 
     (tmp_path / "models").symlink_to(models, target_is_directory=True)
@@ -110,31 +140,88 @@ def test_the_map_on_native_weights_is_that_of_python(native: NativeHost, models,
         injection_embeds=flow.add("TestTinyPrompt", text=blue),
         injection_strength=1.0,
         block_activations="all",
-        noise_levels="1.0",
+        noise_levels="1.0, 0.8, 0.4",
         seeds=2,
         seed=0,
         width=64,
         height=64,
         num_frames=tiny_wan.CALL["num_frames"],
     )
-    shown = {quantity: view(flow, found, quantity=quantity)[0] for quantity in ("share", "effect", "motion")}
-    result = native.server.run(flow).checked()
+    maps = through_nodes(native, found, flow)
     pipe = tiny_wan.pipeline()
-    pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=5.0)  # begins at timestep 1000, as ComfyUI does
+    pipe.scheduler = at_levels([1.0, 0.8, 0.4])
     with torch.no_grad():
         known = wae.block_map(
             pipe,
             tiny_wan.encode(red),
             tiny_wan.encode(blue),
-            (1.0,),
+            (1.0, 0.8, 0.4),
             2,
             **{**tiny_wan.CALL, "guidance_scale": 1.0},
         )
-    assert known.noise_levels == (1.0,)
-    for quantity, node in shown.items():
-        through_nodes = np.array(json.loads(result.output(node, "block_map")[0])["values"])
-        assert through_nodes == pytest.approx(getattr(known, quantity), abs=5e-3)
+    assert known.noise_levels == pytest.approx((1.0, 0.8, 0.4), abs=1e-3)
+    check_equal(maps, known)
     assert known.share.max() > 0.1
+
+
+def test_the_map_on_the_wrapper_is_that_of_python_on_the_same_weights(wrapper: WrapperHost, models):
+    import torch
+    import wanvideo_activation_editor as wae
+    from diffusers import WanPipeline, WanTransformer3DModel
+    from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
+    from safetensors.torch import load_file
+
+    def padded(rows):
+        return torch.nn.functional.pad(rows, (0, 0, 0, 512 - len(rows)))[None]
+
+    flow = Workflow()
+    maps = through_nodes(wrapper, block_map(wrapper, flow, noise_levels="1.0", seeds=2), flow)
+    dim = tiny_models.WRAPPER_DIM
+    transformer = WanTransformer3DModel(
+        num_attention_heads=12,
+        attention_head_dim=dim // 12,
+        num_layers=wrapper.blocks,
+        ffn_dim=dim,
+    )
+    weights = load_file(next(models.rglob(tiny_models.WRAPPER_T2V)))
+    transformer.load_state_dict(convert_wan_transformer_to_diffusers(weights))
+    pipe = WanPipeline(None, None, None, at_levels([1.0]), transformer.requires_grad_(False))
+    known = wae.block_map(
+        pipe,
+        *(padded(encode(prompt)) for prompt in (FOX, MOON)),
+        (1.0,),
+        2,
+        height=64,
+        width=64,
+        num_frames=5,
+        guidance_scale=1.0,
+    )
+    check_equal(maps, known)
+    assert known.share.max() > 0.05
+
+
+def test_a_map_is_found_again_by_content_and_recorded_in_the_store(host: Host):
+    """Same content from other nodes is found; another prompt, seed, level, strength or block is not."""
+    seed = next(nonces)
+    record = {"block_activations": "0-2", "noise_levels": "1.0", "store_in_db": True}
+
+    def once(encode=host.embeds, **inputs):
+        flow = Workflow()
+        found = block_map(host, flow, encode=encode, **{**record, "seed": seed, **inputs})
+        shown, info = view(flow, found), flow.add("PreviewAny", source=output(found, 1))
+        result = host.server.run(flow).checked()
+        return "from the cache" in result.output(info[0], "text")[0], result.output(shown[0], "block_map")
+
+    first = once()
+    assert not first[0]
+    host.server.free()
+    assert once(lambda flow, prompt: host.embeds(flow, prompt, nonce=next(nonces))) == (True, first[1])
+    others = {"other": SHARP}, {"seed": seed + 1}, {"noise_levels": "0.9"}, {"injection_strength": 0.5}, {"width": 96}
+    assert not any(once(**more)[0] for more in (*others, {"block_activations": "1-3"}, {"use_cache": False}))
+    flow = Workflow()
+    asked = flow.add("WanVideoEmbeddingDatabase", action="performance", cleanup_days=30, cleanup_min_access=5)
+    report = flow.add("PreviewAny", source=asked)
+    assert "block_map" in host.server.run(flow).checked().output(report[0], "text")[0]
 
 
 def test_the_viewers_strengths_are_those_of_the_top_blocks_in_an_editor(host: Host):
