@@ -2,9 +2,11 @@
 
     python benchmarks/sweeps.py               overhead per cell, on the tiny model with its 8 steps
     python benchmarks/sweeps.py --memory      resident memory over 1,000 cells of a model of two blocks
+    python benchmarks/sweeps.py --ray         time per cell of 2 s on a Ray cluster of three local nodes
 
 The bare loop samples, decodes and measures the same clips, and writes nothing. Processor time of this process, and
-elapsed time, as ratios in one run; cells of both take turns, so that drift cancels out.
+elapsed time, as ratios in one run; cells of both take turns, so that drift cancels out. Cells for Ray sleep for most of
+their 2 s, so that three of them run beside each other on two cores. `python tests/sweeps/kills.py` kills sweeps.
 """
 
 from __future__ import annotations
@@ -23,11 +25,13 @@ from wanvideo_activation_editor import inject, tiny_wan
 from wanvideo_activation_editor.probing.distances import DISTANCES
 from wanvideo_activation_editor.storage.store import EmbeddingStore
 from wanvideo_activation_editor.sweeps import Model, Plan, sweep
+from wanvideo_activation_editor.sweeps.cells import Worker
 from wanvideo_activation_editor.sweeps.plan import tiny_readout
 from wanvideo_activation_editor.sweeps.results import Results
 from wanvideo_activation_editor.sweeps.running import Serial, _Recorder
 
 FIRST, SECOND = "a red circle moving left at night", "a blue square moving right on the sea"
+SHORT = {"num_inference_steps": 1, "guidance_scale": 1.0, "height": 16, "width": 16, "num_frames": 1}
 
 
 def overhead(cells: int) -> None:
@@ -83,17 +87,14 @@ def overhead(cells: int) -> None:
 
 def memory(cells: int) -> None:
     """Resident memory after 100 cells, and after each hundred more."""
-    pipe = tiny_wan.pipeline()
-    pipe.transformer.blocks = pipe.transformer.blocks[:2]
-    model = Model("small", pipe, functools.cache(tiny_wan.encode))
-    call = {"num_inference_steps": 1, "guidance_scale": 1.0, "height": 16, "width": 16, "num_frames": 1}
+    model = small()
     taken: list[float] = []
 
     def noted(a: torch.Tensor, b: torch.Tensor) -> float:
         taken.append(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6)
         return 0.0
 
-    plan = Plan([(FIRST, SECOND)], [model], ["each"], seeds=-(-cells // 7), distances={"memory": noted}, call=call)
+    plan = Plan([(FIRST, SECOND)], [model], ["each"], seeds=-(-cells // 7), distances={"memory": noted}, call=SHORT)
     with tempfile.TemporaryDirectory() as folder:
         found = sweep(plan, folder)
     assert not found.failed
@@ -101,9 +102,71 @@ def memory(cells: int) -> None:
     print(f"last over 200th: {taken[-1] / taken[199] - 1:+.1%}")
 
 
+def small(pause: float = 0.0) -> Model:
+    """Two blocks of the tiny model; each cell waits first."""
+
+    def pipeline() -> Any:
+        pipe = tiny_wan.pipeline()
+        pipe.transformer.blocks = pipe.transformer.blocks[:2]
+        return pipe
+
+    def encode(text: str) -> torch.Tensor:
+        if text == FIRST:
+            time.sleep(pause)
+        return tiny_wan.encode(text)
+
+    return Model("small", pipeline, encode, block_count=2)
+
+
+def on_ray(seeds: int) -> None:
+    """Time per cell of three actors, with results measured and stored, beside that of one worker alone."""
+    import ray
+    from ray.cluster_utils import Cluster
+    from wanvideo_activation_editor.sweeps.on_ray import OnRay
+
+    model = small(2.0)
+    plan = Plan(
+        [(FIRST, SECOND)], [model], ["each"], seeds=seeds, controls=False, distances=["relative_l2"], call=SHORT
+    )
+    cells = plan.cells(model, 2)
+    plain, edits = ([c for c in cells if (c.kind == "plain") == stage] for stage in (True, False))
+    worker, bare = Worker(model), []
+    for cell in edits[:6]:
+        start = time.perf_counter()
+        worker.run(cell)
+        bare.append(time.perf_counter() - start)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    with tempfile.TemporaryDirectory() as folder, EmbeddingStore(Path(folder) / "sweep.duckdb") as store:
+        engine = OnRay(cluster.address)
+        recorder = _Recorder(plan, Results(store), len(cells), False)
+        for found in engine.outcomes(model, plain):  # the actors start
+            recorder.add(*found)
+        start = time.perf_counter()
+        for found in engine.outcomes(model, edits):
+            assert not isinstance(found[1], Exception), found[1]
+            recorder.add(*found)
+        took = 3 * (time.perf_counter() - start) / len(edits)
+        engine.close()
+    ray.shutdown()
+    cluster.shutdown()
+    alone = statistics.median(bare)
+    print(
+        f"{len(edits)} cells on 3 actors: {took:.3f} s of an actor per cell, {took / alone - 1:+.1%} over {alone:.3f} s"
+    )
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=20)
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--ray", action="store_true")
     given = parser.parse_args()
-    memory(1000) if given.memory else overhead(given.cells)
+    if given.memory:
+        memory(1000)
+    elif given.ray:
+        on_ray(seeds=9)
+    else:
+        overhead(given.cells)

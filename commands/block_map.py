@@ -18,12 +18,15 @@ from typing import Any
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="wan-activation map", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="wan-activation map",
+        usage="%(prog)s [options] prompt other",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("prompt", help="what is sampled")
     parser.add_argument("other", help="the second prompt")
     parser.add_argument("--model", type=Path, metavar="DIR", help="folder of a diffusers Wan pipeline")
-    parser.add_argument("--levels", type=float, nargs="+", default=[0.8, 0.6, 0.4], help="noise levels")
+    parser.add_argument("--levels", type=float, nargs="+", metavar="N", default=[0.8, 0.6, 0.4], help="noise levels")
     parser.add_argument("--seeds", type=int, default=4, help="how many noises (default 4)")
     parser.add_argument("--blocks", default="all", help="such as 10-29 (default all)")
     parser.add_argument("--site", default="context", help="where in the block (default context)")

@@ -18,7 +18,10 @@ from . import distances, effects
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="wan-activation demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="wan-activation demo",
+        usage="%(prog)s [options]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--random", action="store_true", help="random weights")

@@ -14,6 +14,7 @@ from ..patching.checks import check_stack
 from ..patching.edit import Branch, Edit, EditStack
 from ..patching.hosts.compile import edits_inside
 from ..patching.hosts.diffusers import edited
+from ..patching.hosts.diffusers_checks import check_tokens, check_whole
 from ..patching.operations import Operation
 from ..patching.runtime import Run
 from ..patching.sources import CapturedDifference, Direction
@@ -71,7 +72,8 @@ def block_map(
         call: further arguments of the pipeline: sizes, steps, guidance_scale, negative_prompt_embeds, images.
 
     Raises:
-        ValueError: inputs that do not fit; two noise levels at the same step; a cache of diffusers is on.
+        ValueError: inputs that do not fit; two noise levels at the same step; a cache of diffusers is on; context
+            parallelism is, beside a mask or integrated gradients.
         RuntimeError: an `inject` is open on the transformer, or a block was left out.
     """
     prompts, others = _listed(prompt), _listed(other)
@@ -84,6 +86,9 @@ def block_map(
     for edit in edits:
         for model in pipeline.models:
             check_stack((edit,), model)
+            check_tokens((edit,), model.module)
+            if method == "integrated_gradients":
+                check_whole(model.module, "integrated_gradients")
     levels = tuple(noise_levels)
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     collected = Collected(numbers, levels, len(prompts))

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..embeddings.text_embeds import read_text_embeds
 from ..patching.arguments import Blocks, chosen_blocks
+from ..patching.hosts.diffusers_checks import check_whole
 from ..patching.wan_model import discover
 from .pipeline_calls import Due, Pipeline, Stop, latents_of
 from .pipelines import Progress
@@ -42,10 +43,12 @@ def read_words(
         call: further arguments of the pipeline.
 
     Raises:
-        ValueError: inputs that do not fit; a word that the prompt does not have; overlapping words.
+        ValueError: inputs that do not fit; a word that the prompt does not have; overlapping words; context parallelism
+            is on.
         RuntimeError: an `inject` is open on the transformer.
     """
     pipeline = Pipeline(pipe, call)
+    check_whole(pipeline.models[0].module, "read_words")
     text = pipeline.encode(prompt, "prompt")
     count = read_text_embeds(text, "prompt").prompts[0].shape[0]
     offsets = _offsets(pipe, prompt) if isinstance(prompt, str) else None

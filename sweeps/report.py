@@ -64,14 +64,14 @@ def label(row: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def write_sheet(rows: Sequence[Mapping[str, Any]], strip: Strip, path: Path) -> Path | None:
-    """Write a PNG: a row for each edit under its label, a column for each seed; at most 200 rows. None without
-    pictures."""
+def write_sheet(rows: Sequence[Mapping[str, Any]], strip: Strip, path: Path) -> None:
+    """Write a PNG: a row for each edit under its label, a column for each seed; at most 200 rows. Without pictures,
+    nothing."""
     lines, seeds = lines_of(rows), sorted({row["seed"] for row in rows})
     found = {row["cell"]: strip(row["cell"]) for _, cells in lines[:ROWS] for row in cells.values()}
     pictures = {cell: Image.open(io.BytesIO(png)) for cell, png in found.items() if png}
     if not pictures:
-        return None
+        return
     width = max(p.width for p in pictures.values()) + GAP
     row_height = HEIGHT + LABEL
     image = Image.new("RGB", (GAP + width * len(seeds), 30 + row_height * min(len(lines), ROWS)), "white")
@@ -85,12 +85,11 @@ def write_sheet(rows: Sequence[Mapping[str, Any]], strip: Strip, path: Path) -> 
             if seed in cells and cells[seed]["cell"] in pictures:
                 image.paste(pictures[cells[seed]["cell"]], (GAP + column * width, y + LABEL))
     image.save(path)
-    return path
 
 
 def write_report(
     title: str, rows: Sequence[Mapping[str, Any]], summary: Sequence[Mapping[str, Any]], strip: Strip, path: Path
-) -> Path:
+) -> None:
     """Write the HTML file: intervals, failures, and every clip with its label."""
     seeds = sorted({row["seed"] for row in rows})
     names = [n for n in (summary[0] if summary else {}) if n.endswith("_mean") or n.startswith("read_")]
@@ -123,7 +122,6 @@ def write_report(
                 file.write(f'<td><img loading=lazy src="data:image/png;base64,{held}">' if held else "<td>")
         file.write("</table>")
     path.with_suffix(".part").replace(path)
-    return path
 
 
 def _number(entry: Mapping[str, Any], mean: str, name: str) -> str:

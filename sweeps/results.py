@@ -80,7 +80,7 @@ def row(cell: Cell, result: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
+def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write rows as PATH.parquet and PATH.csv, over older ones.
 
     Raises:
@@ -102,7 +102,6 @@ def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
             quoted = str(part).replace("'", "''")
             db.execute(f"COPY cells TO '{quoted}' ({options})")
             part.replace(target)
-    return path
 
 
 def _quoted(name: str) -> str:

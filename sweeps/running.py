@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from ..storage.store import EmbeddingStore
-from .cells import ATTEMPTS, KINDS, Cell, Kind, Model, Outcome, Worker, read_recipe
+from .cells import ATTEMPTS, KINDS, Cell, Kind, Model, Outcome, Worker
 from .plan import Plan, load_plan
 from .report import strip_of, write_report, write_sheet
 from .results import Results, row, write_table
@@ -63,7 +63,7 @@ class Serial:
             found: Outcome | Exception = RuntimeError()
             for _ in range(ATTEMPTS):
                 try:
-                    found = worker.run(cell, read_recipe(cell))
+                    found = worker.run(cell)
                     break
                 except Exception as error:
                     found = error

@@ -13,6 +13,7 @@ from ..patching.arguments import Blocks, chosen_blocks
 from ..patching.hosts import diffusers
 from ..patching.hosts.attachment import COMPILE_SETTING
 from ..patching.hosts.compile import eager, is_compiled
+from ..patching.hosts.diffusers_checks import check_whole
 from ..patching.runtime import Run
 from ..patching.sites import SITES
 from ..patching.wan_model import discover
@@ -70,7 +71,7 @@ def control_vector(
 
     Raises:
         ControlVectorError: no pairs, or prompts that do not differ.
-        ValueError: inputs that do not fit; a cache of diffusers is on.
+        ValueError: inputs that do not fit; a cache of diffusers or context parallelism is on.
         RuntimeError: an `inject` is open on the transformer.
     """
     given = checked_pairs(pairs)
@@ -90,6 +91,7 @@ def control_vector(
     if site == CONTEXT:
         return _of_texts(fit, pipe, given, texts, origin)
     model = pipeline.models[0]
+    check_whole(model.module, "control_vector")
     chosen = _chosen(blocks, model.block_count)
     done, total = 0, len(given) * seeds * levels
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..patching.hosts import diffusers
+from ..patching.hosts.diffusers_checks import check_whole
 from ..probing.pipeline_calls import Pipeline
 from .applying import identity_of
 from .control_vector import ControlVectorError
@@ -62,11 +63,13 @@ def learn_tokens(
 
     Raises:
         ControlVectorError: inputs that do not fit.
+        ValueError: a cache of diffusers or context parallelism is on.
     """
     if not 1 <= count <= 128 or steps < 1 or batch < 1 or not 0 < rate < 10:
         raise ControlVectorError("count has to be 1 to 128, steps and batch at least 1, rate above 0 and below 10.")
     pipeline = Pipeline(pipe, {"negative_prompt_embeds": None, "guidance_scale": 1.0, **call})
     module: Any = pipeline.models[0].module
+    check_whole(module, "learn_tokens")
     of_clips = torch.is_tensor(target) and target.dim() == 5
     prompts = [real_rows(pipeline.encode(one, "prompt")).float() for one in _listed(prompt)]
     wanted = None if of_clips else real_rows(pipeline.encode(target, "target")).float()

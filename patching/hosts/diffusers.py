@@ -11,7 +11,7 @@ import torch
 from ...embeddings.text_embeds import TextEmbeds
 from ..arguments import Blocks, batch_of, chosen_blocks, encoded, given_prompt, given_window
 from ..capture import Capture, HiddenStates
-from ..checks import check_stack, warn_about_cache
+from ..checks import check_stack
 from ..difference import Reduce, captured_difference
 from ..edit import Branch, Edit, EditStack, LogLevel
 from ..fingerprint import fingerprint as digest
@@ -21,12 +21,12 @@ from ..mask import Box, Mask, as_mask
 from ..operations import Add, Operation
 from ..projection import readable_weights
 from ..schedule import parse_schedule
-from ..sources import SecondStream
 from ..transforms import ContextTransform
 from ..wan_model import WanModel, discover, unwrap
 from ..words import tokens_of
 from .attachment import COMPILE_SETTING, attached, call_was_cut, calls_of_prompt
 from .compile import eager, is_compiled
+from .diffusers_checks import check_features, check_no_cache, check_whole
 
 NAME = "diffusers"
 MAX_PROMPT_TOKENS = None  # given embeddings are not cut
@@ -88,7 +88,7 @@ def inject(
     Raises:
         ValueError: a malformed selection, a block that the model lacks, a strength outside 0..1, embeddings of
             another width or with more than 512 tokens, no Wan model, a cache of diffusers that would replay the edit,
-            group offload of several blocks beside a second stream.
+            group offload of several blocks beside a second stream, a mask under context parallelism.
     """
     edit = Edit(
         source=embeds if hasattr(embeds, "gives") else given_prompt(target, embeds),  # type: ignore[arg-type]
@@ -182,18 +182,14 @@ def capture(
         inputs: further inputs of the transformer, such as `encoder_hidden_states_image`.
 
     Raises:
-        ValueError: `count` is out of range, a cache of diffusers is enabled, or context parallelism.
+        ValueError: `count` is out of range; a cache of diffusers or context parallelism is enabled.
     """
     transformer = _transformers(model)[0]
     parts = discover(transformer)
     module: Any = parts.module
     text = batch_of(encoded(model, text_embeds, "text_embeds"), "text_embeds")
-    _check_no_cache(module, "capture")
-    if getattr(getattr(module, "_parallel_config", None), "context_parallel_config", None) is not None:
-        raise ValueError(
-            "capture cannot be combined with context parallelism: each process runs a part of the tokens. Capture "
-            "without enable_parallelism, in one process."
-        )
+    check_no_cache(module, "capture")
+    check_whole(module, "capture")
     if latents is None:
         channels = module.config.in_channels
         shape = (1, channels, *(size or Size()).latent(channels))
@@ -267,52 +263,6 @@ def check_prompts(main: TextEmbeds, injected: TextEmbeds, edit: str) -> None:
     """Any prompts go together."""
 
 
-def _check_cache(stack: EditStack, module: Any) -> None:
-    """What a step or attention cache of diffusers would replay, with the edit in it or without it.
-
-    Raises:
-        ValueError: the edit and the cache cannot be combined.
-    """
-    if not getattr(module, "is_cache_enabled", False):
-        return
-    for edit in stack:
-        if edit.site == "hidden":
-            _check_no_cache(module, "site='hidden'")
-        elif edit.text is not None and edit.site != "context":
-            _check_no_cache(module, f"A prompt at site={edit.site!r}")
-    warn_about_cache(stack)
-
-
-def _check_no_cache(module: Any, what: str) -> None:
-    """The caches of diffusers keep a state per block, which an extra pass through the block would read and overwrite.
-
-    Raises:
-        ValueError: one is enabled.
-    """
-    if getattr(module, "is_cache_enabled", False):
-        raise ValueError(
-            f"{what} cannot be combined with a cache of diffusers ({type(module._cache_config).__name__}). "
-            "Call disable_cache() of the transformer first."
-        )
-
-
-def _check_offload(module: Any) -> None:
-    """A second stream runs each block twice, but block-level group offload takes a group's weights after its last one.
-
-    Raises:
-        ValueError: groups of several blocks.
-    """
-    for block in module.blocks:
-        registry = getattr(unwrap(block), "_diffusers_hook", None)
-        hook = registry.get_hook("group_offloading") if registry is not None else None
-        count = len(getattr(getattr(hook, "group", None), "modules", ()))
-        if count > 1:
-            raise ValueError(
-                f"site='hidden' cannot be combined with group offloading of {count} blocks a group. Use "
-                "num_blocks_per_group=1, or offload_type='leaf_level'."
-            )
-
-
 def _transformers(target: Any) -> list[Any]:
     """Of a pipeline both transformers, if it has two; else the target itself."""
     found = [t for t in (getattr(target, name, None) for name in ("transformer", "transformer_2")) if t is not None]
@@ -333,8 +283,6 @@ def edited(target: Any, stack: EditStack) -> Iterator[None]:
     for transformer in transformers:
         model = discover(transformer)
         check_stack(stack, model)
-        _check_cache(stack, model.module)
-        if any(isinstance(edit.source, SecondStream) for edit in stack):
-            _check_offload(model.module)
+        check_features(stack, model.module)
     with attached(target, transformers, stack, scheduler):
         yield

@@ -20,8 +20,8 @@ from .test_branches import NEGATIVE, any_flow, chrono_edit, frames, modular, opt
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "diffusers.md"
 ROWS = dict(re.findall(r"^\| `(\w+)` \| (works|refused)", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
-FAMILY = re.compile(r"\.(wan|wan_animate_2|skyreels_v2|chronoedit|anyflow|lucy)\.")
-TRANSFORMER = re.compile(r"\.transformer_(wan\w*|skyreels_v2|chronoedit|anyflow\w*)$")
+FAMILY = re.compile(r"\.(wan\w*|skyreels\w*|chronoedit|anyflow\w*|lucy)\.")
+TRANSFORMER = re.compile(r"\.transformer_(wan\w*|skyreels\w*|chronoedit|anyflow\w*)$")
 CLIP = torch.randn(1, 257, 32, generator=torch.Generator().manual_seed(5))
 IMAGE, VIDEO = frames(1)[0], frames(5)
 READS_IMAGES = {"in_channels": 12, "image_dim": 32, "added_kv_proj_dim": 32}

@@ -9,7 +9,7 @@ import torch
 from wanvideo_activation_editor import EmbeddingStore, commands
 from wanvideo_activation_editor.storage.records import Description
 
-SCREEN = 40, 90
+SCREEN = 30, 90
 
 
 def run(capsys, *arguments) -> tuple[int, str, str]:
@@ -23,7 +23,14 @@ def run(capsys, *arguments) -> tuple[int, str, str]:
 
 @pytest.mark.parametrize(
     "command",
-    [(), ("demo",), ("map",), ("store",), *(("store", a) for a in ("list", "export", "import", "verify", "remove"))],
+    [
+        (),
+        ("demo",),
+        ("map",),
+        ("sweep",),
+        ("store",),
+        *(("store", a) for a in ("list", "export", "import", "verify", "remove")),
+    ],
     ids=" ".join,
 )
 def test_help_fits_a_screen(capsys, command, monkeypatch):
