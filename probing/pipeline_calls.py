@@ -81,7 +81,8 @@ class Pipeline:
         """
         with contextlib.ExitStack() as exits:
             for transformer in self.transformers:
-                exits.enter_context(eager(COMPILE_SETTING, whole=is_compiled(transformer), inside=inside))
+                compiled = inside and any(map(is_compiled, transformer.blocks))
+                exits.enter_context(eager(COMPILE_SETTING, whole=is_compiled(transformer), inside=compiled))
             try:
                 yield
             except Stop:

@@ -114,8 +114,9 @@ def _sample_native(
         clone = comfy_native.with_stack(clone, stack)
 
     def uncompiled(executor: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        whole = is_compiled(executor.class_obj.diffusion_model)
-        with eager(comfy_native.COMPILE_SETTING, whole=whole, inside=inside):
+        transformer = executor.class_obj.diffusion_model
+        compiled = inside and any(map(is_compiled, transformer.blocks))
+        with eager(comfy_native.COMPILE_SETTING, whole=is_compiled(transformer), inside=compiled):
             return executor(x, *args, **kwargs)
 
     clone.add_wrapper_with_key(comfy_native.APPLY_MODEL, PLAIN_KEY, uncompiled)
@@ -138,14 +139,9 @@ def _sample_wrapper(
     if stack is not None:
         clone = wan_video_wrapper.with_stack(clone, stack)
     sampler, arguments = wrapper_capture.sampler_call(clone, text_embeds, sigmas, size, seed, None, image_embeds)
-    with _offloaded(model, sampler), _stance(model, inside):
+    with _offloaded(model, sampler), wan_video_wrapper.compile_stance(model, inside):
         latents: torch.Tensor = sampler().process(**arguments)[0]["samples"]
     return latents
-
-
-def _stance(model: Any, inside: bool) -> contextlib.AbstractContextManager[Any]:
-    with_whole = wan_video_wrapper.compile_stance(model)
-    return eager("WanVideo Torch Compile Settings", inside=True) if inside else with_whole
 
 
 @contextlib.contextmanager

@@ -248,7 +248,8 @@ def _sample(process: Callable[..., Any], bound: inspect.BoundArguments, stack: E
 
     attached: list[Run] = []
     completed = False
-    with contextlib.ExitStack() as stack_of_hooks, compile_stance(model, stack):
+    inside = edits_inside(stack, wan_model(model))
+    with contextlib.ExitStack() as stack_of_hooks, compile_stance(model, inside):
         hook = torch.compiler.disable(attach_and_call)  # type: ignore[no-untyped-call]
         stack_of_hooks.callback(transformer.register_forward_pre_hook(hook, with_kwargs=True).remove)
         try:
@@ -271,15 +272,19 @@ def _hook_control_blocks(run: Run, transformer: Any) -> None:
             run.hook_control_attention(unwrap(block), index)
 
 
-def compile_stance(model: Any, stack: EditStack | None = None) -> AbstractContextManager[Any]:
-    """Lets hooks be reached that compiled code would ignore. The sampler compiles by itself, before its first call."""
+def compile_stance(model: Any, inside: bool = False) -> AbstractContextManager[Any]:
+    """Lets hooks be reached that compiled code would ignore. The sampler compiles by itself, before its first call.
+
+    Args:
+        inside: hooks inside of blocks are to be reached.
+    """
     try:
         compile_args = model.model["compile_args"]
     except (KeyError, TypeError):
         compile_args = None
     whole = compile_args is not None and not compile_args.get("compile_transformer_blocks_only", True)
-    inside = compile_args is not None and edits_inside(stack or (), wan_model(model))
-    return eager("compile_transformer_blocks_only in WanVideo Torch Compile Settings", whole=whole, inside=inside)
+    setting = "compile_transformer_blocks_only in WanVideo Torch Compile Settings"
+    return eager(setting, whole=whole, inside=inside and compile_args is not None)
 
 
 def _on_device(embeds: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
