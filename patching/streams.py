@@ -46,7 +46,7 @@ class StreamEdit(ActiveEdit):
                 self._x = args[0].clone()  # a host may change its own in place
             elif args[0] is not self.run.left:
                 raise RuntimeError(
-                    f"{model.name} changes the hidden state between its blocks, which a second stream cannot "
+                    f"{self.edit.name}: {model.name} changes the hidden state between its blocks, which a second stream cannot "
                     "follow. Use injection_mode context, or switch off what acts there (controlnets, audio, faces)."
                 )
 

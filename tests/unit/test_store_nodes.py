@@ -493,13 +493,13 @@ def test_missing_packages_are_named(monkeypatch):
         store_access.STORE.open()
 
 
-def test_vector_nodes_record_when_their_switch_is_on(nodes):
+def test_vector_nodes_record_unless_switched_off(nodes):
     a, b = wrapper_embeds(1), wrapper_embeds(2)
-    nodes["WanVideoVectorDifference"].execute(a, b, False, 1.0)
-    nodes["WanVideoVectorDifference"].execute(a, b, False, 2.0, store_in_db=True)
-    nodes["WanVideoVectorArithmetic"].execute(a, "add", b, 0.5, store_in_db=True)
-    nodes["WanVideoVectorInterpolation"].execute(a, b, 3, "linear", True, store_in_db=True)
-    nodes["WanVideoEmbeddingAmplifier"].execute(a, conditioning(3), 60.0, "push_apart", "relative_l2", True)
+    nodes["WanVideoVectorDifference"].execute(a, b, False, 1.0, store_in_db=False)
+    nodes["WanVideoVectorDifference"].execute(a, b, False, 2.0)
+    nodes["WanVideoVectorArithmetic"].execute(a, "add", b, 0.5)
+    nodes["WanVideoVectorInterpolation"].execute(a, b, 3, "linear", True)
+    nodes["WanVideoEmbeddingAmplifier"].execute(a, conditioning(3), 60.0, "push_apart", "relative_l2")
     store = wait_for_records()
     rows = store.database.read("SELECT operation_type, runs FROM operations_by_type")
     assert dict(rows) == {"difference": 1, "arithmetic": 1, "interpolation": 1, "amplification": 1}
