@@ -173,9 +173,9 @@ def test_an_operation_is_recorded_unless_it_is_switched_off(wrapper: Host):
     def runs(**inputs: bool) -> int:
         flow = Workflow()
         scale = next(_scales) / 100
-        embeds = (encode(wrapper, flow, prompt, "blurry") for prompt in (FOX, MOON))
-        difference = flow.add("WanVideoVectorDifference", **dict(zip(("text_embeds_a", "text_embeds_b"), embeds, strict=True)),
-                              normalize=False, scale=scale, **inputs)  # fmt: skip
+        a, b = (encode(wrapper, flow, prompt, "blurry") for prompt in (FOX, MOON))
+        difference = flow.add("WanVideoVectorDifference", text_embeds_a=a, text_embeds_b=b, normalize=False,
+                              scale=scale, **inputs)  # fmt: skip
         flow.add("TestShow", value=difference)
         wrapper.server.run(flow).checked()
         found = re.search(r"difference\D+(\d+)", report(wrapper.server, "performance"))
