@@ -70,7 +70,7 @@ class ImageEdit(ActiveEdit):
             return self.run.value(self.edit, index, x)
         if self._projected is None:
             raise RuntimeError(
-                f"{self.edit.name}: {self.run.model.name} did not run its image projection in this call. A pack that caches projected "
-                "image tokens conflicts with WanVideo Activation Editor: disable it."
+                f"{self.edit.name}: {self.run.model.name} did not run its image projection in this call. A pack that "
+                "caches projected image tokens conflicts with WanVideo Activation Editor: disable it."
             )
         return self._projected.to(x.dtype)

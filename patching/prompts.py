@@ -163,8 +163,8 @@ class Prompts:
         """
         if self._raw is None or tokens != self._tokens:
             raise RuntimeError(
-                f"{edit.name}: {self._model.name} has {tokens} tokens where its text has {self._tokens}, so `tokens` cannot be "
-                "found there. Use tokens = all."
+                f"{edit.name}: {self._model.name} has {tokens} tokens where its text has {self._tokens}, so `tokens` "
+                "cannot be found there. Use tokens = all."
             )
         real = (self._raw[row, -tokens:] != 0).any(dim=-1)
         if edit.text is not None:

@@ -30,7 +30,6 @@ KINDS = {
     "torchao int8": lambda: torchao("Int8"),
     "torchao float8": lambda: torchao("Float8"),
     "quanto int8": lambda: quanto("int8"),
-    "quanto float8": lambda: quanto("float8"),
 }
 
 
