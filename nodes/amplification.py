@@ -66,7 +66,7 @@ class WanVideoEmbeddingAmplifier(io.ComfyNode):
         target_difference: float,
         amplification_mode: str,
         metric: str = "changed_share",
-        store_in_db: bool = False,
+        store_in_db: bool = True,
     ) -> io.NodeOutput:
         settings = {"target_difference": target_difference, "mode": amplification_mode, "metric": metric}
         with (

@@ -117,7 +117,7 @@ class WanVideoControlVector(io.ComfyNode):
         height: int = 480,
         num_frames: int = 81,
         use_cache: bool = True,
-        store_in_db: bool = False,
+        store_in_db: bool = True,
     ) -> io.NodeOutput:
         settings: dict[str, Any] = {
             "site": SITES[site], "method": method, "steps": steps, "seeds": seeds, "seed": seed,

@@ -136,7 +136,7 @@ class WanVideoBlockMap(io.ComfyNode):
         branch: str = "cond",
         verify: int = 0,
         use_cache: bool = True,
-        store_in_db: bool = False,
+        store_in_db: bool = True,
     ) -> io.NodeOutput:
         with errors_named("WanVideo Block Map"):
             host = host_of(model)

@@ -160,9 +160,9 @@ def store_in_db_input() -> Any:
     """Optional last input of nodes that can record what they do (recording.py)."""
     return io.Boolean.Input(
         "store_in_db",
-        default=False,
+        default=True,
         optional=True,
-        tooltip="Record the operation, its inputs and its result in the embedding store.",
+        tooltip="Record the operation, its inputs and its result in the embedding store, in the background.",
     )
 
 

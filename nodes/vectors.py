@@ -42,7 +42,7 @@ class WanVideoVectorDifference(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, text_embeds_a: Any, text_embeds_b: Any, normalize: bool, scale: float, store_in_db: bool = False
+        cls, text_embeds_a: Any, text_embeds_b: Any, normalize: bool, scale: float, store_in_db: bool = True
     ) -> io.NodeOutput:
         settings = {"normalize": normalize, "scale": scale}
         with (
@@ -99,7 +99,7 @@ class WanVideoVectorArithmetic(io.ComfyNode):
         weight_2: float = 1.0,
         operand_3: Any = None,
         weight_3: float = 1.0,
-        store_in_db: bool = False,
+        store_in_db: bool = True,
     ) -> io.NodeOutput:
         with (
             errors_named("WanVideo Vector Arithmetic"),
@@ -173,7 +173,7 @@ class WanVideoVectorInterpolation(io.ComfyNode):
         steps: int,
         method: str,
         include_endpoints: bool,
-        store_in_db: bool = False,
+        store_in_db: bool = True,
     ) -> io.NodeOutput:
         settings = {"steps": steps, "method": method, "include_endpoints": include_endpoints}
         with (

@@ -219,7 +219,7 @@ class ActiveEdit:
         if self.tokens is not None:
             key = row, x.shape[1], x.dtype
             if key not in self._selected:
-                real = self.run.prompts.is_real(row, x.shape[1], self.edit.text)
+                real = self.run.prompts.is_real(row, x.shape[1], self.edit)
                 self._selected[key] = part_of(self.tokens.weights(real), x)
             return self._selected[key]
         return self.masked(x) if self.edit.mask is not None and not self.site.reads_text else None
@@ -292,7 +292,7 @@ class ContextEdit(ActiveEdit):
 
     def value(self, index: int, main: torch.Tensor) -> torch.Tensor:
         if not self.edit.is_projected:
-            return self.run.value(self.edit.source, index, main)
+            return self.run.value(self.edit, index, main)
         if self.edit.text is None:
             return self.run.prompts.changed(self, main, index)
         return self.run.prompts.value(self.edit, main)
@@ -330,7 +330,7 @@ class ModuleEdit(ActiveEdit):
         yield module.register_forward_hook(hidden_from_compile(change_output))
 
     def changed(self, index: int, x: torch.Tensor) -> torch.Tensor:
-        return self.apply(index, x, self._by_row(self.run.value(self.edit.source, index, x), x))
+        return self.apply(index, x, self._by_row(self.run.value(self.edit, index, x), x))
 
     def _by_row(self, value: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """A value of several captured rows, laid out over the touched rows of the batch."""

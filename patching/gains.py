@@ -129,7 +129,7 @@ class ControlEdit(ActiveEdit):
 
     def _scaled(self, leaf: nn.Module, index: int) -> Iterator[Hook]:
         def change(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            return self.apply(index, output, self.run.value(self.edit.source, index, output)) if self.acts else None
+            return self.apply(index, output, self.run.value(self.edit, index, output)) if self.acts else None
 
         yield leaf.register_forward_hook(hidden_from_compile(change))
 

@@ -67,10 +67,10 @@ class ImageEdit(ActiveEdit):
 
     def _value(self, index: int, x: torch.Tensor) -> torch.Tensor:
         if not isinstance(self.edit.source, Image):
-            return self.run.value(self.edit.source, index, x)
+            return self.run.value(self.edit, index, x)
         if self._projected is None:
             raise RuntimeError(
-                f"{self.run.model.name} did not run its image projection in this call. A pack that caches projected "
-                "image tokens conflicts with WanVideo Activation Editor: disable it."
+                f"{self.edit.name}: {self.run.model.name} did not run its image projection in this call. A pack that "
+                "caches projected image tokens conflicts with WanVideo Activation Editor: disable it."
             )
         return self._projected.to(x.dtype)

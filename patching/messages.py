@@ -43,10 +43,10 @@ def warn_if_unused(edits: Iterable[ActiveEdit]) -> None:
         )
 
 
-def skipped_message(blocks: set[int], setting: str) -> str:
-    """For blocks that a hidden edit is to change and that the host leaves out."""
+def skipped_message(edit: str, blocks: set[int], setting: str) -> str:
+    """For blocks that a hidden edit, by its name, is to change and that the host leaves out."""
     return (
-        f"{setting} skips block {', '.join(map(str, sorted(blocks)))}, whose hidden state is to be edited. "
+        f"{edit}: {setting} skips block {', '.join(map(str, sorted(blocks)))}, whose hidden state is to be edited. "
         "Choose other blocks, or change the skipped ones."
     )
 

@@ -155,20 +155,20 @@ class Prompts:
         self.text_start(context)
         return self._projected[id(edit)][:, -self._tokens :]
 
-    def is_real(self, row: int, tokens: int, injected: TextEmbeds | None = None) -> torch.Tensor:
-        """Where the text of a row has a token, its own or one of an injected prompt: bool [tokens].
+    def is_real(self, row: int, tokens: int, edit: Edit) -> torch.Tensor:
+        """Where the text of a row has a token, its own or one of the edit's prompt: bool [tokens].
 
         Raises:
             RuntimeError: the tensor at the site does not have the text's tokens.
         """
         if self._raw is None or tokens != self._tokens:
             raise RuntimeError(
-                f"{self._model.name} has {tokens} tokens where its text has {self._tokens}, so `tokens` cannot be "
-                "found there. Use tokens = all."
+                f"{edit.name}: {self._model.name} has {tokens} tokens where its text has {self._tokens}, so `tokens` "
+                "cannot be found there. Use tokens = all."
             )
         real = (self._raw[row, -tokens:] != 0).any(dim=-1)
-        if injected is not None:
-            real[: max(injected.token_counts)] = True
+        if edit.text is not None:
+            real[: max(edit.text.token_counts)] = True
         return real
 
     def changed(self, injection: Injection, context: torch.Tensor, block: int) -> torch.Tensor:
@@ -273,7 +273,10 @@ class Prompts:
             branch = self._branches[row]
             key = id(injection.edit), branch, number
             a, b, check = main[row, first:], injected[row, first:], key not in self._checked
-            out[row, first:] = result = apply_transforms(injection.transforms, a, b, real, check)
+            try:
+                out[row, first:] = result = apply_transforms(injection.transforms, a, b, real, check)
+            except ValueError as error:
+                raise ValueError(f"{injection.edit.name}: {error}") from error
             if check:
                 self._checked.add(key)
                 _log_transforms(f"{injection.edit.name} ({branch}, prompt {number + 1})", injection, a, b, result, real)

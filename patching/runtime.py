@@ -258,8 +258,9 @@ class Run:
             self._sigma = self._read_sigma()
         return self._sigma
 
-    def value(self, source: Any, index: int, x: torch.Tensor) -> torch.Tensor:
-        """What a source that is not text has for block `index`, on the device of x; moved there once per run."""
+    def value(self, edit: Edit, index: int, x: torch.Tensor) -> torch.Tensor:
+        """What an edit's source, no text, has for block `index`, on the device of x; moved there once per run."""
+        source: Any = edit.source
         if isinstance(source, Zero):
             return x.new_zeros(1, 1, x.shape[-1])
         key = id(source), index, x.dtype, x.device
@@ -267,7 +268,7 @@ class Run:
             given = source.tensor(index)
             if given.shape[-1] != x.shape[-1]:
                 raise ValueError(
-                    f"{source.title[0].upper()}{source.title[1:]} is {given.shape[-1]} wide, but the tensor that it "
+                    f"{edit.name}: {source.title} is {given.shape[-1]} wide, but the tensor that it "
                     f"changes in block {index} of {self.model.name} is {x.shape[-1]} wide. Take it from this model."
                 )
             shared = id(given), x.dtype, x.device  # blocks may share a tensor; it is held, so its id is its own
@@ -291,7 +292,8 @@ class Run:
         chosen = {index for edit in hidden for index in edit.blocks}
         missed = {index for edit in hidden for index in edit.missed}
         if missed and (missed != chosen or (self.prompts.ran and missed.issubset(replaced))):
-            raise RuntimeError(skipped_message(missed, "Skip-layer guidance, or a cache of single blocks,"))
+            name = next(edit.edit.name for edit in hidden if edit.missed)
+            raise RuntimeError(skipped_message(name, missed, "skip-layer guidance, or a cache of single blocks,"))
 
     def _check_reached(self, *_: Any) -> None:
         """After a call of the model: raise RuntimeError for an edit that met none of its modules in its first one.

@@ -46,8 +46,9 @@ class StreamEdit(ActiveEdit):
                 self._x = args[0].clone()  # a host may change its own in place
             elif args[0] is not self.run.left:
                 raise RuntimeError(
-                    f"{model.name} changes the hidden state between its blocks, which a second stream cannot "
-                    "follow. Use injection_mode context, or switch off what acts there (controlnets, audio, faces)."
+                    f"{self.edit.name}: {model.name} changes the hidden state between its blocks, which a second "
+                    "stream cannot follow. Use injection_mode context, or switch off what acts there (controlnets, "
+                    "audio, faces)."
                 )
 
         def leave(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:

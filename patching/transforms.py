@@ -101,7 +101,10 @@ class Boost:
 
     def check(self, main: torch.Tensor, injection: torch.Tensor, result: torch.Tensor, real: torch.Tensor) -> None:
         if not torch.isfinite(result).all():
-            raise ValueError(f"boost_factor {self.factor:g} leaves the range of {result.dtype}. Use a smaller one.")
+            raise ValueError(
+                f"the boost (WanVideo Projection Booster) leaves the range of {result.dtype}. Set a boost_factor below "
+                f"{self.factor:g}."
+            )
 
 
 @dataclass(frozen=True)

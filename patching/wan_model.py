@@ -124,6 +124,11 @@ def discover(module: Any) -> WanModel:
         raise NotAWanModelError(
             f"{name} has blocks without cross-attention: this model does not read text, so there is no context to edit."
         )
+    if any(hasattr(b, "forward_gen") for b in raw):  # Wan-Animate-2 of ComfyUI
+        raise NotAWanModelError(
+            f"{name} runs its blocks beside those of a pose video, by methods of their own, so they cannot be edited. "
+            "Use Wan 2.2 Animate or another Wan model, or leave this node out."
+        )
     given = inspect.signature(type(module).forward).parameters.get("encoder_hidden_states")
     if given is not None and str(given.annotation).startswith("list["):
         raise NotAWanModelError(

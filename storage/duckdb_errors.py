@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import re
+import tempfile
 from pathlib import Path
 
 import duckdb
 
 from .errors import DamagedError, LockedError, StoreError, UnsupportedError
 from .text import plain
+
+try:
+    import fcntl
+except ImportError:  # Windows, whose file systems have locks
+    fcntl = None  # type: ignore[assignment]
 
 _PID = re.compile(r"Could not set lock on file.*?(?:PID (\d+)|$)", re.S)
 _NO_LOCKS = re.compile(r"No locks available|not supported|not implemented|Operation not permitted", re.I)
@@ -27,12 +34,14 @@ def explained(error: duckdb.Error, path: Path) -> StoreError:
     store = f"The embedding store {plain(path)}"
     first = plain(text.strip().splitlines()[0] if text.strip() else type(error).__name__, 300)
     if locked := _PID.search(text):
-        if locked[1] is None and _NO_LOCKS.search(text):
+        nobody = locked[1] == "0"  # or one in another container, whose number is not seen
+        if (locked[1] is None and _NO_LOCKS.search(text)) or (nobody and _has_no_locks(path.parent)):
             return StoreError(
                 f"The folder of {plain(path)} has no file locks, as on some network drives. Set "
                 "WAN_ACTIVATION_STORE to a file on a local disk."
             )
-        return LockedError(f"{store} is in use by {f'process {locked[1]}' if locked[1] else 'another process'}.")
+        known = locked[1] and not nobody
+        return LockedError(f"{store} is in use by {f'process {locked[1]}' if known else 'another process'}.")
     if has_given_up(error):
         return StoreError(f"{store} failed and is opened again at its next use: {first}")
     if "Unique file handle" in text:
@@ -55,3 +64,15 @@ def explained(error: duckdb.Error, path: Path) -> StoreError:
     if "No space left" in text:
         return StoreError(f"{store}: the disk is full; nothing was changed.")
     return StoreError(f"{store} failed: {first}")
+
+
+def _has_no_locks(folder: Path) -> bool:
+    """Whether a file of our own, which nobody else can hold, cannot be locked there."""
+    if fcntl is None:
+        return False
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+    return False

@@ -55,7 +55,7 @@ def _check_skipped(edit: Edit, target: WanModel, slg_args: Mapping[str, Any] | N
     """
     skipped = set((slg_args or {}).get("blocks") or ()) & set(edit.strengths.active_blocks(target.block_count))
     if skipped and edit.branch != "cond":
-        raise ValueError(f"{edit.label or 'Edit'}: {skipped_message(skipped, 'slg_args (skip-layer guidance)')}")
+        raise ValueError(skipped_message(edit.name, skipped, "slg_args (skip-layer guidance)"))
 
 
 # Arguments of a model call whose effect comes between blocks, in place, with the wrapper's node that sets each.

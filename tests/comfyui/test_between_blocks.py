@@ -2,35 +2,141 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .server import RunFailedError, comfyui_path
-from .workflows import BLURRY, FOX, FRAMES, MOON, SIZE, NativeHost, Workflow, edit
+from .host_sources import writes
+from .server import WRAPPER_NAME, RunFailedError, comfyui_path
+from .tiny_models import NATIVE_ANIMATE_2, NATIVE_DANCER, VAE
+from .workflows import BLURRY, FOX, FRAMES, MOON, SIZE, NativeHost, Workflow, edit, output
 
-WRITE = re.compile(
-    r"^\s+(x|img|\w*hidden_states)(\[[^\]]*\])?(\[[^\]]*\])? *[-+*]= "
-    r"|^\s+(x|img|\w*hidden_states)\[[^\]]*\] = "
-    r"|\b(x|img|\w*hidden_states)(\[[^\]]*\])?\.(add|mul|sub|copy|addcmul|index_add)_\("
-)
+DIFFUSERS = ("wan*", "chronoedit", "skyreels_v2", "helios", "anyflow*")
 
-# Lines that change a hidden state in place in the files of native Wan models, and what keeps a second stream right.
-KNOWN = {
-    "x += c_skip * vace_strength[iii]": "VACE: every block but the first gets a new tensor, refused when it runs",
-    "x[:, :seq_len] = x[:, :seq_len] + residual_out": "audio_injector, music_injector: refused by native_checks",
-    "x[:, :seq_len] = x[:, :seq_len] + residual_out * scale": "the same since 0.21",
-    "x[:, :, 1:pose_latents.shape[2] + 1] += pose_latents[:, :, :x.shape[2] - 1]": "before the first block",
+BEFORE = "before the first block"
+INSIDE = "inside a block"
+ELSEWHERE = "of another network or another tensor"
+NEW = "a new tensor, which a second stream sees: refused when it runs"
+REFUSED = "refused by native_checks before sampling"
+WRAPPER = "refused by wrapper_checks when the model is first called"
+
+# Statements of the hosts that change a hidden state, and what keeps a second stream right.
+NATIVE = {
+    "x += c_skip * vace_strength[iii]": "VACE: refused by SecondStream.check",
+    "x = self.audio_injector(x, i, audio_emb, audio_emb_global, seq_len)": REFUSED,
+    "x = self.music_injector(x, i, audio_emb, audio_emb_global=None, seq_len=seq_len, scale=audio_inject_scale)":
+        REFUSED,
+    "x[:, :seq_len] = x[:, :seq_len] + residual_out": REFUSED,  # in both injectors, until 0.21
+    "x[:, :seq_len] = x[:, :seq_len] + residual_out * scale": REFUSED,
+    "x = out['img']": "patches: a replaced block is hooked inside, double_block is refused by native_checks",
+    "img[:, img_offset:img_offset + residual.shape[1]] += residual": f"Uni3C in double_block: {REFUSED}",
+    "img[:, :self.temp_data[1][0].shape[1]] += self.temp_data[1][0] * self.strength": f"double_block: {REFUSED}",
+    "img[:, :self.encoded_image.shape[1]] += self.model_patch.model.control_block("
+    "img[:, :self.encoded_image.shape[1]], self.encoded_image.to(img.dtype), block_index) * self.strength":
+        f"double_block: {REFUSED}",
+    "x = x + self.face_adapter.fuser_blocks[i // 5](x, motion_vec)": NEW,
+    "x = block.forward_gen(x, e0, freqs, context_gen, k_pose, v_pose, f_gen, hw, buffers, "
+    "ref_strength=reference_strength, context_img_len=context_img_len, transformer_options=transformer_options)":
+        "Wan-Animate-2: refused by discover",
+    "x[:, :, 1:pose_latents.shape[2] + 1] += pose_latents[:, :, :x.shape[2] - 1]": BEFORE,
+    "x[:, :, :self.init_latents.shape[2]] = self.init_latents.to(x)": ELSEWHERE,
+}  # fmt: skip
+WRAPPER_OWN = {
+    "x += flashvsr_LQ_latent[b].to(x) * flashvsr_strength": WRAPPER,
+    "x += block.control_combine_linears(dense + sparse) * dual_control_input['strength']": WRAPPER,
+    "x[:, -self.original_seq_len:] += block.control_combine_linears(dense + sparse) * dual_control_input['strength']":
+        WRAPPER,
+    "x = self.audio_injector_forward(b, x, merged_audio_emb, scale=s2v_audio_scale)": WRAPPER,
+    "x[:, :self.original_seq_len].add_(residual_out)": WRAPPER,
+    "x = self.wananimate_forward(block, x, motion_vec, strength=wananim_face_strength)": WRAPPER,
+    "x[:, :self.original_seq_len] += uni3c_controlnet_states[b].to(x) * uni3c_data['controlnet_weight']": WRAPPER,
+    "x[:, :self.original_seq_len] += controlnet['controlnet_states'][b // controlnet['controlnet_stride']].to(x) * "
+    "controlnet['controlnet_weight']": WRAPPER,
+    "x = x + control_out_proj * one_to_all_controlnet_strength": WRAPPER,
+    "x += self.magcache_state.get(pred_id)['residual_cache'].to(x.device)": "in place of all blocks",
+    "x.add_(dwpose_emb, alpha=unianim_data['strength'])": BEFORE,
+    "x[0] = x[0] + self.add_proj(add_cond)": BEFORE,
+    "x[0] = torch.cat([x[0], attn_cond], dim=1)": BEFORE,
+    "x[0] = x[0] + self.cond_encoder(s2v_pose.to(self.cond_encoder.weight.dtype)).to(self.base_dtype)": BEFORE,
+    "x.addcmul_(y, gate_msa)": INSIDE,
+    "x.add_(x_audio, alpha=audio_scale)": INSIDE,
+    "x.add_(vace_hints[i][self.block_id].to(x.device), alpha=vace_context_scale[i])": f"VACE, {INSIDE}",
+    "x.add_(attention(q, k_img, v_img, attention_mode=self.attention_mode, heads=self.num_heads).flatten(2))": INSIDE,
+    "x[:, :orig_seq_len] = x[:, :orig_seq_len] + adapter_x * ip_scale": INSIDE,
+    "hidden_states = block(hidden_states=hidden_states, temb=temb, rotary_emb=controlnet_rotary_emb)": ELSEWHERE,
+    "controlnet_hidden_states += (controlnet_block(hidden_states),)": ELSEWHERE,
+    "x = down_block(x)": ELSEWHERE,
+    "x = self.sft_layers[i](x, cond_feat)": ELSEWHERE,
+    "x.mul_(cos)": ELSEWHERE,
+    "x *= sm_scale": ELSEWHERE,
+    "x -= width": ELSEWHERE,
+    "x -= width / 2": ELSEWHERE,
+    "x[:border_width] = (torch.arange(border_width) + 1) / border_width": ELSEWHERE,
+    "x[-border_width:] = torch.flip((torch.arange(border_width) + 1) / border_width, dims=(0,))": ELSEWHERE,
+}  # fmt: skip
+WRAPPER_LONG = {"x += self.cross_attn(self.norm3(": INSIDE}  # by their beginning
+OF_DIFFUSERS = {
+    "hidden_states = hidden_states + control_hint.to(hidden_states.device) * scale": "VACE: refused by check",
+    "hidden_states = face_adapter_output + hidden_states": NEW,
+    "hidden_states[:, :, 1:] = hidden_states[:, :, 1:] + pose_hidden_states": BEFORE,
 }
 
 
-def test_no_line_that_changes_the_hidden_state_in_place_is_unknown():
+def native_files() -> Iterator[Path]:
+    root = comfyui_path()
+    yield from (root / "comfy/ldm/wan").glob("*.py")
+    yield from (root / "comfy_extras").glob("nodes_wan*.py")
+    yield root / "comfy_extras/nodes_model_patch.py"
+
+
+def wrapper_files() -> Iterator[Path]:
+    for file in (comfyui_path() / "custom_nodes" / WRAPPER_NAME).rglob("*.py"):
+        if "tests" not in file.parts:
+            yield file
+
+
+def diffusers_files() -> Iterator[Path]:
+    package = importlib.util.find_spec("diffusers")
+    assert package is not None and package.origin is not None
+    for name in DIFFUSERS:
+        yield from (Path(package.origin).parent / "models/transformers").glob(f"transformer_{name}.py")
+
+
+@pytest.mark.parametrize(
+    ("files", "known"),
+    [
+        (native_files, NATIVE),
+        (wrapper_files, {**WRAPPER_OWN, **WRAPPER_LONG}),
+        (diffusers_files, OF_DIFFUSERS),
+    ],
+    ids=["native", "wrapper", "diffusers"],
+)
+def test_no_statement_that_changes_the_hidden_state_is_unknown(files, known):
     """A new one needs a look: a second stream would miss it."""
-    files = sorted((Path(comfyui_path()) / "comfy/ldm/wan").glob("model*.py"))
-    lines = [line for file in files if "multitalk" not in file.name for line in file.read_text().splitlines()]
-    found = {line.strip() for line in lines if WRITE.search(line)}
-    assert found and found <= KNOWN.keys()
+    found = writes(files())
+    unknown = {one for one in found if one not in known and not one.startswith(tuple(WRAPPER_LONG))}
+    assert found and not unknown
+
+
+def test_a_statement_that_is_new_is_found(tmp_path):
+    """Each way of writing the hidden state, with the block's own call left out."""
+    source = """
+for i, block in enumerate(self.blocks):
+    x = block(x, context=context)
+    x = self._gradient_checkpointing_func(block, x, context)
+    x = x + control[i]
+    x += audio
+    x[:, a:b[0]] += residual
+    x[:, :n].add_(residual)
+    y = x + 1
+"""
+    (tmp_path / "model.py").write_text(source)
+    assert writes(iter([tmp_path / "model.py"])) == {
+        "x = x + control[i]", "x += audio", "x[:, a:b[0]] += residual", "x[:, :n].add_(residual)",
+    }  # fmt: skip
 
 
 def test_a_second_stream_is_refused_beside_a_patch_between_blocks(native: NativeHost):
@@ -88,3 +194,48 @@ def test_causal_sampling_takes_edits_of_the_whole_run_in_the_context_and_no_othe
     ):
         with pytest.raises(RunFailedError, match=f"{what}.* cannot be combined with SamplerARVideo"):
             causal(native, edit(**inputs)).checked()
+
+
+def since(version: str, file: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(
+        not (comfyui_path() / "comfy/ldm/wan" / file).exists(), reason=f"of ComfyUI from {version} on"
+    )
+
+
+@since("0.21", "model_wandancer.py")
+def test_a_second_stream_is_refused_beside_the_music_of_a_dancer(native: NativeHost):
+    """The real model. Its music changes the hidden state in place between blocks; the context works beside it."""
+
+    def music(flow: Workflow, positive, negative):
+        made = flow.add("WanDancerVideo", positive=positive, negative=negative, vae=flow.add("VAELoader", vae_name=VAE),
+                        length=FRAMES, audio_encoder_output=flow.add("TestMusic", seed=music.seed), **SIZE)  # fmt: skip
+        return output(made, 0), output(made, 1), output(made, 2)
+
+    dancer = {"load": lambda flow: native.load(flow, NATIVE_DANCER), "condition": music}
+    music.seed = 1
+    assert native.digest(FOX, edit(), **dancer) == (other := native.digest(MOON, **dancer))
+    result = native.run(FOX, edit(injection_mode="hidden_states"), **dancer)
+    assert result.error["node_type"] == native.sampler
+    assert re.search(
+        r"hidden_states and both cannot be combined with WanDancer music.*use injection_mode context",
+        result.error["exception_message"],
+    )
+    assert "0/2" not in result.log, "no step began"
+    music.seed = 2
+    assert native.digest(MOON, **dancer) != other, "the music is heard"
+
+
+@since("0.31", "model_animate2.py")
+@pytest.mark.parametrize("mode", ["context", "hidden_states", "both"])
+def test_wan_animate_2_is_refused_by_the_node(native: NativeHost, mode):
+    """The real model, whose blocks are called past module hooks."""
+
+    def load(flow: Workflow):
+        return native.load(flow, NATIVE_ANIMATE_2)
+
+    result = native.run(FOX, edit(injection_mode=mode), load=load)
+    assert result.error["node_type"] == "WanVideoActivationEditor"
+    message = result.error["exception_message"]
+    assert message.startswith("WanVideo Activation Editor: WanAnimate2Model runs its blocks beside")
+    assert "Use Wan 2.2 Animate or another Wan model" in message
+    assert native.digest(FOX, load=load) != native.digest(MOON, load=load), "it samples without the node"

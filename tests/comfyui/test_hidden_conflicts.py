@@ -149,7 +149,7 @@ def test_skip_layer_guidance_of_comfyui_skips_the_second_stream_too(native: Nati
 
 
 def test_editing_a_block_that_comfyui_skips_is_refused(native: NativeHost):
-    message = r"Skip-layer guidance, .* skips block 9, .*Choose other blocks"
+    message = r"\(node \d+\).*: skip-layer guidance, .* skips block 9, .*Choose other blocks"
     refused(native, message, mixed(block_activations="5-9"), **native_slg("9, 10"))
     for chosen in ("8, 9", "9"):
         refused(native, message, **native_slg("9, 10", native.adding(COUNT, at=chosen)))

@@ -89,3 +89,58 @@ def test_a_text_projection_of_gguf_is_edited_again_once_the_model_is_loaded(wrap
     other = wrapper.digest(MOON, load=load, steps=1)
     for mode in ("context", "hidden_states"):
         assert wrapper.digest(FOX, edit(injection_mode=mode), load=load, steps=1) == other
+
+
+TO_QUANTISED = """
+import sys
+root, source, target, kind = sys.argv[1:]
+sys.path.insert(0, root)
+import comfy.cli_args
+comfy.cli_args.args.cpu = True
+import json, torch
+from comfy import quant_ops
+from safetensors.torch import load_file, save_file
+if kind not in getattr(quant_ops, "QUANT_ALGOS", {}):
+    sys.exit("has no " + kind)
+made = {}
+for name, value in load_file(source).items():
+    if value.dim() == 2 and name.endswith(".weight") and name.startswith(("text_embedding", "blocks")):
+        layout = quant_ops.QUANT_ALGOS[kind]["comfy_tensor_layout"]
+        packed = quant_ops.QuantizedTensor.from_float(value.bfloat16(), layout)
+        made |= packed.state_dict(name)
+        made[name.removesuffix("weight") + "comfy_quant"] = torch.tensor(
+            list(json.dumps({"format": kind}).encode()), dtype=torch.uint8)
+    else:
+        made[name] = value
+save_file({k: v.contiguous() for k, v in made.items()}, target)
+"""
+
+
+@pytest.fixture(params=["float8_e4m3fn", "int8_tensorwise", "mxfp8"])
+def quantised_model(request, models: Path) -> str:
+    """A file of the native model whose linear layers ComfyUI has quantised, those of the text projection too."""
+    name, root = f"native_{request.param}.safetensors", comfyui_path()
+    folder = models / "diffusion_models"
+    made = subprocess.run(
+        [comfyui_python(root), "-c", TO_QUANTISED, root, folder / tiny_models.NATIVE_T2V, folder / name, request.param],
+        capture_output=True,
+        text=True,
+    )
+    if f"has no {request.param}" in made.stderr:
+        pytest.skip(f"this ComfyUI has no {request.param}")
+    assert made.returncode == 0, made.stderr
+    return name
+
+
+def test_quantised_layers_are_edited_again_once_the_model_is_loaded(native: NativeHost, quantised_model):
+    def load(flow: Workflow):
+        return native.load(flow, quantised_model)
+
+    holds(native, load)
+    other = native.digest(MOON, load=load, steps=1)
+    for mode in ("context", "hidden_states"):
+        assert native.digest(FOX, edit(injection_mode=mode), load=load, steps=1) == other
+    narrow = edit(inject=lambda flow: native.embeds(flow, MOON, width=2048))
+    message = str(native.run(FOX, narrow, load=load).error)
+    assert "2048 wide" in message and "projects text of width 4096" in message
+    assert native.reference(MOON, steps=1) != other, "the layers are quantised"

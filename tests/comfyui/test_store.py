@@ -17,6 +17,8 @@ from .workflows import FOX, MOON, Host, Link, Workflow, edit, output
 DATABASE = {"cleanup_days": 30, "cleanup_min_access": 5}
 OUTPUTS = {"wrapper": 0, "native": 1}
 
+_scales = iter(range(1, 100))  # each run is another operation
+
 
 def store_file(server: ComfyServer) -> Path:
     return server.base / "user" / "__wanvideo_activation_editor" / "embeddings.duckdb"
@@ -163,3 +165,23 @@ def test_a_report_comes_after_a_store_of_the_same_run(wrapper: Host):
                       tags="", note="", prompt="", precision="half")  # fmt: skip
     report_id = flow.add("WanVideoEmbeddingDatabase", **asked, after=stored)[0]
     assert "Would remove 1" in wrapper.server.run(flow).checked().output(report_id, "text")[0]
+
+
+def test_an_operation_is_recorded_unless_it_is_switched_off(wrapper: Host):
+    """As in a file of before: without the input, which is the last one."""
+
+    def runs(**inputs: bool) -> int:
+        flow = Workflow()
+        scale = next(_scales) / 100
+        a, b = (encode(wrapper, flow, prompt, "blurry") for prompt in (FOX, MOON))
+        difference = flow.add("WanVideoVectorDifference", text_embeds_a=a, text_embeds_b=b, normalize=False,
+                              scale=scale, **inputs)  # fmt: skip
+        flow.add("TestShow", value=difference)
+        wrapper.server.run(flow).checked()
+        found = re.search(r"difference\D+(\d+)", report(wrapper.server, "performance"))
+        return int(found.group(1)) if found else 0
+
+    before = runs(store_in_db=False)
+    assert runs() == before + 1
+    assert runs(store_in_db=True) == before + 2
+    assert runs(store_in_db=False) == before + 2

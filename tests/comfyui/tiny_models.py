@@ -26,6 +26,8 @@ NATIVE_T2V = "native_t2v.safetensors"
 NATIVE_I2V = "native_i2v.safetensors"
 NATIVE_VACE = "native_vace.safetensors"
 NATIVE_5B = "native_5b.safetensors"
+NATIVE_ANIMATE_2 = "native_animate_2.safetensors"
+NATIVE_DANCER = "native_dancer.safetensors"
 WRAPPER_LYNX = "wrapper_lynx.safetensors"
 WRAPPER_MULTITALK = "wrapper_multitalk.safetensors"
 WRAPPER_HUMO = "wrapper_humo.safetensors"
@@ -121,6 +123,36 @@ def lora(dim: int, blocks: Iterable[int], seed: int, rank: int = 4) -> State:
     for name, width in shapes.items():
         out.normal(f"diffusion_model.{name}.lora_A.weight", rank, width, scale=width**-0.5)
         out.normal(f"diffusion_model.{name}.lora_B.weight", dim, rank)
+    return out.state
+
+
+def dancer(dim: int, blocks: int, seed: int, music: int = 256) -> State:
+    """A WanDancer model, whose music acts between the blocks 0, 4, 8, ..."""
+    out = _Random(seed)
+    out.state = transformer(dim, blocks, seed, image=True)
+    out.layer("patch_embedding_global", dim, 36, 1, 2, 2)
+    out.normal("head_global.modulation", 1, 2, dim, scale=dim**-0.5)
+    out.layer("head_global.head", 64, dim)
+    _norm(out, "img_emb_refimage.proj.0", CLIP_WIDTH)
+    out.layer("img_emb_refimage.proj.1", CLIP_WIDTH, CLIP_WIDTH)
+    out.layer("img_emb_refimage.proj.3", dim, CLIP_WIDTH)
+    _norm(out, "img_emb_refimage.proj.4", dim)
+    for i in range(8):
+        name = f"music_injector.injector.{i}"
+        for part in "qkvo":
+            out.layer(f"{name}.{part}", dim, dim)
+        for part in ("norm_q", "norm_k"):
+            out.ones(f"{name}.{part}.weight", dim)
+    out.layer("music_projection", music, 35)
+    for i in range(2):
+        name = f"music_encoder.{i}"
+        for part in "qkv":
+            out.layer(f"{name}.self_attn.{part}_proj", music, music)
+        out.layer(f"{name}.self_attn.out_proj", music, music)
+        out.layer(f"{name}.linear1", 1024, music)
+        out.layer(f"{name}.linear2", music, 1024)
+        for part in ("norm1", "norm2"):
+            _norm(out, f"{name}.{part}", music)
     return out.state
 
 
@@ -269,6 +301,8 @@ def write_models(root: Path) -> None:
         f"diffusion_models/{NATIVE_I2V}": transformer(native, 8, 5, image=True),
         f"diffusion_models/{NATIVE_VACE}": transformer(native, 8, 6, control_blocks=4),
         f"diffusion_models/{NATIVE_5B}": transformer(native, 8, 11, channels=48),
+        f"diffusion_models/{NATIVE_ANIMATE_2}": transformer(native, 4, 16, image=True),
+        f"diffusion_models/{NATIVE_DANCER}": dancer(native, 8, 17),
         f"diffusion_models/{WRAPPER_LYNX}": lynx(wrapper, WRAPPER_BLOCKS, 12),
         f"diffusion_models/{WRAPPER_MULTITALK}": multitalk(wrapper, WRAPPER_BLOCKS, 13),
         f"diffusion_models/{WRAPPER_HUMO}": humo(wrapper, WRAPPER_BLOCKS, 14),
@@ -281,4 +315,6 @@ def write_models(root: Path) -> None:
     for name, state in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(state, path, metadata={"format": "pt"})
+        # Files of Wan-Animate-2 are those of I2V but for what their metadata says.
+        kind = {"config": '{"transformer": {"model_type": "animate2"}}'} if NATIVE_ANIMATE_2 in name else {}
+        save_file(state, path, metadata={"format": "pt", **kind})

@@ -96,7 +96,7 @@ CONTRACT = {
         ["model", "text_embeds", "injection_embeds", ("injection_strength", 1.0), ("block_activations", "all"),
          ("noise_levels", "0.8, 0.6, 0.4"), ("seeds", 4), ("seed", 0), "image_embeds", ("width", 832), ("height", 480),
          ("num_frames", 81), "control_vector", ("branch", "cond"), ("verify", 0), ("use_cache", True),
-         ("store_in_db", False)],
+         ("store_in_db", True)],
         ["block_map", "info"],
     ),
     "WanVideoBlockMapViewer": (
@@ -111,7 +111,7 @@ CONTRACT = {
     "WanVideoControlVector": (
         ["model", "positive_embeds", "negative_embeds", ("site", "attention"), ("method", "mean_difference"),
          ("block_activations", "all"), ("steps", 8), ("seeds", 1), ("seed", 0), "image_embeds", ("width", 832),
-         ("height", 480), ("num_frames", 81), ("use_cache", True), ("store_in_db", False)],
+         ("height", 480), ("num_frames", 81), ("use_cache", True), ("store_in_db", True)],
         ["control_vector", "info", "graph_image"],
     ),
     "WanVideoControlVectorApply": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import subprocess
 import sys
@@ -493,13 +494,13 @@ def test_missing_packages_are_named(monkeypatch):
         store_access.STORE.open()
 
 
-def test_vector_nodes_record_when_their_switch_is_on(nodes):
+def test_vector_nodes_record_unless_switched_off(nodes):
     a, b = wrapper_embeds(1), wrapper_embeds(2)
-    nodes["WanVideoVectorDifference"].execute(a, b, False, 1.0)
-    nodes["WanVideoVectorDifference"].execute(a, b, False, 2.0, store_in_db=True)
-    nodes["WanVideoVectorArithmetic"].execute(a, "add", b, 0.5, store_in_db=True)
-    nodes["WanVideoVectorInterpolation"].execute(a, b, 3, "linear", True, store_in_db=True)
-    nodes["WanVideoEmbeddingAmplifier"].execute(a, conditioning(3), 60.0, "push_apart", "relative_l2", True)
+    nodes["WanVideoVectorDifference"].execute(a, b, False, 1.0, store_in_db=False)
+    nodes["WanVideoVectorDifference"].execute(a, b, False, 2.0)
+    nodes["WanVideoVectorArithmetic"].execute(a, "add", b, 0.5)
+    nodes["WanVideoVectorInterpolation"].execute(a, b, 3, "linear", True)
+    nodes["WanVideoEmbeddingAmplifier"].execute(a, conditioning(3), 60.0, "push_apart", "relative_l2")
     store = wait_for_records()
     rows = store.database.read("SELECT operation_type, runs FROM operations_by_type")
     assert dict(rows) == {"difference": 1, "arithmetic": 1, "interpolation": 1, "amplification": 1}
@@ -600,3 +601,51 @@ def test_a_stored_embedding_is_found_by_its_name_or_prompt_in_the_form_of_the_ma
     assert torch.equal(stored_under(" a red fox\n", wrapper_embeds())["prompt_embeds"][0], second)
     assert stored_under("fox", conditioning())[0][0].shape == (1, 512, WIDTH)
     assert stored_under("", conditioning()) is None and stored_under("wolf", conditioning()) is None
+
+
+# Nodes that give out what is stored under a name, with their other inputs; and those that report on the store, which
+# run each time. A node that reads the store and stands in neither fails the test.
+NAMED = {
+    "WanVideoLoadEmbedding": lambda name: {"embedding": name, "device": "offload", "dtype": "stored"},
+    "WanVideoLoadControlVector": lambda name: {"name": name},
+    "WanVideoDirectInjector": lambda name: {"injection_prompt": name},
+    "WanVideoRememberedPrompt": lambda name: {"name": name, "refresh": False},
+}
+EACH_TIME = {
+    "WanVideoEmbeddingDatabase", "WanVideoSearchEmbeddings", "WanVideoExportEmbeddings",
+}  # fmt: skip
+WRITES = {"WanVideoStoreEmbedding", "WanVideoStoreControlVector", "WanVideoImportEmbeddings"}
+
+
+def test_every_node_that_reads_the_store_is_known(nodes):
+    reads = {
+        name
+        for name, cls in nodes.items()
+        if any(word in inspect.getsource(cls) for word in ("STORE.open()", "stored_under(", "_load(", "_get("))
+    }
+    assert set(NAMED) - {"WanVideoLoadEmbedding", "WanVideoLoadControlVector"} <= reads
+    assert reads <= {*NAMED, *EACH_TIME, *WRITES}
+
+
+@pytest.mark.parametrize("node", NAMED)
+def test_a_node_runs_again_when_another_embedding_is_stored_under_its_name(nodes, node):
+    """ComfyUI runs a node again when its fingerprint is another than after its last run."""
+    seen = lambda: nodes[node].fingerprint_inputs(**NAMED[node]("castle"))  # noqa: E731
+    without = seen()
+    keep(nodes, wrapper_embeds(1), "castle")
+    first = seen()
+    assert first != without and seen() == first
+    keep(nodes, wrapper_embeds(2), "beside it")
+    assert seen() == first
+    keep(nodes, wrapper_embeds(3), "castle")
+    second = seen()
+    assert second not in (first, without)
+    STORE.close()  # as after a restart
+    assert seen() == second
+    report(nodes, "delete", name="castle", dry_run=False)
+    assert seen() not in (first, second)
+
+
+@pytest.mark.parametrize("node", sorted(EACH_TIME))
+def test_a_report_on_the_store_is_made_anew_each_time(nodes, node):
+    assert nodes[node].fingerprint_inputs() != nodes[node].fingerprint_inputs()

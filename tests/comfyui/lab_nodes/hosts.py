@@ -28,6 +28,20 @@ class TestBlockPatch(AnyInput):
         return (model,)
 
 
+class TestMusic(AnyInput):
+    """Features of music, as WanDancerEncodeAudio gives them."""
+
+    RETURN_TYPES = ("AUDIO_ENCODER_OUTPUT",)
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"seed": ("INT", {"default": 0})}}
+
+    def run(self, seed):
+        features = torch.randn(1, 24, 35, generator=torch.Generator().manual_seed(seed))
+        return ({"audio_feature": features, "fps": 30.0, "audio_inject_scale": 1.0},)
+
+
 class TestRowsInTurn(AnyInput):
     """A model that takes the rows of a guidance batch one after the other, as RES4LYF's ReWanPatcher."""
 
@@ -62,4 +76,4 @@ class TestCausalSampler(AnyInput):
         return (KSAMPLER(sample_ar_video),)
 
 
-HOST_NODES = (TestBlockPatch, TestRowsInTurn, TestCausalSampler)
+HOST_NODES = (TestBlockPatch, TestMusic, TestRowsInTurn, TestCausalSampler)
