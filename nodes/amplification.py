@@ -11,14 +11,14 @@ from ..embeddings.difference import mean_difference
 from ..embeddings.promptwise import promptwise, read_truncated, title, write_text_embeds
 from .recording import recorded
 from .shown import difference_table, told_tables
-from .sockets import CATEGORY, embeds_input, embeds_template, errors_named, schema, store_in_db_input
+from .sockets import CATEGORY, embeds_input, embeds_template, errors_named, shown_schema, store_in_db_input
 
 
 class WanVideoEmbeddingAmplifier(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         embeds = embeds_template()
-        return schema(
+        return shown_schema(
             node_id="WanVideoEmbeddingAmplifier",
             display_name="WanVideo Embedding Amplifier",
             category=f"{CATEGORY}/Embeddings",

@@ -12,7 +12,7 @@ from ..embeddings.report import pca_report, shape_report, statistics_report
 from ..embeddings.text_embeds import TextEmbeds
 from .recording import record_analysis, recorded_analysis
 from .shown import told_tables
-from .sockets import CATEGORY, embeds_template, errors_named
+from .sockets import CATEGORY, embeds_template, errors_named, schema
 
 REPORTS = {"statistics": statistics_report, "shape": shape_report, "pca_preview": pca_report}
 VERSION = 1
@@ -23,7 +23,7 @@ class WanVideoEmbeddingAnalyzer(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         embeds = embeds_template()
-        return io.Schema(
+        return schema(
             node_id="WanVideoEmbeddingAnalyzer",
             display_name="WanVideo Embedding Analyzer",
             category=f"{CATEGORY}/Inspection",

@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 from ..patching.plot import as_comfy_image, bar_plot
 from ..patching.strengths import DEFAULT_BLOCK_COUNT, PATTERNS, PRESETS, Explicit, Pattern, as_block_strengths
 from ..patching.views import bar_chart, strength_summary
-from .sockets import CATEGORY, BlockStrengthsType, errors_named
+from .sockets import CATEGORY, BlockStrengthsType, errors_named, schema
 
 BLOCKS = range(DEFAULT_BLOCK_COUNT)
 
@@ -17,7 +17,7 @@ BLOCKS = range(DEFAULT_BLOCK_COUNT)
 class WanVideoBlockActivationBuilder(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="WanVideoBlockActivationBuilder",
             display_name="WanVideo Block Activation Builder",
             category=f"{CATEGORY}/Blocks",
@@ -52,7 +52,7 @@ class WanVideoBlockActivationBuilder(io.ComfyNode):
 class WanVideoBlockStrengthBuilder(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="WanVideoBlockStrengthBuilder",
             display_name="WanVideo Block Strength Builder",
             category=f"{CATEGORY}/Blocks",
@@ -143,7 +143,7 @@ class WanVideoBlockStrengthBuilder(io.ComfyNode):
 class WanVideoStrengthVisualizer(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="WanVideoStrengthVisualizer",
             display_name="WanVideo Strength Visualizer",
             category=f"{CATEGORY}/Blocks",

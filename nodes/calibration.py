@@ -19,7 +19,7 @@ from ..vectors.hosted import hosted_calibration
 from .control_vector_apply import OPERATIONS, chosen_blocks
 from .control_vectors import FAMILY, read_vector, vector_input
 from .probing_inputs import blocks_input, progress, size_inputs
-from .sockets import check_texts, embeds_input, errors_named, model_input, schema
+from .sockets import check_texts, embeds_input, errors_named, model_input, shown_schema
 
 HIGHEST = 10.0
 
@@ -27,7 +27,7 @@ HIGHEST = 10.0
 class WanVideoCalibrateStrength(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return shown_schema(
             node_id="WanVideoCalibrateStrength",
             display_name="WanVideo Calibrate Strength",
             category=FAMILY,

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..probing.distances import relative_l2, ssim
 from ..storage.text import plain
 from .shown import told_tables
-from .sockets import CATEGORY, errors_named, schema
+from .sockets import CATEGORY, errors_named, shown_schema
 
 BACKGROUND, INK = (24, 26, 31), (226, 229, 235)
 MAX_LABEL = 200
@@ -23,7 +23,7 @@ BAR = 12
 class WanVideoComparison(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return shown_schema(
             node_id="WanVideoComparison",
             display_name="WanVideo Comparison (plain and edited side by side)",
             category=f"{CATEGORY}/Inspection",

@@ -31,7 +31,7 @@ from .sockets import (
     node_label,
     passed_on_sockets,
     schedule_input,
-    schema,
+    shown_schema,
     transformer_options,
     window_and_branch_inputs,
     with_description,
@@ -44,7 +44,7 @@ class WanVideoControlVectorApply(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         passed_on = passed_on_sockets()
-        return schema(
+        return shown_schema(
             node_id="WanVideoControlVectorApply",
             display_name="WanVideo Control Vector Apply",
             category=FAMILY,
@@ -137,7 +137,7 @@ class WanVideoControlVectorTurn(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         passed_on = passed_on_sockets()
-        return schema(
+        return shown_schema(
             node_id="WanVideoControlVectorTurn",
             display_name="WanVideo Control Vector Turn",
             category=FAMILY,

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..vectors import ControlVector, ControlVectorError, add, orthogonalise, project, scale
 from .control_vectors import FAMILY, ControlVectorType, info_of, read_vector, vector_input
-from .sockets import errors_named, operand_inputs
+from .sockets import errors_named, operand_inputs, schema
 from .store import checked_name, load_named, split_words
 from .store_access import STORE
 from .store_values import fingerprint_of
@@ -22,7 +22,7 @@ class WanVideoControlVectorArithmetic(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         operands = operand_inputs(vector_input, ", of the same model, site and blocks.")
-        return io.Schema(
+        return schema(
             node_id="WanVideoControlVectorArithmetic",
             display_name="WanVideo Control Vector Arithmetic",
             category=FAMILY,
@@ -77,7 +77,7 @@ def _combined(base: ControlVector, operation: str, pairs: list[tuple[ControlVect
 class WanVideoStoreControlVector(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="WanVideoStoreControlVector",
             display_name="WanVideo Store Control Vector",
             category=FAMILY,
@@ -111,7 +111,7 @@ class WanVideoStoreControlVector(io.ComfyNode):
 class WanVideoLoadControlVector(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="WanVideoLoadControlVector",
             display_name="WanVideo Load Control Vector",
             category=FAMILY,

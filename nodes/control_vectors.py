@@ -27,7 +27,7 @@ from .sockets import (
     embeds_input,
     errors_named,
     model_input,
-    schema,
+    shown_schema,
     store_in_db_input,
 )
 
@@ -56,7 +56,7 @@ def read_vector(value: Any, name: str) -> ControlVector:
 class WanVideoControlVector(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return shown_schema(
             node_id="WanVideoControlVector",
             display_name="WanVideo Control Vector",
             category=FAMILY,

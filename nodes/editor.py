@@ -34,7 +34,7 @@ from .sockets import (
     node_label,
     passed_on_sockets,
     schedule_input,
-    schema,
+    shown_schema,
     strength_input,
     transformer_options,
     window_and_branch_inputs,
@@ -170,7 +170,7 @@ class WanVideoActivationEditor(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         passed_on = passed_on_sockets()
-        return schema(
+        return shown_schema(
             node_id="WanVideoActivationEditor",
             display_name="WanVideo Activation Editor (inject prompt)",
             category=f"{CATEGORY}/Injection",
@@ -262,7 +262,7 @@ class WanVideoAdvancedActivationEditor(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         passed_on = passed_on_sockets()
-        return schema(
+        return shown_schema(
             node_id="WanVideoAdvancedActivationEditor",
             display_name="WanVideo Per-Block Activation Editor",
             category=f"{CATEGORY}/Injection",

@@ -28,7 +28,7 @@ from .sockets import (
     errors_named,
     node_label,
     passed_on_sockets,
-    schema,
+    shown_schema,
     transformer_options,
     window_and_branch_inputs,
     with_description,
@@ -42,7 +42,7 @@ class WanVideoProjectionBooster(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         passed_on = passed_on_sockets()
-        return schema(
+        return shown_schema(
             node_id="WanVideoProjectionBooster",
             display_name="WanVideo Projection Booster",
             category=FAMILY,
@@ -153,7 +153,7 @@ class WanVideoDirectInjector(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         passed_on = passed_on_sockets()
-        return schema(
+        return shown_schema(
             node_id="WanVideoDirectInjector",
             display_name="WanVideo Direct Injector",
             category=FAMILY,

@@ -28,7 +28,7 @@ from .sockets import (
     passed_on_sockets,
     refusal,
     schedule_input,
-    schema,
+    shown_schema,
     window_and_branch_inputs,
 )
 
@@ -64,7 +64,7 @@ class WanVideoPromptWeight(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         passed_on = passed_on_sockets()
-        return schema(
+        return shown_schema(
             node_id="WanVideoPromptWeight",
             display_name="WanVideo Prompt Weight",
             category=FAMILY,
@@ -143,7 +143,7 @@ class WanVideoConditioningGain(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         passed_on = passed_on_sockets()
-        return schema(
+        return shown_schema(
             node_id="WanVideoConditioningGain",
             display_name="WanVideo Conditioning Gain",
             category=FAMILY,

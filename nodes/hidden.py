@@ -35,7 +35,7 @@ from .sockets import (
     model_input,
     node_label,
     schedule_input,
-    schema,
+    shown_schema,
     strength_input,
     transformer_options,
     window_and_branch_inputs,
@@ -56,7 +56,7 @@ def pixels_input(name: str, default: int) -> Any:
 class WanVideoLatentEncoder(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return shown_schema(
             node_id="WanVideoLatentEncoder",
             display_name="WanVideo Latent Encoder",
             category=f"{CATEGORY}/Hidden States",
@@ -214,7 +214,7 @@ class WanVideoLatentInjector(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         template = io.MatchType.Template("model", [WanVideoModel, io.Model])
-        return schema(
+        return shown_schema(
             node_id="WanVideoLatentInjector",
             display_name="WanVideo Latent Injector",
             category=f"{CATEGORY}/Hidden States",

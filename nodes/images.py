@@ -21,7 +21,7 @@ from .sockets import (
     errors_named,
     node_label,
     passed_on_sockets,
-    schema,
+    shown_schema,
     strength_input,
 )
 
@@ -32,7 +32,7 @@ class WanVideoImageInjection(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         passed_on = passed_on_sockets()
-        return schema(
+        return shown_schema(
             node_id="WanVideoImageInjection",
             display_name="WanVideo Image Injection",
             category=f"{CATEGORY}/Injection",

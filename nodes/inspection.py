@@ -26,6 +26,7 @@ from .sockets import (
     embeds_input,
     errors_named,
     model_input,
+    schema,
     transformer_options,
 )
 
@@ -33,7 +34,7 @@ from .sockets import (
 class WanVideoBlockActivationViewer(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="WanVideoBlockActivationViewer",
             display_name="WanVideo Block Activation Viewer",
             category=f"{CATEGORY}/Inspection",
@@ -90,7 +91,7 @@ def _embeds_line(text_embeds: Any) -> str:
 class WanVideoInjectionTester(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="WanVideoInjectionTester",
             display_name="WanVideo Injection Tester",
             category=f"{CATEGORY}/Inspection",

@@ -13,7 +13,7 @@ from ..vectors import ControlVectorError
 from ..vectors.learned_tokens import POSITIONS, load_learned_tokens
 from ..vectors.pairs import real_rows
 from .control_vectors import FAMILY
-from .sockets import embeds_template, errors_named
+from .sockets import embeds_template, errors_named, schema
 
 FOLDER = "embeddings"
 NOTHING = "(no files in models/embeddings)"
@@ -41,7 +41,7 @@ class WanVideoLearnedTokens(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         embeds = embeds_template()
-        return io.Schema(
+        return schema(
             node_id="WanVideoLearnedTokens",
             display_name="WanVideo Learned Tokens",
             category=FAMILY,

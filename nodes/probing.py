@@ -45,7 +45,7 @@ from .sockets import (
     embeds_input,
     errors_named,
     model_input,
-    schema,
+    shown_schema,
     store_in_db_input,
 )
 
@@ -55,7 +55,7 @@ BlockMapType = io.Custom("BLOCK_MAP")
 class WanVideoBlockMap(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return shown_schema(
             node_id="WanVideoBlockMap",
             display_name="WanVideo Block Map",
             category=f"{CATEGORY}/Probing",
@@ -187,7 +187,7 @@ class WanVideoBlockMap(io.ComfyNode):
 class WanVideoBlockMapViewer(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return shown_schema(
             node_id="WanVideoBlockMapViewer",
             display_name="WanVideo Block Map Viewer",
             category=f"{CATEGORY}/Probing",

@@ -14,7 +14,7 @@ from ..patching.checks import check_stack
 from ..patching.edit import stack_of
 from ..patching.hosts import host_of
 from ..patching.plain import load_recipe, save_recipe
-from .sockets import CATEGORY, errors_named, passed_on_sockets, schema, transformer_options
+from .sockets import CATEGORY, errors_named, passed_on_sockets, shown_schema, transformer_options
 from .store_access import user_folder
 
 log = logging.getLogger("wanvideo_activation_editor")
@@ -60,7 +60,7 @@ class WanVideoSaveRecipe(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         passed_on = passed_on_sockets()
-        return schema(
+        return shown_schema(
             node_id="WanVideoSaveRecipe",
             display_name="WanVideo Save Recipe",
             category=FAMILY,
@@ -100,7 +100,7 @@ class WanVideoLoadRecipe(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         passed_on = passed_on_sockets()
-        return schema(
+        return shown_schema(
             node_id="WanVideoLoadRecipe",
             display_name="WanVideo Load Recipe",
             category=FAMILY,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +27,8 @@ BlockStrengthsType = io.Custom("BLOCK_STRENGTHS")
 
 FRESH_BLOCKS = "mid_blocks"
 """What a new node edits; a saved file carries its own choice."""
+
+SEARCH_WORDS = Path(__file__).parents[1] / "web" / "js" / "search_words.json"
 
 MAX_MESSAGE = 2000
 """Characters of a line of an error."""
@@ -101,11 +106,24 @@ def strength_input(tooltip: str) -> Any:
     return io.Float.Input("injection_strength", default=0.5, min=0.0, max=1.0, step=0.01, tooltip=tooltip)
 
 
+@functools.cache
+def _search_words() -> dict[str, list[str]]:
+    words: dict[str, list[str]] = json.loads(SEARCH_WORDS.read_text(encoding="utf-8"))
+    return words
+
+
 def schema(**fields: Any) -> io.Schema:
+    """The schema of a node, with the words that people search it by where ComfyUI knows the field."""
+    if "search_aliases" in io.Schema.__dataclass_fields__:
+        fields["search_aliases"] = _search_words().get(fields["node_id"], [])
+    return io.Schema(**fields)
+
+
+def shown_schema(**fields: Any) -> io.Schema:
     """The schema of a node that shows something on itself, which newer ComfyUI sends to a reloaded page too."""
     if "has_intermediate_output" in io.Schema.__dataclass_fields__:
         fields["has_intermediate_output"] = not fields.get("is_output_node")
-    return io.Schema(**fields)
+    return schema(**fields)
 
 
 def log_level_input(optional: bool = False) -> Any:

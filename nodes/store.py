@@ -13,7 +13,7 @@ from comfy_api.latest import io
 from ..embeddings.text_embeds import read_text_embeds
 from ..storage.text import MAX_NAME, plain, shown
 from .recording import form_of
-from .sockets import CATEGORY, WanVideoTextEmbeds, embeds_template, errors_named
+from .sockets import CATEGORY, WanVideoTextEmbeds, embeds_template, errors_named, schema
 from .store_access import STORE, progress_bar
 from .store_values import DEVICES, DTYPES, as_conditioning, as_wrapper_embeds, device_of, fingerprint_of, moved
 
@@ -34,7 +34,7 @@ _removals: Counter[str] = Counter()
 class WanVideoEmbeddingDatabase(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="WanVideoEmbeddingDatabase",
             display_name="WanVideo Embedding Database",
             category=FAMILY,
@@ -154,7 +154,7 @@ class WanVideoStoreEmbedding(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         embeds = embeds_template()
-        return io.Schema(
+        return schema(
             node_id="WanVideoStoreEmbedding",
             display_name="WanVideo Store Embedding",
             category=FAMILY,
@@ -228,7 +228,7 @@ class WanVideoLoadEmbedding(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         names = STORE.names()
-        return io.Schema(
+        return schema(
             node_id="WanVideoLoadEmbedding",
             display_name="WanVideo Load Embedding",
             category=FAMILY,

@@ -12,7 +12,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..storage.text import plain, shown
-from .sockets import CATEGORY, errors_named
+from .sockets import CATEGORY, errors_named, schema
 from .store import split_words
 from .store_access import EXCHANGE_FOLDER, STORE, export_folder, import_folder, progress_bar
 
@@ -27,7 +27,7 @@ NO_FILES = f"(no files in input/{EXCHANGE_FOLDER})"
 class WanVideoExportEmbeddings(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="WanVideoExportEmbeddings",
             display_name="WanVideo Export Embeddings",
             category=FAMILY,
@@ -95,7 +95,7 @@ class WanVideoExportEmbeddings(io.ComfyNode):
 class WanVideoImportEmbeddings(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="WanVideoImportEmbeddings",
             display_name="WanVideo Import Embeddings",
             category=FAMILY,

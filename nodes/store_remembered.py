@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..embeddings.text_embeds import read_text_embeds
 from ..storage.text import MAX_NAME, shown
 from .recording import form_of
-from .sockets import CATEGORY, embeds_template, errors_named, schema
+from .sockets import CATEGORY, embeds_template, errors_named, shown_schema
 from .store import checked_name, load_named
 from .store_access import STORE
 
@@ -22,7 +22,7 @@ class WanVideoRememberedPrompt(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         embeds = embeds_template()
-        return schema(
+        return shown_schema(
             node_id="WanVideoRememberedPrompt",
             display_name="WanVideo Remembered Prompt",
             category=f"{CATEGORY}/Store",

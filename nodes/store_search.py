@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..embeddings.text_embeds import read_text_embeds
 from .recording import form_of
-from .sockets import CATEGORY, embeds_template, errors_named
+from .sockets import CATEGORY, embeds_template, errors_named, schema
 from .store_access import STORE
 from .store_values import as_conditioning, as_wrapper_embeds
 
@@ -18,7 +18,7 @@ class WanVideoSearchEmbeddings(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         embeds = embeds_template()
-        return io.Schema(
+        return schema(
             node_id="WanVideoSearchEmbeddings",
             display_name="WanVideo Search Embeddings",
             category=f"{CATEGORY}/Store",

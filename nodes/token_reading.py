@@ -29,7 +29,7 @@ from .probing_inputs import (
     size_inputs,
     use_cache_input,
 )
-from .sockets import CATEGORY, check_texts, embeds_input, errors_named, model_input, refusal, schema
+from .sockets import CATEGORY, check_texts, embeds_input, errors_named, model_input, refusal, shown_schema
 
 _NUMBERS = re.compile(r"([0-9]{1,4})\s*(?:-\s*([0-9]{1,4}))?")
 
@@ -37,7 +37,7 @@ _NUMBERS = re.compile(r"([0-9]{1,4})\s*(?:-\s*([0-9]{1,4}))?")
 class WanVideoTokenReading(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return shown_schema(
             node_id="WanVideoTokenReading",
             display_name="WanVideo Token Reading",
             category=f"{CATEGORY}/Probing",

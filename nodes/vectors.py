@@ -12,7 +12,7 @@ from ..embeddings.interpolation import METHODS, interpolate, positions
 from ..embeddings.promptwise import promptwise, read_truncated, title, write_text_embeds
 from ..embeddings.sequence import read_sequence, write_sequence
 from .recording import recorded
-from .sockets import CATEGORY, embeds_input, embeds_template, errors_named, operand_inputs, store_in_db_input
+from .sockets import CATEGORY, embeds_input, embeds_template, errors_named, operand_inputs, schema, store_in_db_input
 
 FAMILY = f"{CATEGORY}/Embeddings"
 
@@ -21,7 +21,7 @@ class WanVideoVectorDifference(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         embeds = embeds_template()
-        return io.Schema(
+        return schema(
             node_id="WanVideoVectorDifference",
             display_name="WanVideo Vector Difference",
             category=FAMILY,
@@ -68,7 +68,7 @@ class WanVideoVectorArithmetic(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         embeds = embeds_template()
         operands = operand_inputs(embeds_input, ": a prompt or a difference of prompts.")
-        return io.Schema(
+        return schema(
             node_id="WanVideoVectorArithmetic",
             display_name="WanVideo Vector Arithmetic",
             category=FAMILY,
@@ -136,7 +136,7 @@ class WanVideoVectorInterpolation(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         embeds = embeds_template()
-        return io.Schema(
+        return schema(
             node_id="WanVideoVectorInterpolation",
             display_name="WanVideo Vector Interpolation (slerp)",
             category=FAMILY,
@@ -203,7 +203,7 @@ class WanVideoSequenceSelect(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         embeds = embeds_template()
-        return io.Schema(
+        return schema(
             node_id="WanVideoSequenceSelect",
             display_name="WanVideo Sequence Select",
             category=FAMILY,

@@ -1,35 +1,7 @@
-// Words that people search by, beside a node's name. Newer front ends read them from the definition; the search of older
-// ones is extended here, which also lets a dragged wire find inputs that take one of several types.
+// Words that people search by, beside a node's name (search_words.json). Newer ComfyUI sends them in the definition; for
+// others they are added here, and the search of older front ends is extended, also for inputs that take one of several types.
 
-const ALIASES = {
-  WanVideoActivationEditor: [
-    "inject prompt", "inject second prompt", "second prompt", "two prompts", "mix prompts", "blend prompts", "combine prompts",
-    "prompt injection", "block prompt", "prompt per block", "per block", "layer prompt", "prompt per layer", "style injection",
-    "style prompt", "cross attention edit", "activation patching", "prompt schedule", "edit blocks", "transformer blocks",
-  ],
-  WanVideoBlockActivationBuilder: ["choose blocks", "select blocks", "block selection", "block preset", "block mask", "pick layers", "layer selection"],
-  WanVideoBlockStrengthBuilder: ["block weight", "block weights", "weight per block", "strength per block", "strength curve", "layer weight"],
-  WanVideoStrengthVisualizer: ["plot strength", "show strengths", "strength chart"],
-  WanVideoBlockActivationViewer: ["show blocks", "show edits", "inspect model", "edited blocks", "which blocks"],
-  WanVideoInjectionTester: ["debug injection", "compare prompts", "measure difference", "why no effect", "prompt distance", "check injection"],
-  WanVideoComparison: ["side by side", "before after", "compare videos", "compare results", "a/b", "with and without"],
-  WanVideoEmbeddingAnalyzer: ["analyze prompt", "prompt statistics", "embedding statistics", "embedding stats", "pca"],
-  WanVideoVectorDifference: ["subtract prompts", "prompt difference", "concept vector", "style vector", "steering vector", "prompt minus prompt"],
-  WanVideoVectorArithmetic: ["add prompts", "prompt arithmetic", "sum prompts", "weighted sum", "add concept", "steer prompt", "prompt math"],
-  WanVideoVectorInterpolation: ["slerp", "interpolate prompts", "prompt travel", "prompt morph", "lerp", "prompt transition"],
-  WanVideoSequenceSelect: ["pick prompt", "select from sequence", "step of interpolation"],
-  WanVideoEmbeddingAmplifier: ["amplify prompt", "exaggerate prompt", "push prompts apart", "stronger prompt", "prompt contrast"],
-  WanVideoProjectionBooster: ["boost prompt", "boost difference", "text projection"],
-  WanVideoDirectInjector: ["force difference", "force prompt"],
-  WanVideoLatentEncoder: ["capture hidden state", "capture hidden states", "record activations", "save activations", "capture activations"],
-  WanVideoLatentInjector: ["add hidden state", "activation addition", "steer activations", "add activations", "actadd"],
-  WanVideoStoreEmbedding: ["save embeds", "save prompt", "save embedding", "cache text", "store prompt", "save conditioning", "cache prompt"],
-  WanVideoLoadEmbedding: ["load embeds", "load prompt", "reuse prompt", "without text encoder", "load conditioning", "saved prompt"],
-  WanVideoSearchEmbeddings: ["find prompt", "find embedding", "similar prompts", "nearest prompt"],
-  WanVideoEmbeddingDatabase: ["embedding store", "clean up store", "stored prompts", "prompt library"],
-  WanVideoExportEmbeddings: ["export prompts", "share embeddings", "backup store"],
-  WanVideoImportEmbeddings: ["import prompts", "restore store"],
-};
+const ALIASES = await (await fetch(new URL("search_words.json", import.meta.url))).json();
 
 /** Put the words into a node's definition before it is registered. */
 export function addAliases(data) {
