@@ -23,7 +23,13 @@ def run(capsys, *arguments) -> tuple[int, str, str]:
 
 @pytest.mark.parametrize(
     "command",
-    [(), ("demo",), ("map",), ("store",), *(("store", a) for a in ("list", "export", "import", "verify", "remove"))],
+    [
+        (),
+        ("demo",),
+        ("map",),
+        ("store",),
+        *(("store", a) for a in ("list", "export", "import", "verify", "remove", "salvage")),
+    ],
     ids=" ".join,
 )
 def test_help_fits_a_screen(capsys, command, monkeypatch):
