@@ -133,7 +133,8 @@ def _without_damage(store: EmbeddingStore, unsure: Sequence[int]) -> list[str]:
         used = {content_id for *_, content_id in described}
         if hash_of_parts(structure, [d[:4] for d in described]) != hash or main not in used or used & store.damaged:
             lost.append(embedding_id)
-    labels = [shown(found.label) for found in maintenance.remove(store, lost).embeddings]
+    labels = [shown(found.label) for found in store.listings(ids=lost)]
+    store.write(lambda db: maintenance.erase(db, lost))
     for content_id in unsure:
         store.write(functools.partial(_describe_anew, content_id))
     return labels
