@@ -37,6 +37,7 @@ OPTIONS = {
 ATTACH = "(ROW_GROUP_SIZE 2048)"
 """With parts of 4 KB, 8 MB that a checkpoint rewrites at most. Not kept in the file."""
 
+_INTERRUPTED = re.compile(r"due to the following Python exception:\s+KeyboardInterrupt")
 _open: dict[str, int] = {}
 """Files that are open, with the process that opened them; a forked process has its parent's."""
 _connections: weakref.WeakSet[Database] = weakref.WeakSet()
@@ -181,6 +182,8 @@ class Database:
         try:
             yield
         except duckdb.Error as error:
+            if _INTERRUPTED.search(str(error)):  # while DuckDB 1.5 imported a module
+                raise KeyboardInterrupt from error
             self.broken |= has_given_up(error)
             raise explained(error, self.path) from error
         except RuntimeError as error:

@@ -134,6 +134,8 @@ def _without_damage(store: EmbeddingStore, unsure: Sequence[int]) -> list[str]:
         if hash_of_parts(structure, [d[:4] for d in described]) != hash or main not in used or used & store.damaged:
             lost.append(embedding_id)
     labels = [shown(found.label) for found in store.listings(ids=lost)]
+    orphans = "SELECT DISTINCT embedding_id FROM embedding_parts ANTI JOIN embeddings USING (embedding_id)"
+    lost += [i for (i,) in store.database.read(orphans)]
     store.write(lambda db: maintenance.erase(db, lost))
     for content_id in unsure:
         store.write(functools.partial(_describe_anew, content_id))
