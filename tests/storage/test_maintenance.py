@@ -153,7 +153,7 @@ print(len(gone), peak() - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_maintenance_of_many_entries_keeps_within_its_memory(path: Path):
-    """Rows of 100,000 embeddings, written by SQL. 190 MB were measured with DuckDB 2.0, 236 MB with 1.5, of its limit of 320 MB."""
+    """Rows of 100,000 embeddings, written by SQL. Measured: 189 MB with DuckDB 2.0, 236 MB with 1.5."""
     count = 100_000
     with EmbeddingStore(path) as store:
         store.put(torch.ones(1, 8), Description(name="seed"))
