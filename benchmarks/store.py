@@ -1,8 +1,9 @@
-"""The embedding store beside safetensors, sqlite3 and lmdb, in turns; growth; many entries; kills; a full disk.
+"""The embedding store beside safetensors, sqlite3 and lmdb, in turns; growth; many entries; a large file; kills.
 
     python benchmarks/store.py turns --items 400      (needs lmdb: pip install lmdb)
     python benchmarks/store.py growth --items 1500
     python benchmarks/store.py many --items 100000
+    python benchmarks/store.py large --gigabytes 9    (needs twice that on the disk of --folder)
     python benchmarks/store.py kills --kills 200
     python benchmarks/store.py full                   (as root: mounts a small tmpfs)
 
@@ -231,6 +232,56 @@ def many(folder: Path, count: int) -> None:
             print(f"{what:16} {once.wall[0] / 1000:7.2f} s, memory +{memory() - base} MB", flush=True)
 
 
+FILL = """
+import sys, torch
+from wanvideo_activation_editor.storage.records import Description
+from wanvideo_activation_editor.storage.store import EmbeddingStore
+path, count = sys.argv[1], int(sys.argv[2])
+with EmbeddingStore(path) as store:
+    value = (torch.randn(90, 4096, generator=torch.Generator().manual_seed(0)) * 0.1).bfloat16()
+    first = store.put(value, Description(prompt="seed"))
+    ((content,),) = store.database.read("SELECT content_id FROM contents")
+    store.write(lambda db: db.execute(f"SELECT nextval('ids') FROM range({2 * count})").fetchall())
+    for start in range(1, count, 100):
+        def copies(db, some=f"range({start}, {min(count, start + 100)}) t(k)"):
+            for table, new in (("contents", f"{content} + 2 * k AS content_id"),
+                               ("content_parts", f"{content} + 2 * k AS content_id"),
+                               ("embeddings", f"{first} + 2 * k AS embedding_id, {content} + 2 * k AS main_id, "
+                                              "hash || k AS hash, 'a prompt of ' || k AS prompt"),
+                               ("embedding_parts", f"{first} + 2 * k AS embedding_id, "
+                                                   f"{content} + 2 * k AS content_id")):
+                key = "content_id" if table.startswith("content") else "embedding_id"
+                db.execute(f"INSERT INTO {table} SELECT s.* REPLACE ({new}) FROM "
+                           f"(FROM {table} WHERE {key} = {content if key == 'content_id' else first}) s, {some} "
+                           "ORDER BY k")
+        store.write(copies)
+"""
+
+
+def large(folder: Path, gigabytes: float) -> None:
+    """Peak memory of each use of a large store; its rows are copies of one embedding, written by SQL in a process."""
+    path, one = folder / "store.duckdb", len(encode(embedding(0)).data)
+    count = int(gigabytes * 2**30 / one)
+    subprocess.run([sys.executable, "-c", FILL, str(path), str(count)], check=True)
+    with EmbeddingStore(path) as store:
+        print(f"{count} embeddings, {size(folder) / 2**30:.2f} GB, load {os.getloadavg()[0]:.1f}", flush=True)
+        base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        ids = [store.listings(limit=1)[0].embedding_id]
+        for what, job in {
+            "get": lambda: store.load(ids[0]), "list, a word": lambda: store.listings("99"),
+            "search": lambda: store.nearest(embedding(1), 10), "verify": lambda: maintenance.verify(store),
+            "evict": lambda: maintenance.evict(store, one * count // 2, dry_run=False),
+            "compact": store.database.compact,
+        }.items():  # fmt: skip
+            once = Timer()
+            once(job)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base >> 10
+            print(
+                f"{what:16} {once.wall[0] / 1000:7.2f} s, cpu {once.cpu[0] / 1000:7.2f} s, peak +{peak} MB", flush=True
+            )
+        print(f"{size(folder) / 2**30:.2f} GB")
+
+
 CHILD = """
 import os, sys, torch
 from wanvideo_activation_editor.storage import database
@@ -298,13 +349,15 @@ def full(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["turns", "growth", "many", "kills", "full"])
+    parser.add_argument("what", choices=["turns", "growth", "many", "large", "kills", "full"])
     parser.add_argument("--items", type=int, default=400)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--gigabytes", type=float, default=9)
+    parser.add_argument("--folder", help="where the files are made, and removed again")
     given = parser.parse_args()
     torch.set_num_threads(1)
     print(f"DuckDB {duckdb.__version__}, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}, {database.OPTIONS}")
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir=given.folder) as name:
         folder = Path(name)
         if given.what == "turns":
             turns(folder, given.items)
@@ -312,6 +365,8 @@ def main() -> None:
             growth(folder, given.items)
         elif given.what == "many":
             many(folder, given.items)
+        elif given.what == "large":
+            large(folder, given.gigabytes)
         elif given.what == "kills":
             kills(folder, given.kills)
         else:

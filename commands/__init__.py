@@ -11,7 +11,7 @@ COMMANDS = {
     "demo": ("demo.__main__", "what edits change in the clips of a tiny trained Wan model"),
     "map": ("commands.block_map", "which blocks of a model carry what of a second prompt"),
     "sweep": ("sweeps.command", "run a plan of edits and seeds, and report on it"),
-    "store": ("commands.store", "list, export, import, verify and remove stored embeddings"),
+    "store": ("commands.store", "list, export, import, verify, remove and salvage stored embeddings"),
 }
 """Module in the package and one line of help."""
 

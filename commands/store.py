@@ -42,6 +42,9 @@ def parser() -> argparse.ArgumentParser:
     into.add_argument("file", type=Path)
     into.add_argument("--replace", action="store_true", help="names in use move to the file's embeddings")
     action("verify", "read every tensor and compare its checksum")
+    saved = action("salvage", "copy what is intact in a damaged store to a new one; only reads the damaged file")
+    saved.add_argument("damaged", type=Path, help="the damaged file; what its log FILE.wal holds is read too")
+    saved.add_argument("new", type=Path, help="must not exist; needs twice the space of the damaged file beside it")
     gone = action("remove", "remove embeddings by name; without --yes only say what would go")
     gone.add_argument("names", nargs="+")
     gone.add_argument("--yes", action="store_true", help="do it")
@@ -51,6 +54,8 @@ def parser() -> argparse.ArgumentParser:
 def run(argv: Sequence[str]) -> int:
     made = parser()
     arguments = made.parse_args(argv)
+    if arguments.action == "salvage":
+        arguments.store = arguments.damaged
     chosen = arguments.store or os.environ.get(VARIABLE, "").strip()
     if not chosen or str(chosen).lower() == "off":
         made.error(f"no store: give --store FILE, or set {VARIABLE}")
@@ -62,8 +67,11 @@ def run(argv: Sequence[str]) -> int:
     from ..storage.store import EmbeddingStore
 
     try:
-        with EmbeddingStore(path) as store:
-            text, status = ACTIONS[arguments.action](store, arguments)
+        if arguments.action == "salvage":
+            text, status = _salvage(path, arguments.new)
+        else:
+            with EmbeddingStore(path) as store:
+                text, status = ACTIONS[arguments.action](store, arguments)
     except (StoreError, ValueError, OSError) as error:
         sys.stderr.write(f"wan-activation store: {error}\n")
         return 1
@@ -117,6 +125,14 @@ def _verify(store: EmbeddingStore, given: argparse.Namespace) -> tuple[str, int]
 
     result = maintenance.verify(store)
     return reports.verification(result), 1 if result.damaged else 0
+
+
+def _salvage(path: Path, new: Path) -> tuple[str, int]:
+    from ..storage import reports
+    from ..storage.salvage import salvage
+
+    result = salvage(path, new)
+    return reports.salvage(result, new), 1 if result.lost or result.missing else 0
 
 
 def _remove(store: EmbeddingStore, given: argparse.Namespace) -> tuple[str, int]:

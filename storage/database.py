@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import shutil
+import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +19,7 @@ import numpy as np
 
 from .duckdb_errors import explained, has_given_up
 from .errors import LockedError, StoreError, UnsupportedError
+from .readers import Readers
 from .schema import column, copy_rows, last_id, schema
 from .text import plain
 
@@ -34,6 +37,7 @@ OPTIONS = {
 ATTACH = "(ROW_GROUP_SIZE 2048)"
 """With parts of 4 KB, 8 MB that a checkpoint rewrites at most. Not kept in the file."""
 
+_INTERRUPTED = re.compile(r"due to the following Python exception:\s+KeyboardInterrupt")
 _open: dict[str, int] = {}
 """Files that are open, with the process that opened them; a forked process has its parent's."""
 _connections: weakref.WeakSet[Database] = weakref.WeakSet()
@@ -55,7 +59,7 @@ class Database:
         self.last_id = 0
         self._process = os.getpid()
         self._writing = threading.RLock()
-        self._readers = _Readers()
+        self._readers = Readers()
         self._idle: list[Any] = []
         try:
             str(self.path).encode()
@@ -110,6 +114,7 @@ class Database:
         self._check_process()
         with self._writing, self.errors():
             self._check_file()
+            self._make_log()
             db = self._cursor()
             try:
                 db.execute("BEGIN")
@@ -152,25 +157,21 @@ class Database:
         self._check_process()
         with self._writing, self._readers.none(), self.errors():
             self._check_file()
-            copy, db = self.beside(".compact"), self._cursor()
-            try:
-                db.execute("CHECKPOINT store")
-                before = self.path.stat().st_size
-                copy.unlink(missing_ok=True)
-                db.execute(f"ATTACH {_quoted(copy)} AS copy {ATTACH}")
-                try:
-                    copy_rows(db, progress)
-                    db.execute("CHECKPOINT copy")
-                finally:
-                    db.execute("DETACH copy")
-            except BaseException:
-                copy.unlink(missing_ok=True)
-                raise
-            finally:
-                db.close()
-            self.broken = True  # until it is open again
-            self._disconnect()
-            os.replace(copy, self.path)
+            with self._private_folder(".compact") as folder:
+                copy = folder / "copy"
+                with contextlib.closing(self._cursor()) as db:
+                    db.execute("CHECKPOINT store")
+                    before = self.path.stat().st_size
+                    db.execute(f"ATTACH {_quoted(copy)} AS copy {ATTACH}")
+                    try:
+                        copy_rows(db, progress)
+                        db.execute("CHECKPOINT copy")
+                    finally:
+                        db.execute("DETACH copy")
+                copy.chmod(0o600)
+                self.broken = True  # until it is open again
+                self._disconnect()
+                os.replace(copy, self.path)
             self._connect()
             self.broken = False
             return before, self.path.stat().st_size
@@ -181,6 +182,8 @@ class Database:
         try:
             yield
         except duckdb.Error as error:
+            if _INTERRUPTED.search(str(error)):  # while DuckDB 1.5 imported a module
+                raise KeyboardInterrupt from error
             self.broken |= has_given_up(error)
             raise explained(error, self.path) from error
         except RuntimeError as error:
@@ -191,8 +194,9 @@ class Database:
             raise StoreError(f"The embedding store {plain(self.path)}: {plain(error)}") from error
 
     def _connect(self) -> None:
-        is_new = not self.path.exists()
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not self.path.exists():
+            self._make_file()
         connection = duckdb.connect(":memory:", config={**OPTIONS, "temp_directory": str(self.beside(".tmp"))})
         try:
             connection.execute(f"ATTACH {_quoted(self.path)} AS store {ATTACH}")
@@ -200,19 +204,39 @@ class Database:
             connection.execute(f"SET allowed_directories = [{_quoted(self.path.parent)}]")
             connection.execute("SET enable_external_access = false")
             connection.execute("USE store")
+            self._make_log()
             self._check_format(connection)
             self.last_id = last_id(connection)
         except BaseException:
             connection.close()
-            if is_new and self.path.exists() and not self.path.stat().st_size:
-                self.path.unlink()
             raise
         self._connection = connection
+        shutil.rmtree(self.beside(".tmp"), ignore_errors=True)  # of a process that was killed
         with contextlib.suppress(OSError):
             self.path.chmod(0o600)
-        shutil.rmtree(self.beside(".tmp"), ignore_errors=True)  # of a process that was killed
+            self.beside(".tmp").mkdir(mode=0o700)
         self._identity = self._file_identity()
         self._compare_acknowledged()
+
+    def _make_file(self) -> None:
+        """DuckDB would make one that all can read, and takes no empty one."""
+        with tempfile.TemporaryDirectory(dir=self.path.parent) as folder:
+            made = Path(folder, "new")
+            duckdb.connect(made).close()
+            made.chmod(0o600)
+            with contextlib.suppress(OSError):  # another process was faster, or a disk without links
+                os.link(made, self.path)
+
+    @contextlib.contextmanager
+    def _private_folder(self, suffix: str) -> Iterator[Path]:
+        """An empty folder beside the file that only its owner can enter: DuckDB makes files that all can read."""
+        folder = self.path.with_name(re.sub(r"[*?\[]", "_", self.path.name) + suffix)  # DuckDB takes these for patterns
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+        folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _check_format(self, connection: Any) -> None:
         tables = column(connection, "SELECT table_name FROM duckdb_tables()")
@@ -235,6 +259,7 @@ class Database:
         with contextlib.suppress(duckdb.Error):  # a cursor that an interrupt has cut off may hold the file otherwise
             self._connection.execute("USE memory; DETACH store")
         self._connection.close()
+        shutil.rmtree(self.beside(".tmp"), ignore_errors=True)
 
     def _cursor(self) -> Any:
         with contextlib.suppress(IndexError):
@@ -264,11 +289,15 @@ class Database:
             "the file that is there now is opened at the next use."
         )
 
+    def _make_log(self) -> None:
+        """DuckDB would make one that all can read, and takes an empty one."""
+        with contextlib.suppress(OSError):
+            self.beside(".wal").touch(mode=0o600)
+
     def _acknowledge(self) -> None:
         """Note the newest id beside the file, so that opening can tell when the log was cut."""
         with contextlib.suppress(OSError):
-            self.beside(".wal").chmod(0o600)
-        with contextlib.suppress(OSError):
+            self.beside(".last").touch(mode=0o600)
             self.beside(".last").write_text(f"{self._store} {self.last_id}\n")
 
     def _compare_acknowledged(self) -> None:
@@ -283,39 +312,6 @@ class Database:
                 "an older copy was put in its place.", plain(self.path), self.last_id + 1, last,
             )  # fmt: skip
             self._acknowledge()
-
-
-class _Readers:
-    """Counts who reads, so that the file is exchanged while nobody does."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._count = 0
-        self._closed = False
-
-    @contextlib.contextmanager
-    def one(self) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._closed)
-            self._count += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._count -= 1
-                self._changed.notify_all()
-
-    @contextlib.contextmanager
-    def none(self) -> Iterator[None]:
-        try:
-            with self._changed:
-                self._closed = True
-                self._changed.wait_for(lambda: not self._count)
-            yield
-        finally:
-            with self._changed:
-                self._closed = False
-                self._changed.notify_all()
 
 
 def _abandon(db: Any) -> None:

@@ -17,6 +17,7 @@ try:
 except ImportError:  # Windows, whose file systems have locks
     fcntl = None  # type: ignore[assignment]
 
+SALVAGE = "`wan-activation store salvage FILE NEW` copies what is intact to a new store."
 _PID = re.compile(r"Could not set lock on file.*?(?:PID (\d+)|$)", re.S)
 _NO_LOCKS = re.compile(r"No locks available|not supported|not implemented|Operation not permitted", re.I)
 _NEWER = re.compile(r"version number|newer (version|storage)|database file with version")
@@ -48,18 +49,17 @@ def explained(error: duckdb.Error, path: Path) -> StoreError:
         return LockedError(f"{store} is open in this process already.")
     if "WAL" in text and not isinstance(error, duckdb.OutOfMemoryException):
         return DamagedError(
-            f"The log of {plain(path)} is damaged. Keep copies of the file and of its .wal; then move the "
+            f"The log of {plain(path)} is damaged. {SALVAGE} Or keep copies of the file and of its .wal, and move the "
             f".wal away to open the store without what the log holds. ({first})"
         )
     if _NEWER.search(text):
         return UnsupportedError(f"{store} was written by a newer DuckDB: pip install --upgrade duckdb. ({first})")
     size = path.stat().st_size if path.exists() else 0
     if "read" in text and (wanted := re.search(r"location (\d+)", text)) and size <= int(wanted[1]):
-        return DamagedError(f"{store} is cut off: it ends at byte {size}, what is needed stands behind.")
+        return DamagedError(f"{store} is cut off: it ends at byte {size}, what is needed stands behind. {SALVAGE}")
     if _DAMAGED.search(text):
         return DamagedError(
-            f"{store} is damaged: {first} If it cannot be opened, move it away or restore a copy; if it can, run "
-            "verify to see which embeddings are whole, and export those."
+            f"{store} is damaged: {first} {SALVAGE} If it can be opened, verify tells which embeddings are whole."
         )
     if "No space left" in text:
         return StoreError(f"{store}: the disk is full; nothing was changed.")

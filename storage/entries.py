@@ -150,5 +150,9 @@ def value_hash(value: Any) -> str:
 
 def hash_of(packed: Packed, hashes: Sequence[str]) -> str:
     kinds = [(dtype_name(t.dtype), list(t.shape)) for t in packed.tensors]
-    plain = [packed.structure, [[r, h, *k] for r, h, k in zip(packed.roles, hashes, kinds, strict=True)]]
-    return hashlib.sha256(json.dumps(plain).encode()).hexdigest()
+    return hash_of_parts(packed.structure, [[r, h, *k] for r, h, k in zip(packed.roles, hashes, kinds, strict=True)])
+
+
+def hash_of_parts(structure: str, parts: Sequence[Sequence[Any]]) -> str:
+    """sha256 of a whole value: its structure, and role, hash, dtype and shape of each tensor."""
+    return hashlib.sha256(json.dumps([structure, parts]).encode()).hexdigest()

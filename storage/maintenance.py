@@ -127,7 +127,7 @@ def remove(store: EmbeddingStore, ids: Iterable[int], dry_run: bool = False) -> 
     chosen = store.listings(ids=doomed) if doomed else []
     freed = _freed(store, doomed) if doomed else 0
     if doomed and not dry_run:
-        store.write(lambda db: _remove(db, doomed))
+        store.write(lambda db: erase(db, doomed))
         store.vectors.clear()
     return Removal(chosen, freed, dry_run)
 
@@ -199,7 +199,8 @@ def _freed(store: EmbeddingStore, ids: Sequence[int]) -> int:
     return int(store.database.read(query, [list(ids)])[0][0])
 
 
-def _remove(db: Any, ids: Sequence[int]) -> None:
+def erase(db: Any, ids: Sequence[int]) -> None:
+    """Delete embeddings inside a transaction, and whatever belongs to none that is left."""
     db.execute("CREATE OR REPLACE TEMP TABLE doomed AS SELECT unnest(?::BIGINT[]) AS id", [list(ids)])
     doomed = "IN (SELECT id FROM doomed)"
     for table in ("embeddings", "embedding_parts", "embedding_usage"):

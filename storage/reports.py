@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from .maintenance import Removal, Verification
 from .records import Listing
+from .salvage import Salvaged
 from .store import EmbeddingStore
 from .text import plain
 
@@ -109,6 +111,20 @@ def verification(result: Verification) -> str:
         f"{len(lines)} damaged tensor(s), {result.whole} whole.", "", *lines[:200], "",
         "Storing the same embedding again replaces its damaged bytes. Export leaves damaged embeddings out.",
     ])  # fmt: skip
+
+
+def salvage(result: Salvaged, path: Path) -> str:
+    lines = [f"Copied {result.recovered} embedding(s) to {plain(path)}; every value was checked by its hash."]
+    if result.lost:
+        lines.append(f"Damaged and left out, {len(result.lost)}: {', '.join(result.lost[:200])}.")
+    if result.unchecked:
+        lines.append(
+            f"Read from damaged blocks, with texts that nothing can check: {', '.join(result.unchecked)}. Look over "
+            "names, prompts, tags and notes."
+        )
+    if result.missing:
+        lines.append(f"Not read, or not all of it: {', '.join(result.missing)}.")
+    return "\n".join(lines)
 
 
 def neighbours(found: Sequence[tuple[Listing, float]]) -> str:

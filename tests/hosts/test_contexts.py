@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import contextlib
 import threading
@@ -126,6 +127,71 @@ def test_a_call_in_a_thread_that_did_not_open_the_context_is_refused(sampler, ma
         assert torch.equal(sampler(main), sampler(other))
     assert isinstance(error, RuntimeError) and "thread or task other than the one that opened" in str(error)
     assert torch.is_tensor(in_thread(lambda: sampler(main)))
+
+
+@pytest.mark.parametrize("first_closes_first", [True, False])
+def test_overlapping_contexts_of_two_tasks_are_right_or_refused_and_leave_nothing(
+    sampler, main, other, first_closes_first
+):
+    """Task A opens, B opens, both sample, then they close in either order."""
+    plain, third = sampler(main), prompt_embeds(3)
+    wanted = {}
+    for name, prompt in (("a", other), ("b", third)):
+        with inject(sampler.pipe, prompt, "1-2:0.5"):
+            wanted[name] = sampler(main)
+    found = {}
+
+    async def task(name, prompt, opened, may_sample, may_close):
+        try:
+            with inject(sampler.pipe, prompt, "1-2:0.5"):
+                opened.set()
+                await may_sample.wait()
+                found[name] = sampler(main)
+                await may_close.wait()
+        except RuntimeError as error:
+            opened.set()
+            found[name] = error
+
+    async def run():
+        events = {key: asyncio.Event() for key in ("a opened", "b opened", "sample", "close a", "close b")}
+        a = asyncio.create_task(task("a", other, events["a opened"], events["sample"], events["close a"]))
+        await events["a opened"].wait()
+        b = asyncio.create_task(task("b", third, events["b opened"], events["sample"], events["close b"]))
+        await events["b opened"].wait()
+        events["sample"].set()
+        await asyncio.sleep(0)
+        for name, waiting in (("a", a), ("b", b)) if first_closes_first else (("b", b), ("a", a)):
+            events[f"close {name}"].set()
+            await waiting
+
+    asyncio.run(run())
+    for name, result in found.items():
+        if isinstance(result, RuntimeError):
+            assert "task" in str(result)
+        else:
+            assert torch.equal(result, wanted[name])
+    assert found.keys() == {"a", "b"}
+    assert hook_count(sampler.pipe.transformer) == 0
+    assert torch.equal(sampler(main), plain)
+
+
+def test_tasks_that_take_turns_each_get_their_own_edit(sampler, main, other):
+    wanted = []
+    for prompt in (other, prompt_embeds(3)):
+        with inject(sampler.pipe, prompt, "1-2:0.5"):
+            wanted.append(sampler(main))
+
+    async def one(prompt, turn):
+        async with turn:
+            with inject(sampler.pipe, prompt, "1-2:0.5"):
+                await asyncio.sleep(0)
+                return sampler(main)
+
+    async def both():
+        turn = asyncio.Lock()
+        return await asyncio.gather(one(other, turn), one(prompt_embeds(3), turn))
+
+    assert all(map(torch.equal, asyncio.run(both()), wanted))
 
 
 def test_a_transformer_is_not_opened_while_another_thread_calls_it(sampler, main, other):

@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import threading
@@ -175,10 +174,32 @@ def test_a_file_that_was_deleted_or_replaced_while_open_is_noticed(path: Path):
     store.close()
 
 
-def test_the_file_is_for_its_owner_only(store: EmbeddingStore):
-    store.put(randn(3))
-    for file in (store.path, store.database.beside(".wal")):
-        assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+def test_no_file_is_readable_by_others_at_any_moment(tmp_path: Path):
+    """Other users look all the time, while a store is made, written to, brought into its file and compacted."""
+    script = """
+import os, sys, torch
+from wanvideo_activation_editor.storage.records import Description
+from wanvideo_activation_editor.storage.store import EmbeddingStore
+os.umask(0o022)
+for number in range(4):
+    with EmbeddingStore(f"{sys.argv[1]}/{number}.duckdb") as store:
+        for i in range(6):
+            store.put(torch.full((200, 1024), float(i)).bfloat16(), Description(f"n{i}"))
+            if i % 2:
+                store.database.checkpoint()
+        store.database.compact()
+        store.put(torch.ones(2, 2))
+        print([f.name for f in os.scandir(sys.argv[1]) if f.stat().st_mode & 0o077], flush=True)
+"""
+    process, seen = python(script, str(tmp_path)), set[str]()
+    while process.poll() is None:
+        for file in tmp_path.iterdir():  # what is in a folder of its owner cannot be reached
+            try:
+                if file.stat().st_mode & 0o077:
+                    seen.add(file.name)
+            except FileNotFoundError:
+                continue
+    assert finish(process) == "[]\n" * 4 and seen == set()
 
 
 @pytest.mark.parametrize("name", ["store.d\udce9.duckdb", "sto're.duckdb", "[s]*?.duckdb"])
@@ -229,14 +250,53 @@ def test_a_full_disk_is_told_and_what_is_stored_stays(tmp_path: Path):
         subprocess.run(["umount", "-l", str(disk)], check=False)
 
 
-def test_closing_waits_for_readers_and_an_interrupted_wait_hangs_nobody(store: EmbeddingStore):
+def test_compact_waits_for_readers(store: EmbeddingStore):
     store.put(randn(3), Description("fox"))
     with store.database.snapshot():
         waiting = threading.Thread(target=store.database.compact, daemon=True)
         waiting.start()
-        time.sleep(0.05)
+        waiting.join(0.05)
+        assert waiting.is_alive()
     waiting.join(20)
     assert not waiting.is_alive() and store.names() == ["fox"]
+
+
+def test_an_interrupt_while_compact_waits_for_a_reader_hangs_nobody(path: Path):
+    script = """
+import signal, sys, threading, torch
+from wanvideo_activation_editor.storage.records import Description
+from wanvideo_activation_editor.storage.store import EmbeddingStore
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+store, reading, done = EmbeddingStore(sys.argv[1]), threading.Event(), threading.Event()
+store.put(torch.ones(3, 4), Description("fox"))
+
+def read():
+    with store.database.snapshot():
+        reading.set()
+        done.wait()
+
+reader = threading.Thread(target=read)
+reader.start()
+reading.wait()
+print("waiting", flush=True)
+try:
+    store.database.compact()
+    sys.exit("compact did not wait")
+except KeyboardInterrupt:
+    print("interrupted", store.names(), flush=True)  # beside the other reader
+store.put(torch.ones(2, 4), Description("owl"))
+done.set()
+reader.join()
+store.database.compact()
+store.put(torch.ones(5, 4), Description("elk"))
+print(store.names(), store.get("owl").value.shape[0])
+store.close()
+"""
+    process = python(script, str(path))
+    assert process.stdout.readline() == "waiting\n"
+    time.sleep(0.5)  # an interrupt before compact waits is one during it too, only of less interest
+    process.send_signal(signal.SIGINT)
+    assert finish(process, 30) == "interrupted ['fox']\n['elk', 'fox', 'owl'] 2\n"
 
 
 def test_a_search_that_takes_too_long_is_stopped_and_the_store_works_on(store: EmbeddingStore, monkeypatch):

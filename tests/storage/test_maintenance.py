@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from wanvideo_activation_editor.storage.errors import StoreError, UnsupportedErr
 from wanvideo_activation_editor.storage.records import Description
 from wanvideo_activation_editor.storage.store import EmbeddingStore
 
-from .helpers import randn, same_bits
+from .helpers import finish, python, randn, same_bits
 
 
 def age(store: EmbeddingStore, name: str, days: int, reads: int = 0) -> None:
@@ -128,12 +129,35 @@ def test_compact_that_is_interrupted_leaves_the_store_as_it_was(store: Embedding
     assert store.names() == ["fox", "owl"] and not list(store.path.parent.glob("*.compact*"))
 
 
-def test_maintenance_works_with_many_entries_within_its_memory(path: Path):
-    """Rows of 100,000 embeddings, written by SQL; verify, evict and compact keep to DuckDB's 512 MB."""
+MAINTAIN = """
+import sys, torch
+from wanvideo_activation_editor.storage import maintenance
+from wanvideo_activation_editor.storage.store import EmbeddingStore
+
+def peak():  # getrusage would count the parent's, which fork hands on
+    return next(int(line.split()[1]) >> 10 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+
+before, count = peak(), int(sys.argv[2])
+with EmbeddingStore(sys.argv[1]) as store:
+    assert maintenance.verify(store).whole == count
+    (found,) = store.listings("prompt 99999")
+    assert torch.equal(store.load(found.embedding_id).value, torch.ones(1, 8))
+    assert len(store.nearest(torch.ones(1, 8) * torch.arange(8), 10)) == 10
+    size = store.listings(limit=1)[0].bytes
+    gone = maintenance.evict(store, size * count // 2, dry_run=False).embeddings
+    store.database.compact()
+    assert len(store.listings()) == count - len(gone) and store.id_of("seed") is not None
+print(len(gone), peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_maintenance_of_many_entries_keeps_within_its_memory(path: Path):
+    """Rows of 100,000 embeddings, written by SQL. Measured: 189 MB with DuckDB 2.0, 236 MB with 1.5."""
     count = 100_000
     with EmbeddingStore(path) as store:
         store.put(torch.ones(1, 8), Description(name="seed"))
-        ((content, embedding),) = store.database.read("SELECT main_id, embedding_id FROM embeddings")
+        ((content,),) = store.database.read("SELECT main_id FROM embeddings")
 
         def fill(db) -> None:
             db.execute(f"SELECT nextval('ids') FROM range({3 * count})")
@@ -148,10 +172,6 @@ def test_maintenance_works_with_many_entries_within_its_memory(path: Path):
         store.write(fill)
         store.write(lambda db: db.execute("UPDATE contents SET hash = (SELECT hash FROM contents WHERE content_id = ?)",
                                           [content]))  # fmt: skip
-        assert maintenance.verify(store).whole == count
-        assert len(store.listings("prompt 99999")) == 1
-        assert len(store.nearest(torch.ones(1, 8) * torch.arange(8), 10)) == 10
-        size = store.listings(limit=1)[0].bytes
-        assert len(maintenance.evict(store, size * count // 2, dry_run=False).embeddings) in range(49_990, 50_010)
-        store.database.compact()
-        assert len(store.listings()) in range(49_990, 50_011) and store.id_of("seed") == embedding
+    gone, added = map(int, finish(python(MAINTAIN, str(path), str(count)), 300).split())
+    assert gone in range(49_990, 50_010)
+    assert 0 < added < 1024, f"{added} MB"

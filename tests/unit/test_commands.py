@@ -29,7 +29,7 @@ def run(capsys, *arguments) -> tuple[int, str, str]:
         ("map",),
         ("sweep",),
         ("store",),
-        *(("store", a) for a in ("list", "export", "import", "verify", "remove")),
+        *(("store", a) for a in ("list", "export", "import", "verify", "remove", "salvage")),
     ],
     ids=" ".join,
 )

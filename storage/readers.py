@@ -1,0 +1,40 @@
+"""Who reads a file, so that it is exchanged while nobody does."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+
+class Readers:
+    """Counts readers. Methods may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._count = 0
+        self._closed = False
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._closed)
+            self._count += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._count -= 1
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def none(self) -> Iterator[None]:
+        try:
+            with self._changed:
+                self._closed = True
+                self._changed.wait_for(lambda: not self._count)
+            yield
+        finally:
+            with self._changed:
+                self._closed = False
+                self._changed.notify_all()

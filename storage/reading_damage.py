@@ -1,0 +1,86 @@
+"""Copying tables from a damaged file to a new store, in a process of its own, which salvage.py starts."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import duckdb
+
+from .database import ATTACH, OPTIONS
+from .duckdb_errors import has_given_up
+from .schema import column
+
+OF_TENSORS = ("contents", "content_parts")
+
+
+def copy_missing(at_once: int) -> None:
+    """In the current folder, copy what the store `new` has not from `damaged`: tables, then tensors `at_once`.
+
+    Writes the name of each table, and the first content_id of some tensors, before it is tried; after it `done`,
+    `part` or `failed`. What the standard input names was tried before.
+    """
+    tried = set(sys.stdin.read().split())
+    db = duckdb.connect(":memory:", config=dict(OPTIONS))
+    db.execute(f"ATTACH 'new' AS copy {ATTACH}; ATTACH 'damaged' AS store (READ_ONLY)")
+    db.execute("SET enable_external_access = false")
+    copy_table = _copy_at_once if at_once > 1 else _copy_row_by_row
+    for table in column(db, "SELECT table_name FROM duckdb_tables() WHERE database_name = 'copy'"):
+        if table not in (*OF_TENSORS, "meta") and table not in tried:
+            _attempt(table, functools.partial(copy_table, db, table))
+    missing = "SELECT content_id FROM store.contents WHERE content_id NOT IN (SELECT content_id FROM copy.contents)"
+    ids = column(db, f"{missing} ORDER BY content_id")
+    for some in (ids[i : i + at_once] for i in range(0, len(ids), at_once)):
+        if str(some[0]) not in tried:
+            _attempt(some[0], functools.partial(_copy_tensors, db, some[0], some[-1]))
+
+
+def _attempt(unit: object, job: Callable[[], bool]) -> None:
+    _say(unit)
+    try:
+        _say("done" if job() else "part")
+    except duckdb.Error as error:
+        if has_given_up(error):
+            raise
+        _say("failed")
+
+
+def _say(word: object) -> None:
+    sys.stdout.write(f"{word}\n")
+    sys.stdout.flush()
+
+
+def _copy_at_once(db: Any, table: str) -> bool:
+    _insert(db, table, "true")
+    return True
+
+
+def _copy_row_by_row(db: Any, table: str) -> bool:
+    """Leaves out rows that cannot be read, and those whose text is none. Whether that were all."""
+    rows, copied = column(db, f"SELECT rowid FROM store.{table}"), 0  # noqa: S608
+    for row in rows:
+        with contextlib.suppress(duckdb.Error, ValueError):
+            db.execute(f"SELECT * FROM store.{table} WHERE rowid = {row}").fetchall()  # noqa: S608
+            _insert(db, table, f"rowid = {row}")
+            copied += 1
+    return copied == len(rows)
+
+
+def _copy_tensors(db: Any, first: int, last: int) -> bool:
+    db.execute("BEGIN")
+    try:
+        for table in OF_TENSORS:
+            _insert(db, table, f"content_id BETWEEN {first} AND {last}")
+        db.execute("COMMIT")
+    except duckdb.Error:
+        with contextlib.suppress(duckdb.Error):
+            db.rollback()
+        raise
+    return True
+
+
+def _insert(db: Any, table: str, condition: str) -> None:
+    db.execute(f"INSERT INTO copy.{table} SELECT * FROM store.{table} WHERE {condition}")  # noqa: S608
