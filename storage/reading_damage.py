@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import sys
-from collections.abc import Callable
-from typing import Any
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TextIO
 
 import duckdb
 
@@ -17,40 +18,44 @@ from .schema import column
 OF_TENSORS = ("contents", "content_parts")
 
 
-def copy_missing(at_once: int) -> None:
-    """In the current folder, copy what the store `new` has not from `damaged`: tables, then tensors `at_once`.
+def copy_missing(folder: Path, at_once: int, tried: Iterable[str]) -> None:
+    """In a folder, copy what the store `new` has not from `damaged`: tables, then tensors `at_once`.
 
-    Writes the name of each table, and the first content_id of some tensors, before it is tried; after it `done`,
-    `part` or `failed`. What the standard input names was tried before.
+    Appends to the file `said` the name of each table, and the first content_id of some tensors, before it is tried;
+    after it `done`, `part` or `failed`.
+
+    Args:
+        tried: names that are left out.
     """
-    tried = set(sys.stdin.read().split())
+    os.chdir(folder)
+    with Path("said").open("a", encoding="utf-8") as said:
+        _copy(at_once, set(tried), said)
+
+
+def _copy(at_once: int, tried: set[str], said: TextIO) -> None:
     db = duckdb.connect(":memory:", config=dict(OPTIONS))
     db.execute(f"ATTACH 'new' AS copy {ATTACH}; ATTACH 'damaged' AS store (READ_ONLY)")
     db.execute("SET enable_external_access = false")
     copy_table = _copy_at_once if at_once > 1 else _copy_row_by_row
     for table in column(db, "SELECT table_name FROM duckdb_tables() WHERE database_name = 'copy'"):
         if table not in (*OF_TENSORS, "meta") and table not in tried:
-            _attempt(table, functools.partial(copy_table, db, table))
+            _attempt(said, table, functools.partial(copy_table, db, table))
     missing = "SELECT content_id FROM store.contents WHERE content_id NOT IN (SELECT content_id FROM copy.contents)"
     ids = column(db, f"{missing} ORDER BY content_id")
     for some in (ids[i : i + at_once] for i in range(0, len(ids), at_once)):
         if str(some[0]) not in tried:
-            _attempt(some[0], functools.partial(_copy_tensors, db, some[0], some[-1]))
+            _attempt(said, some[0], functools.partial(_copy_tensors, db, some[0], some[-1]))
 
 
-def _attempt(unit: object, job: Callable[[], bool]) -> None:
-    _say(unit)
+def _attempt(said: TextIO, unit: object, job: Callable[[], bool]) -> None:
+    print(unit, file=said, flush=True)
     try:
-        _say("done" if job() else "part")
+        result = "done" if job() else "part"
     except duckdb.Error as error:
         if has_given_up(error):
-            raise
-        _say("failed")
-
-
-def _say(word: object) -> None:
-    sys.stdout.write(f"{word}\n")
-    sys.stdout.flush()
+            raise SystemExit(1) from error
+        result = "failed"
+    print(result, file=said, flush=True)
 
 
 def _copy_at_once(db: Any, table: str) -> bool:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import functools
 import itertools
+import multiprocessing
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -104,17 +103,18 @@ def _salvage(path: Path, folder: Path) -> Salvaged:
 
 def _copy(folder: Path, at_once: int, known: Iterable[str] = ()) -> dict[str, str]:
     """What reading_damage.copy_missing copied, `done` or in `part`; it is started again where it crashes."""
-    script = f"from {copy_missing.__module__} import copy_missing; copy_missing({at_once})"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     said: dict[str, str] = {}
+    told = folder / "said"
     for _ in range(CRASHES):
-        process = subprocess.run(  # noqa: S603
-            [sys.executable, "-c", script], cwd=folder, env=environment, input="\n".join([*known, *said]),
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        words = process.stdout.split()
+        told.write_text("")
+        process = multiprocessing.get_context("spawn").Process(
+            target=copy_missing, args=(folder, at_once, [*known, *said]), daemon=True
+        )
+        process.start()
+        process.join()
+        words = told.read_text(encoding="utf-8").split()
         said |= itertools.zip_longest(words[::2], words[1::2], fillvalue="failed")
-        if not process.returncode or not words:
+        if not process.exitcode or not words:
             break
     return {unit: result for unit, result in said.items() if result != "failed"}
 

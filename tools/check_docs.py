@@ -43,6 +43,7 @@ OTHER_NODES = {
 """Names in the documents that are not nodes of this pack."""
 
 OTHER_WORDS = {
+    "ring_degree",
     "custom_nodes",
     "add_noise_to_samples",
     "rope_function",
