@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 
 
 KINDS = list(NAMES)
-SEEDS = (0, 1)
+SEEDS = (0, 1, 2, 3)
 BLOCKS = 10
 
 
@@ -97,13 +97,13 @@ def pairs(studio) -> list[Pair]:
     return found
 
 
-def test_the_top_block_moves_the_attribute_as_far_as_any_block_alone_in_9_of_10_pairs(pairs):
-    """As far as any: at least 90 % of the farthest, since two blocks that move it alike change places with the seed."""
+def test_the_top_block_is_one_that_moves_the_attribute_most_in_9_of_10_pairs(pairs):
+    """At least 95 % as far as the farthest: two blocks that move it alike change places with the seeds."""
     found = {}
     for pair in pairs:
         moved = pair.moved.mean(axis=0)
         found[pair.name] = moved[pair.map.order()[0]] / moved.max()
-    assert sum(ratio >= 0.9 for ratio in found.values()) >= 9, found
+    assert sum(ratio >= 0.95 for ratio in found.values()) >= 9, found
 
 
 def test_effects_rank_blocks_as_their_change_of_the_finished_latents_does(pairs):
