@@ -2,7 +2,8 @@
 
     python benchmarks/control_vectors.py --threads 1 --rounds 5
 
-Fitting: the calls of 16 pairs x 8 noise levels, both prompts of each, against as many plain calls of the same pipeline.
+Fitting: the calls of 16 pairs x 8 noise levels, both prompts of each, against as many plain calls of the same pipeline;
+with --geometry tiny that of the trained tiny model, else of a random one, for which few pairs and levels do.
 Applying: dim 1024, one conditional call with every block steered over one without. The cases take turns within a round,
 and processor time counts, so that other work on the machine does.
 """
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
 from injection_overhead import GEOMETRIES, build
 from wanvideo_activation_editor import ControlVector, control_vector, steer, tiny_wan
 
@@ -64,9 +66,18 @@ def applying(rounds: int, geometry: str) -> None:
         row(name, found, 1.02)
 
 
-def fitting(rounds: int, pairs: int, levels: int) -> None:
-    pipe = tiny_wan.pipeline()
-    call = {name: tiny_wan.CALL[name] for name in ("height", "width", "num_frames")}
+def pipeline(geometry: str) -> tuple[Any, dict[str, int]]:
+    """A pipeline, and the size of its videos."""
+    if geometry == "tiny":
+        return tiny_wan.pipeline(), {name: tiny_wan.CALL[name] for name in ("height", "width", "num_frames")}
+    model, _ = build(GEOMETRIES[geometry], "cpu", torch.float32)
+    frames, height, width = GEOMETRIES[geometry]["latents"]
+    pipe = WanPipeline(None, None, None, FlowMatchEulerDiscreteScheduler(shift=5.0), model)
+    return pipe, {"height": 8 * height, "width": 8 * width, "num_frames": 4 * frames - 3}
+
+
+def fitting(rounds: int, pairs: int, levels: int, geometry: str) -> None:
+    pipe, call = pipeline(geometry)
     texts = [
         (tiny_wan.encode(f"a blue {shape} {motion} at night"), tiny_wan.encode(f"a red {shape} {motion} at night"))
         for shape in ("circle", "square", "star", "ring")
@@ -104,7 +115,7 @@ def main() -> None:
     print("| case | ratio to plain | quartiles | target |\n|---|---|---|---|")
     with contextlib.suppress(KeyboardInterrupt):
         if given.only != "applying":
-            fitting(given.rounds, given.pairs, given.levels)
+            fitting(given.rounds, given.pairs, given.levels, given.geometry)
         if given.only != "fitting":
             applying(given.rounds, given.geometry)
 
