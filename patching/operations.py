@@ -87,7 +87,11 @@ class Add:
         return f"addition{scaled}" + (" (norms kept)" if self.preserve_norm else "")
 
     def __call__(self, x: torch.Tensor, value: torch.Tensor, strength: float) -> torch.Tensor:
-        out = torch.add(x, value.to(x.dtype), alpha=strength * self.scale)
+        factor = strength * self.scale
+        if torch.is_tensor(factor):  # that a gradient is taken of
+            out = x + factor * value.to(x.dtype)
+        else:
+            out = torch.add(x, value.to(x.dtype), alpha=factor)
         if self.preserve_norm:
             before = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
             after = torch.linalg.vector_norm(out, dim=-1, keepdim=True, dtype=torch.float32)

@@ -195,7 +195,7 @@ class Turn(Steering):
             raise ValueError(f"angle must lie in -180 to 180 degrees, not {self.angle!r}.")
 
     def change(self, x: torch.Tensor, at: Reading, s: float) -> torch.Tensor:
-        first, second = at.directions[0], at.directions[1]
+        first, second = torch.nn.functional.normalize(at.directions[0], dim=-1), at.directions[1]
         along = first @ second
         rest = second - along * first
         across: torch.Tensor = torch.linalg.vector_norm(rest)

@@ -12,10 +12,11 @@ from ..embeddings.text_embeds import read_text_embeds
 from ..patching.arguments import Blocks, chosen_blocks
 from ..patching.checks import check_stack
 from ..patching.edit import Branch, Edit, EditStack
+from ..patching.hosts import diffusers
 from ..patching.hosts.compile import edits_inside
 from ..patching.hosts.diffusers import edited
 from ..patching.hosts.diffusers_checks import check_tokens, check_whole
-from ..patching.operations import Operation
+from ..patching.operations import Operation, Replace
 from ..patching.runtime import Run
 from ..patching.sources import CapturedDifference, Direction
 from ..patching.wan_model import discover
@@ -61,7 +62,8 @@ def block_map(
         pipe: a diffusers Wan pipeline.
         prompt: what is sampled: a string, or embeddings [1, tokens, 4096] as `pipe.encode_prompt` gives them. A list
             measures several pairs; the map is their mean.
-        other: the second prompt, as many as `prompt`; or one Direction, CapturedDifference or Edit.
+        other: the second prompt, as many as `prompt`; or one ControlVector (added where it
+            was fitted), Direction, CapturedDifference or Edit.
         noise_levels: 1 (only noise) to 0. The map says at which levels of the schedule they were measured.
         seeds: their number, or a list of them; each is a noise that the clip starts from.
         blocks, strength, site, operation, branch: of the edit, as for `inject`.
@@ -80,15 +82,28 @@ def block_map(
     if len(others) not in (1, len(prompts)):
         raise ValueError(f"{len(prompts)} prompts were given, but {len(others)} others: they are paired in order.")
     options = {"strengths": chosen_blocks(blocks) * strength, "site": site, "operation": operation, "branch": branch}
+    own = (blocks, strength, site, operation, branch) == ("all", 1.0, "context", None, "cond")
+    if not own and any(isinstance(one, Edit) for one in others):
+        raise ValueError("blocks, strength, site, operation and branch are those of the Edit: set them there.")
     pipeline = Pipeline(pipe, call)
     texts = [pipeline.encode(one, "prompt") for one in prompts]
-    edits = [_edit(pipeline, one, options) for one in others] * (len(prompts) if len(others) == 1 else 1)
+    edits = [_edit(pipeline, one, blocks, strength, options) for one in others] * (
+        len(prompts) if len(others) == 1 else 1
+    )
     for edit in edits:
         for model in pipeline.models:
             check_stack((edit,), model)
             check_tokens((edit,), model.module)
+            if edit.strengths.active_blocks(model.block_count) != edits[0].strengths.active_blocks(model.block_count):
+                raise ValueError(
+                    "The edits choose different blocks, and one map has the same for all. Make a map of each."
+                )
             if method == "integrated_gradients":
                 check_whole(model.module, "integrated_gradients")
+                if isinstance(edit.operation, Replace):
+                    raise ValueError(
+                        "integrated_gradients follows a strength, and replace has none. Use method='forks'."
+                    )
     levels = tuple(noise_levels)
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     collected = Collected(numbers, levels, len(prompts))
@@ -181,9 +196,19 @@ def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _edit(pipeline: Pipeline, other: Any, options: dict[str, Any]) -> Edit:
+def _edit(pipeline: Pipeline, other: Any, blocks: Blocks, strength: float, options: dict[str, Any]) -> Edit:
+    from ..vectors.applying import check_identity, make_operation, steering_edit
+    from ..vectors.control_vector import CONTEXT, ControlVector
+
     if isinstance(other, Edit):
         return other
+    if isinstance(other, ControlVector):
+        check_identity(other, diffusers, pipeline.pipe)
+        if blocks == "all" and other.site != CONTEXT:
+            blocks = other.blocks
+        operation = options["operation"] or make_operation("add", 1.0)
+        chosen = chosen_blocks(blocks) * strength
+        return steering_edit(other, operation, chosen, branch=options["branch"], label="block map")
     if isinstance(other, Direction | CapturedDifference):
         return Edit(source=other, label="block map", **options)
     embeds = read_text_embeds(pipeline.encode(other, "other"), "other").detached()

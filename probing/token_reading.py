@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +12,7 @@ import numpy as np
 
 from ..patching.plot import colour
 from .intervals import Array
-from .reader import BlockReading
+from .reader import PADDING, BlockReading
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -207,32 +209,41 @@ def word_tokens(
             )
         found = {f"token {token}": [token] for token in range(count)}
     else:
-        for word in _each_word(prompt) if words is None else words:
-            for name, start in _places(prompt, word):
-                inside = [
-                    t for t, (a, b) in enumerate(offsets[:count]) if a < b and a < start + len(word) and b > start
-                ]
-                if name not in found and inside:
-                    found[name] = inside
+        for name, start, end in _each_word(prompt) if words is None else _asked(prompt, words):
+            inside = [t for t, (a, b) in enumerate(offsets[:count]) if a < b and a < end and b > start]
+            if name not in found and inside:
+                found[name] = inside
+    if reserved := found.keys() & {PADDING, OTHER}:
+        raise ValueError(f"words: {min(reserved)!r} is a row of every reading. Give those tokens another name.")
     rest = sorted(set(range(count)) - {token for tokens in found.values() for token in tokens})
     return {**found, OTHER: rest} if rest else found
 
 
-def _each_word(prompt: str) -> list[str]:
-    import re
+def _each_word(prompt: str) -> list[tuple[str, int, int]]:
+    """Every word of a prompt: its name, `red (2)` for the second time, and where it begins and ends."""
+    return _numbered((m[0], m) for m in re.finditer(r"\w[\w'-]*", prompt))
 
-    return list(dict.fromkeys(re.findall(r"\w[\w'-]*", prompt)))
 
-
-def _places(prompt: str, word: str) -> list[tuple[str, int]]:
-    """Where a word or phrase stands in a prompt: `red`, and `red (2)` for the second time.
+def _asked(prompt: str, words: Sequence[str]) -> list[tuple[str, int, int]]:
+    """The same for words or phrases, in whichever case they stand in the prompt.
 
     Raises:
-        ValueError: nowhere.
+        ValueError: one is not there.
     """
-    import re
+    found = []
+    for word in words:
+        places = list(re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", prompt, re.IGNORECASE))
+        if not places or not word.strip():
+            raise ValueError(f"words: {word!r} is not in the prompt {prompt!r}. Write it as it stands there.")
+        found += _numbered((word, place) for place in places)
+    return found
 
-    starts = [m.start() for m in re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", prompt, re.IGNORECASE)]
-    if not starts or not word.strip():
-        raise ValueError(f"words: {word!r} is not in the prompt {prompt!r}. Write it as it stands there.")
-    return [(word if n == 0 else f"{word} ({n + 1})", start) for n, start in enumerate(starts)]
+
+def _numbered(places: Iterable[tuple[str, re.Match[str]]]) -> list[tuple[str, int, int]]:
+    seen: Counter[str] = Counter()
+    named = []
+    for word, place in places:
+        seen[word] += 1
+        name = f'"{word}"' if word in (PADDING, OTHER) else word
+        named.append((name if seen[word] == 1 else f"{name} ({seen[word]})", place.start(), place.end()))
+    return named

@@ -197,7 +197,8 @@ def turn(
     from ..patching.hosts import diffusers
 
     if not options.pop("other_model", False):
-        check_identity(first, diffusers, target)
+        for vector in (first, second):
+            check_identity(vector, diffusers, target)
     window, schedule = given_window(options.pop("window", (0.0, 1.0))), parse_schedule(options.pop("schedule", ""))
     mask = as_mask(options.pop("mask", None))
     tokens = tokens_of(target, options.pop("tokens", "real"), options.pop("prompt", ""))

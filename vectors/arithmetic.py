@@ -205,7 +205,7 @@ def _combined(vectors: Sequence[ControlVector], factors: torch.Tensor, origin: s
         for name in ("neutral", "positive")
     }
     return replace(
-        first,
+        next((v for v in vectors if v.identity), first),
         directions=(total / norms[..., None]).float()[:, :, None],
         scale=norms.float(),
         separability=torch.full_like(first.separability, math.nan),

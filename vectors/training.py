@@ -81,6 +81,9 @@ def learn_tokens(
     device = module.device
     states = States(module, clips.to(device, torch.float32), [p.to(device) for p in prompts], wanted)
     size = sum(float(p.norm(dim=-1).mean()) for p in prompts) / len(prompts)
+    alone = states.error(lambda p: p, seed)
+    if not alone:
+        raise ControlVectorError("The prompt gives what the target gives already, so there is nothing to learn.")
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(count, prompts[0].shape[-1], generator=generator) * (
         0.5 * size / math.sqrt(prompts[0].shape[-1])
@@ -105,7 +108,6 @@ def learn_tokens(
     if not torch.isfinite(rows).all():
         raise ControlVectorError("Learning went astray (NaN or infinite values). Use a lower rate.")
     final = shaped().detach()
-    alone = states.error(lambda p: p, seed)
     away = None if wanted is None else wanted.to(device).mean(0) - torch.cat(states.prompts).mean(0)
     return LearnedTokens(
         final,

@@ -132,6 +132,11 @@ def test_a_projection_onto_a_sum_is_known_from_its_terms():
         assert torch.allclose(made.neutral, made.directions @ tokens, atol=1e-5)
 
 
+def test_a_sum_belongs_to_the_model_that_one_of_its_terms_names():
+    made = add(make_vector(0, identity="", block_count=0), make_vector(1))
+    assert (made.identity, made.block_count) == ("diffusers:1", 4)
+
+
 def test_projection_and_rest_are_orthogonal_and_add_up():
     a, others = make_vector(0), [make_vector(1), make_vector(2)]
     part, rest = project(a, others), orthogonalise(a, others)

@@ -168,10 +168,11 @@ def planes(angle: float):
     return first, dataclasses.replace(first, directions=second[..., None, :])
 
 
+@pytest.mark.parametrize("sigma", [0.2, 0.5], ids=["at a level", "between levels"])
 @pytest.mark.parametrize("phi", [-120.0, 30.0, 90.0])
-def test_turning_back_undoes_a_turn_and_norms_stay(phi):
+def test_turning_back_undoes_a_turn_and_norms_stay(phi, sigma):
     x, given = tokens(), plane(*planes(70))
-    value = given.at(given.tensor(1), 0.2)
+    value = given.at(given.tensor(1), sigma)
     there = Turn(1.0, phi)(x, value, 1.0)
     assert close(Turn(-1.0, phi)(there, value, 1.0), x) and close(Turn(1.0, -phi)(there, value, 1.0), x)
     assert (there.norm(dim=-1) / x.norm(dim=-1) - 1).abs().max() <= 1e-5

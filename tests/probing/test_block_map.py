@@ -11,12 +11,15 @@ import torch
 import wanvideo_activation_editor as wae
 from wanvideo_activation_editor.embeddings.text_embeds import read_text_embeds
 from wanvideo_activation_editor.patching.edit import Edit, EditStack
+from wanvideo_activation_editor.patching.operations import Replace
+from wanvideo_activation_editor.patching.selection import parse_selection
 from wanvideo_activation_editor.patching.sources import Direction
 from wanvideo_activation_editor.patching.strengths import Explicit, Uniform
 from wanvideo_activation_editor.probing.block_map import BlockMap
 from wanvideo_activation_editor.probing.distances import motion_energy, relative_l2
 from wanvideo_activation_editor.probing.forks import first_tensor
 
+from ..control_vectors.conftest import make_vector
 from ..hosts.conftest import Sampler, hook_count, make_transformer, prompt_embeds
 
 LEVELS = (0.9, 0.5)
@@ -99,6 +102,16 @@ def test_integrated_gradients_sum_to_the_whole(sampler, main, other):
     assert np.isnan(found.effect).all()
     with pytest.raises(ValueError, match="effect was not measured with method integrated_gradients"):
         found.top(2, "effect")
+
+
+def test_integrated_gradients_of_an_addition_sum_to_the_whole_and_a_replacement_is_refused(sampler, main, other):
+    width = sampler.pipe.transformer.blocks[0].attn1.to_q.in_features
+    direction = Direction(torch.randn(width, generator=torch.Generator().manual_seed(3)))
+    options = {"method": "integrated_gradients", "seeds": 1, "levels": (0.9,)}
+    found = measure(sampler, main, direction, site="hidden", strength=0.2, **options)
+    assert np.abs(found.share.sum(axis=1) - 1).max() < 0.01
+    with pytest.raises(ValueError, match="replace has none"):
+        measure(sampler, main, other, operation=Replace(), **options)
 
 
 def test_a_run_that_is_measured_gives_the_clip_of_one_that_is_not_bit_for_bit(sampler, main, other):
@@ -232,6 +245,12 @@ def test_what_cannot_be_measured_is_refused_with_what_to_do(sampler, main, other
         measure(sampler, main, other, blocks="7")
     with pytest.raises(ValueError, match="No block is selected"):
         measure(sampler, main, other, blocks="none")
+    text = read_text_embeds(other, "other")
+    edits = [Edit(text, parse_selection(blocks)) for blocks in ("0-2", "3-5")]
+    with pytest.raises(ValueError, match="The edits choose different blocks"):
+        measure(sampler, [main, main], edits)
+    with pytest.raises(ValueError, match="are those of the Edit"):
+        measure(sampler, main, edits[0], blocks="2")
     with wae.inject(sampler.pipe, other), pytest.raises(RuntimeError, match="close the context first"):
         measure(sampler, main, other)
     negative = Edit(read_text_embeds(other, "other"), Uniform(1.0), branch="uncond")
@@ -260,3 +279,12 @@ def test_edits_in_a_stack_are_unchanged_by_measuring(sampler, main, other):
     found = measure(sampler, main, edit, seeds=1, levels=(0.9,))
     assert EditStack((edit,)).describe() == before
     assert found.edit["site"] == "context" and not math.isnan(found.share.sum())
+
+
+def test_a_control_vector_is_measured_in_the_blocks_that_it_has(sampler, main):
+    vector = make_vector(width=32, blocks=(1, 2, 4), block_count=6, identity="", site="hidden")
+    found = measure(sampler, main, vector, seeds=1, levels=(0.9,), strength=0.5)
+    assert found.blocks == [1, 2, 4]
+    effects = found.effect[0, [1, 2, 4]]
+    assert (effects > 1e-4).all()
+    assert (measure(sampler, main, vector, seeds=1, levels=(0.9,)).effect[0, [1, 2, 4]] > effects).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -164,9 +165,19 @@ def test_words_are_found_by_the_offsets_of_their_tokens():
     assert word_tokens(None, None, None, 2) == {"token 0": [0], "token 1": [1]}
 
 
+def test_every_word_is_read_once_whatever_its_case_and_hyphens():
+    prompt = "A well-lit lit padding is a lit room"
+    offsets = [m.span() for m in re.finditer(r"\w+|-", prompt)]
+    assert word_tokens(None, prompt, offsets, len(offsets)) == {
+        "A": [0], "well-lit": [1, 2, 3], "lit": [4], '"padding"': [5], "is": [6], "a": [7], "lit (2)": [8], "room": [9],
+    }  # fmt: skip
+
+
 def test_words_that_cannot_be_read_are_refused(sampler, main):
     with pytest.raises(ValueError, match="'dog' is not in the prompt"):
         word_tokens(["dog"], PROMPT, OFFSETS, 9)
+    with pytest.raises(ValueError, match="'padding' is a row of every reading"):
+        word_tokens({"padding": [0]}, None, None, 9)
     with pytest.raises(ValueError, match="Give token numbers"):
         word_tokens(["red"], PROMPT, None, 9)
     with pytest.raises(ValueError, match=r"tokens \[40\], but the prompt has 12"):
