@@ -80,7 +80,7 @@ def test_what_cannot_be_learned_is_refused(pipe):
         ({"rate": float("nan")}, "rate"),
         ({"prompt": [MAIN, MAIN], "target": LATENTS[:3]}, "2 prompts for 3 clips"),
         ({"position": "behind", "latents": LATENTS}, "position"),
-        ({"target": MAIN}, "nothing to learn"),
+        ({"target": MAIN, "latents": LATENTS}, "nothing to learn"),
     ):
         with pytest.raises(ControlVectorError, match=words):
             learn_tokens(pipe, **{"target": OTHER, "prompt": MAIN, "steps": 1, **options})
