@@ -14,6 +14,12 @@ from wanvideo_activation_editor.patching.hosts.diffusers import capture, inject
 from .conftest import Sampler, hook_count, make_transformer, prompt_embeds
 
 
+def run_async(coroutine):
+    """asyncio.run in a thread of its own: playwright leaves a loop that runs in the one of the tests."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
+
+
 def in_thread(function):
     """The result or the exception of `function` in a thread of its own."""
     found = []
@@ -164,7 +170,7 @@ def test_overlapping_contexts_of_two_tasks_are_right_or_refused_and_leave_nothin
             events[f"close {name}"].set()
             await waiting
 
-    asyncio.run(run())
+    run_async(run())
     for name, result in found.items():
         if isinstance(result, RuntimeError):
             assert "task" in str(result)
@@ -191,7 +197,7 @@ def test_tasks_that_take_turns_each_get_their_own_edit(sampler, main, other):
         turn = asyncio.Lock()
         return await asyncio.gather(one(other, turn), one(prompt_embeds(3), turn))
 
-    assert all(map(torch.equal, asyncio.run(both()), wanted))
+    assert all(map(torch.equal, run_async(both()), wanted))
 
 
 def test_a_transformer_is_not_opened_while_another_thread_calls_it(sampler, main, other):
