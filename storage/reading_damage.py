@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TextIO
@@ -13,8 +14,11 @@ import duckdb
 
 from .database import ATTACH, OPTIONS
 from .duckdb_errors import has_given_up
-from .schema import column
+from .schema import column, last_id
 
+NO_ROOM = 28
+"""Exit status when the disk or the memory is full, which says nothing of the file."""
+_NO_ROOM = re.compile("No space left|Out of Memory", re.IGNORECASE)
 OF_TENSORS = ("contents", "content_parts")
 
 
@@ -28,6 +32,7 @@ def copy_missing(folder: Path, at_once: int, tried: Iterable[str]) -> None:
         tried: names that are left out.
     """
     os.chdir(folder)
+    Path("started").touch()
     with Path("said").open("a", encoding="utf-8") as said:
         _copy(at_once, set(tried), said)
 
@@ -36,6 +41,8 @@ def _copy(at_once: int, tried: set[str], said: TextIO) -> None:
     db = duckdb.connect(":memory:", config=dict(OPTIONS))
     db.execute(f"ATTACH 'new' AS copy {ATTACH}; ATTACH 'damaged' AS store (READ_ONLY)")
     db.execute("SET enable_external_access = false")
+    with contextlib.suppress(duckdb.Error):
+        Path("newest").write_text(str(last_id(db)))
     copy_table = _copy_at_once if at_once > 1 else _copy_row_by_row
     for table in column(db, "SELECT table_name FROM duckdb_tables() WHERE database_name = 'copy'"):
         if table not in (*OF_TENSORS, "meta") and table not in tried:
@@ -52,6 +59,8 @@ def _attempt(said: TextIO, unit: object, job: Callable[[], bool]) -> None:
     try:
         result = "done" if job() else "part"
     except duckdb.Error as error:
+        if _NO_ROOM.search(str(error)):
+            raise SystemExit(NO_ROOM) from error
         if has_given_up(error):
             raise SystemExit(1) from error
         result = "failed"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 from wanvideo_activation_editor import commands
 from wanvideo_activation_editor.storage import blocks
 from wanvideo_activation_editor.storage.codec import encode
-from wanvideo_activation_editor.storage.errors import DamagedError, StoreError
+from wanvideo_activation_editor.storage.errors import DamagedError, LockedError, StoreError
 from wanvideo_activation_editor.storage.records import Description, EmbeddingKey
 from wanvideo_activation_editor.storage.salvage import Salvaged, salvage
 from wanvideo_activation_editor.storage.store import EmbeddingStore
@@ -177,3 +179,38 @@ def test_the_command_copies_what_is_intact_and_names_the_rest(tmp_path: Path, so
     assert status == 1 and f"Copied {COUNT - 1} embedding(s)" in said and "left out, 1: 'n3'" in said
     with EmbeddingStore(new) as store:
         assert len(store.names()) == COUNT - 1
+
+
+def test_an_open_store_is_refused_and_keeps_its_lock(tmp_path, source):
+    path = tmp_path / "store.duckdb"
+    path.write_bytes(source)
+    with EmbeddingStore(path):
+        with pytest.raises(LockedError, match="open in this process"):
+            salvage(path, tmp_path / "new.duckdb")
+        other = "import sys; from tests.storage.test_salvage import salvage; from pathlib import Path; "
+        command = f"{other}salvage(Path(sys.argv[1]), Path(sys.argv[2]))"
+        found = subprocess.run(
+            [sys.executable, "-c", command, path, tmp_path / "new.duckdb"],
+            capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+        assert "in use by another process" in found.stderr
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith("new")) == []
+
+
+def test_changes_that_a_cut_log_has_lost_are_told(tmp_path):
+    path = tmp_path / "store.duckdb"
+    finish(python(FILL, path))
+    log = path.with_name("store.duckdb.wal")
+    log.unlink()
+    EmbeddingStore(tmp_path / "empty.duckdb").close()
+    path.write_bytes((tmp_path / "empty.duckdb").read_bytes())
+    found = salvage(path, tmp_path / "new.duckdb")
+    assert found.recovered == 0 and found.missing == ["the last changes, which the log has lost"]
+
+
+def test_what_stands_where_the_new_store_goes_is_refused(tmp_path, source):
+    path = tmp_path / "store.duckdb"
+    path.write_bytes(source)
+    (tmp_path / "new.duckdb.wal").touch()
+    with pytest.raises(StoreError, match=r"new.duckdb.wal exists already"):
+        salvage(path, tmp_path / "new.duckdb")
