@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ from ..patching.checks import check_stack
 from ..patching.edit import Branch, Edit, EditStack
 from ..patching.hosts import diffusers
 from ..patching.hosts.compile import edits_inside
-from ..patching.hosts.diffusers import edited
 from ..patching.hosts.diffusers_checks import check_tokens, check_whole
 from ..patching.operations import Operation, Replace
 from ..patching.runtime import Run
@@ -43,6 +43,7 @@ def block_map(
     site: str = "context",
     operation: Operation | None = None,
     branch: Branch = "cond",
+    other_model: bool = False,
     method: Method = "forks",
     verify: int = 0,
     progress: Progress = lambda done, total: None,
@@ -67,6 +68,7 @@ def block_map(
         noise_levels: 1 (only noise) to 0. The map says at which levels of the schedule they were measured.
         seeds: their number, or a list of them; each is a noise that the clip starts from.
         blocks, strength, site, operation, branch: of the edit, as for `inject`.
+        other_model: measure a control vector of a model with other weights.
         method: `forks`, or `integrated_gradients`, whose shares sum to 1; it needs memory for a backward pass.
         verify: sample this many blocks to the end too, spread over the ranks of the map, for its rank correlation with
             the change of finished latents; at least 3, or 0 for none.
@@ -87,9 +89,8 @@ def block_map(
         raise ValueError("blocks, strength, site, operation and branch are those of the Edit: set them there.")
     pipeline = Pipeline(pipe, call)
     texts = [pipeline.encode(one, "prompt") for one in prompts]
-    edits = [_edit(pipeline, one, blocks, strength, options) for one in others] * (
-        len(prompts) if len(others) == 1 else 1
-    )
+    along = {"blocks": blocks, "strength": strength, "other_model": other_model}
+    edits = [_edit(pipeline, one, options, along) for one in others] * (len(prompts) if len(others) == 1 else 1)
     for edit in edits:
         for model in pipeline.models:
             check_stack((edit,), model)
@@ -130,7 +131,7 @@ def block_map(
             for pair, (text, edit) in enumerate(zip(texts, edits, strict=True)):
                 progress(done, total)
                 done += 1
-                with edited(pipe, EditStack((at_block(edit, index, model.block_count),))):
+                with diffusers.edited(pipe, EditStack((at_block(edit, index, model.block_count),))):
                     changes[s, pair] = relative_l2(plain[seed, pair], pipeline.sample(text, seed))
         finished[index] = tuple(float(x) for x in changes.mean(axis=1))
     progress(total, total)
@@ -196,19 +197,20 @@ def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _edit(pipeline: Pipeline, other: Any, blocks: Blocks, strength: float, options: dict[str, Any]) -> Edit:
+def _edit(pipeline: Pipeline, other: Any, options: dict[str, Any], along: dict[str, Any]) -> Edit:
     from ..vectors.applying import check_identity, make_operation, steering_edit
-    from ..vectors.control_vector import CONTEXT, ControlVector
+    from ..vectors.control_vector import ControlVector
 
     if isinstance(other, Edit):
         return other
     if isinstance(other, ControlVector):
-        check_identity(other, diffusers, pipeline.pipe)
-        if blocks == "all" and other.site != CONTEXT:
-            blocks = other.blocks
+        if options["site"] not in ("context", other.site):
+            raise ValueError(f"site is {options['site']}, but the control vector was fitted at {other.site}.")
+        if not along["other_model"]:
+            check_identity(other, diffusers, pipeline.pipe)
         operation = options["operation"] or make_operation("add", 1.0)
-        chosen = chosen_blocks(blocks) * strength
-        return steering_edit(other, operation, chosen, branch=options["branch"], label="block map")
+        edit = steering_edit(other, operation, along["blocks"], branch=options["branch"], label="block map")
+        return replace(edit, strengths=edit.strengths * along["strength"])
     if isinstance(other, Direction | CapturedDifference):
         return Edit(source=other, label="block map", **options)
     embeds = read_text_embeds(pipeline.encode(other, "other"), "other").detached()

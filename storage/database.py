@@ -38,7 +38,7 @@ ATTACH = "(ROW_GROUP_SIZE 2048)"
 """With parts of 4 KB, 8 MB that a checkpoint rewrites at most. Not kept in the file."""
 
 _INTERRUPTED = re.compile(r"due to the following Python exception:\s+KeyboardInterrupt")
-_open: dict[str, int] = {}
+open_stores: dict[str, int] = {}
 """Files that are open, with the process that opened them; a forked process has its parent's."""
 _connections: weakref.WeakSet[Database] = weakref.WeakSet()
 
@@ -65,22 +65,22 @@ class Database:
             str(self.path).encode()
         except UnicodeEncodeError:
             raise StoreError(f"The path of the embedding store is not UTF-8: {plain(self.path)}.") from None
-        holder = _open.get(str(self.path))
+        holder = open_stores.get(str(self.path))
         if holder is not None:
             whose = "open in this process already" if holder == self._process else _forked(holder)
             raise LockedError(f"The embedding store {plain(self.path)} is {whose}.")
         with self.errors():
             self._connect()
-        _open[str(self.path)] = self._process
+        open_stores[str(self.path)] = self._process
         _connections.add(self)
 
     def close(self) -> None:
         """Close the file. Does nothing again, or in a process that was forked since."""
-        if os.getpid() != self._process or _open.get(str(self.path)) != self._process:
+        if os.getpid() != self._process or open_stores.get(str(self.path)) != self._process:
             return
         with self._writing, self._readers.none():
             self._disconnect()
-            del _open[str(self.path)]
+            del open_stores[str(self.path)]
 
     def beside(self, suffix: str) -> Path:
         return self.path.with_name(self.path.name + suffix)
@@ -271,7 +271,7 @@ class Database:
     def _check_process(self) -> None:
         if os.getpid() != self._process:
             raise StoreError(f"The embedding store is {_forked(self._process)}.")
-        if _open.get(str(self.path)) != self._process:
+        if open_stores.get(str(self.path)) != self._process:
             raise StoreError(f"The embedding store {plain(self.path)} is closed.")
 
     def _file_identity(self) -> tuple[int, int]:
@@ -301,17 +301,22 @@ class Database:
             self.beside(".last").write_text(f"{self._store} {self.last_id}\n")
 
     def _compare_acknowledged(self) -> None:
-        try:
-            store, last = self.beside(".last").read_text(errors="replace").split()
-            missing = int(last) - self.last_id if store == self._store else 0
-        except (OSError, ValueError):
-            return
-        if missing > 0:
+        store, last = acknowledged(self.path)
+        if store == self._store and last > self.last_id:
             log.warning(
-                "Embedding store %s: the last changes are missing (numbers %d to %s). Its log was cut or damaged, or "
+                "Embedding store %s: the last changes are missing (numbers %d to %d). Its log was cut or damaged, or "
                 "an older copy was put in its place.", plain(self.path), self.last_id + 1, last,
             )  # fmt: skip
             self._acknowledge()
+
+
+def acknowledged(path: Path) -> tuple[str, int]:
+    """Which store, and its newest id, `_acknowledge` has noted beside a file; none and 0 if it has not."""
+    try:
+        store, last = path.with_name(path.name + ".last").read_text(errors="replace").split()
+        return store, int(last)
+    except (OSError, ValueError):
+        return "", 0
 
 
 def _abandon(db: Any) -> None:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import re
-import tempfile
 from pathlib import Path
 
 import duckdb
 
 from .errors import DamagedError, LockedError, StoreError, UnsupportedError
+from .locks import has_no_locks
 from .text import plain
-
-try:
-    import fcntl
-except ImportError:  # Windows, whose file systems have locks
-    fcntl = None  # type: ignore[assignment]
 
 SALVAGE = "`wan-activation store salvage FILE NEW` copies what is intact to a new store."
 _PID = re.compile(r"Could not set lock on file.*?(?:PID (\d+)|$)", re.S)
@@ -36,7 +30,7 @@ def explained(error: duckdb.Error, path: Path) -> StoreError:
     first = plain(text.strip().splitlines()[0] if text.strip() else type(error).__name__, 300)
     if locked := _PID.search(text):
         nobody = locked[1] == "0"  # or one in another container, whose number is not seen
-        if (locked[1] is None and _NO_LOCKS.search(text)) or (nobody and _has_no_locks(path.parent)):
+        if (locked[1] is None and _NO_LOCKS.search(text)) or (nobody and has_no_locks(path.parent)):
             return StoreError(
                 f"The folder of {plain(path)} has no file locks, as on some network drives. Set "
                 "WAN_ACTIVATION_STORE to a file on a local disk."
@@ -64,15 +58,3 @@ def explained(error: duckdb.Error, path: Path) -> StoreError:
     if "No space left" in text:
         return StoreError(f"{store}: the disk is full; nothing was changed.")
     return StoreError(f"{store} failed: {first}")
-
-
-def _has_no_locks(folder: Path) -> bool:
-    """Whether a file of our own, which nobody else can hold, cannot be locked there."""
-    if fcntl is None:
-        return False
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-    return False

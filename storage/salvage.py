@@ -7,7 +7,6 @@ by its hash, each embedding by the hash of its whole value.
 
 from __future__ import annotations
 
-import errno
 import functools
 import itertools
 import multiprocessing
@@ -21,18 +20,14 @@ from typing import Any
 
 from . import blocks, maintenance
 from .codec import decode
-from .database import _open
+from .database import acknowledged, open_stores
 from .entries import hash_of_parts
 from .errors import DamagedError, LockedError, StoreError
+from .locks import is_held
 from .reading_damage import NO_ROOM, OF_TENSORS, copy_missing
 from .search import pooled
 from .store import EmbeddingStore
 from .text import plain, shown
-
-try:
-    import fcntl
-except ImportError:  # Windows, which does not copy a file that is locked
-    fcntl = None  # type: ignore[assignment]
 
 CRASHES = 20
 """Of the process that reads, before it is not started again. Each leaves out a table or a tensor."""
@@ -59,6 +54,8 @@ class Salvaged:
 def salvage(path: Path, out: Path) -> Salvaged:
     """Write a new store `out` with the embeddings of `path` that are intact. Needs twice the space of `path` there.
 
+    It starts processes of its own: in a script, call it under `if __name__ == "__main__"`.
+
     Raises:
         StoreError: `out` exists or cannot be written.
         LockedError: the store is open, here or in another process.
@@ -67,8 +64,11 @@ def salvage(path: Path, out: Path) -> Salvaged:
     for taken in (out, *(out.with_name(out.name + ending) for ending in (".wal", ".last"))):
         if taken.exists() or taken.is_symlink():
             raise StoreError(f"{plain(taken)} exists already. Choose another name.")
-    _check_closed(path)
+    if str(path.expanduser().resolve()) in open_stores:  # to read it would end its lock
+        raise LockedError(f"The embedding store {plain(path)} is open in this process already.")
     try:
+        if is_held(path):
+            raise LockedError(f"The embedding store {plain(path)} is in use by another process.")
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f"{out.name}.") as folder:
             result = _salvage(path, Path(folder))
             left = Path(folder, "new.wal")
@@ -78,19 +78,6 @@ def salvage(path: Path, out: Path) -> Salvaged:
             return result
     except OSError as error:
         raise StoreError(f"{plain(path)} could not be copied to {plain(out)}: {plain(error)}") from error
-
-
-def _check_closed(path: Path) -> None:
-    """Raise LockedError when a store is open. To copy an open one would end its lock."""
-    if str(path.resolve()) in _open or str(path) in _open:
-        raise LockedError(f"The embedding store {plain(path)} is open in this process already.")
-    if fcntl is not None and path.exists():
-        with path.open("r+b") as file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno in (errno.EACCES, errno.EAGAIN):
-                    raise LockedError(f"The embedding store {plain(path)} is in use by another process.") from None
 
 
 def _salvage(path: Path, folder: Path) -> Salvaged:
@@ -124,17 +111,10 @@ def _salvage(path: Path, folder: Path) -> Salvaged:
         lost = _without_damage(store, [int(unit) for unit in unsure - tables])
         ((recovered,),) = store.database.read("SELECT count(*) FROM embeddings")
     missing = sorted(table for table in tables if found.get(table) != "done")
-    if not cut and _acknowledged(path) > _acknowledged(folder / "newest", ""):
+    newest = folder / "newest"
+    if not cut and newest.exists() and acknowledged(path)[1] > int(newest.read_text()):
         missing.append("the last changes, which the log has lost")
     return Salvaged(recovered, lost, sorted(unsure & tables), missing + ["changes in the damaged log"] * cut)
-
-
-def _acknowledged(path: Path, ending: str = ".last") -> int:
-    """The newest number that is noted in a file; 0 if there is none."""
-    try:
-        return int(path.with_name(path.name + ending).read_text(errors="replace").split()[-1])
-    except (OSError, ValueError, IndexError):
-        return 0
 
 
 def _copy(folder: Path, at_once: int, known: Iterable[str] = ()) -> dict[str, str]:
@@ -152,9 +132,7 @@ def _copy(folder: Path, at_once: int, known: Iterable[str] = ()) -> dict[str, st
         if process.exitcode == NO_ROOM:
             raise StoreError(f"The disk of {plain(folder.parent)} or the memory is full; nothing was written.")
         if process.exitcode and not words and not (folder / "started").exists():
-            raise StoreError(
-                "The process that reads the file did not start. Use the command: wan-activation store salvage."
-            )
+            raise StoreError('The reading process did not start. Call salvage under `if __name__ == "__main__"`.')
         said |= itertools.zip_longest(words[::2], words[1::2], fillvalue="failed")
         if not process.exitcode or not words:
             break

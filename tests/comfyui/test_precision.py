@@ -63,19 +63,23 @@ writer.write_header_to_file(); writer.write_kv_data_to_file(); writer.write_tens
 """
 
 
+def convert(command: list, lacking: str) -> None:
+    """Write a model file by ComfyUI's Python; skip where it says that it is lacking something."""
+    made = subprocess.run(command, capture_output=True, text=True)
+    if lacking in made.stderr:
+        pytest.skip(f"ComfyUI's Python: {made.stderr.strip().splitlines()[-1]}")
+    assert made.returncode == 0, made.stderr
+
+
 @pytest.fixture(params=["F16", "BF16", "Q8_0", "Q4_0"])
 def gguf_model(request, models: Path) -> str:
     """A file of the wrapper's model whose text projection is stored in another way than its width."""
     name, python = f"wrapper_{request.param}.gguf", comfyui_python(comfyui_path())
     folder = models / "diffusion_models"
-    made = subprocess.run(
+    convert(
         [python, "-c", TO_GGUF, folder / tiny_models.WRAPPER_T2V, folder / name, request.param],
-        capture_output=True,
-        text=True,
+        "No module named 'gguf'",
     )
-    if "No module named 'gguf'" in made.stderr:
-        pytest.skip("ComfyUI's Python has no gguf")
-    assert made.returncode == 0, made.stderr
     return name
 
 
@@ -121,14 +125,8 @@ def quantised_model(request, models: Path) -> str:
     """A file of the native model whose linear layers ComfyUI has quantised, those of the text projection too."""
     name, root = f"native_{request.param}.safetensors", comfyui_path()
     folder = models / "diffusion_models"
-    made = subprocess.run(
-        [comfyui_python(root), "-c", TO_QUANTISED, root, folder / tiny_models.NATIVE_T2V, folder / name, request.param],
-        capture_output=True,
-        text=True,
-    )
-    if f"has no {request.param}" in made.stderr:
-        pytest.skip(f"this ComfyUI has no {request.param}")
-    assert made.returncode == 0, made.stderr
+    files = folder / tiny_models.NATIVE_T2V, folder / name
+    convert([comfyui_python(root), "-c", TO_QUANTISED, root, *files, request.param], f"has no {request.param}")
     return name
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -18,6 +19,7 @@ from wanvideo_activation_editor.patching.strengths import Explicit, Uniform
 from wanvideo_activation_editor.probing.block_map import BlockMap
 from wanvideo_activation_editor.probing.distances import motion_energy, relative_l2
 from wanvideo_activation_editor.probing.forks import first_tensor
+from wanvideo_activation_editor.vectors import ControlVectorError
 
 from ..control_vectors.conftest import make_vector
 from ..hosts.conftest import Sampler, hook_count, make_transformer, prompt_embeds
@@ -285,6 +287,12 @@ def test_a_control_vector_is_measured_in_the_blocks_that_it_has(sampler, main):
     vector = make_vector(width=32, blocks=(1, 2, 4), block_count=6, identity="", site="hidden")
     found = measure(sampler, main, vector, seeds=1, levels=(0.9,), strength=0.5)
     assert found.blocks == [1, 2, 4]
+    with pytest.raises(ValueError, match="the control vector was fitted at hidden"):
+        measure(sampler, main, vector, site="attention")
+    foreign = dataclasses.replace(vector, identity="diffusers:other")
+    with pytest.raises(ControlVectorError, match="fitted on tiny with weights diffusers:other"):
+        measure(sampler, main, foreign)
+    assert measure(sampler, main, foreign, seeds=1, levels=(0.9,), other_model=True).blocks == [1, 2, 4]
     effects = found.effect[0, [1, 2, 4]]
     assert (effects > 1e-4).all()
     assert (measure(sampler, main, vector, seeds=1, levels=(0.9,)).effect[0, [1, 2, 4]] > effects).all()
