@@ -177,7 +177,7 @@ def bad_calls(pipe, main):
     yield "window", lambda: enter(wae.inject, other, window=(0.5, 0.2))
     yield "window", lambda: enter(wae.inject, other, window=0.5)
     yield "window", lambda: enter(wae.steer, vector, window=(0, 2))
-    yield "window", lambda: enter(wae.turn, vector, make_vector(1, blocks=(0, 1)), window=(0, 2))
+    yield "window", lambda: enter(wae.turn, vector, make_vector(1, blocks=(0, 1), identity=""), window=(0, 2))
     yield "strength", lambda: enter(wae.inject, other, strength=2.0)
     yield "branch", lambda: enter(wae.inject, other, branch="positive")
     yield "site", lambda: enter(wae.inject, other, site="nowhere")
