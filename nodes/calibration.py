@@ -17,11 +17,9 @@ from ..patching.sources import Prompt, check_width
 from ..vectors.applying import check_identity, concept_of, make_operation, steering_edit
 from ..vectors.hosted import hosted_calibration
 from .control_vector_apply import OPERATIONS, chosen_blocks
-from .control_vectors import FAMILY, read_vector, vector_input
+from .control_vectors import FAMILY, other_model_input, read_vector, vector_input
 from .probing_inputs import blocks_input, progress, size_inputs
 from .sockets import check_texts, embeds_input, errors_named, model_input, shown_schema
-
-HIGHEST = 10.0
 
 
 class WanVideoCalibrateStrength(io.ComfyNode):
@@ -65,6 +63,7 @@ class WanVideoCalibrateStrength(io.ComfyNode):
                     tooltip="The first of them.",
                 ),
                 *size_inputs(),
+                other_model_input(),
             ],
             outputs=[
                 io.String.Output(id="strengths", display_name="strengths"),
@@ -95,6 +94,7 @@ class WanVideoCalibrateStrength(io.ComfyNode):
         width: int = 832,
         height: int = 480,
         num_frames: int = 81,
+        other_model: bool = False,
     ) -> io.NodeOutput:
         with errors_named("WanVideo Calibrate Strength"):
             if (control_vector is None) == (injection_embeds is None):
@@ -106,7 +106,8 @@ class WanVideoCalibrateStrength(io.ComfyNode):
             check_width(main, wan_model, "text_embeds is")
             if control_vector is not None:
                 vector = read_vector(control_vector, "control_vector")
-                check_identity(vector, host, model)
+                if not other_model:
+                    check_identity(vector, host, model)
                 concept = concept_of(vector)
                 blocks = chosen_blocks(concept, block_activations, None, wan_model.block_count)
 
@@ -127,7 +128,7 @@ class WanVideoCalibrateStrength(io.ComfyNode):
                 edit_at,
                 levels=levels,
                 limit=limit,
-                highest=HIGHEST if control_vector is not None else 1.0,
+                highest=1.0 if control_vector is None else 10.0,
                 steps=steps,
                 seeds=range(seed, seed + seeds),
                 size=Size(width, height, num_frames),

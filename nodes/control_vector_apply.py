@@ -18,7 +18,7 @@ from ..patching.steering import Steering
 from ..patching.strengths import BlockStrengths, as_block_strengths
 from ..vectors.applying import check_identity, concept_of, make_operation, plane, steering_edit
 from ..vectors.control_vector import CONTEXT
-from .control_vectors import FAMILY, read_vector, vector_input
+from .control_vectors import FAMILY, other_model_input, read_vector, vector_input
 from .parts import mask_input, read_mask, read_tokens, tokens_input, words_inputs
 from .probing_inputs import blocks_input
 from .shown import model_told
@@ -197,12 +197,7 @@ def part_inputs() -> list[Any]:
         *window_and_branch_inputs(),
         log_level_input(optional=True),
         *words_inputs(),
-        io.Boolean.Input(
-            "other_model",
-            default=False,
-            optional=True,
-            tooltip="Apply a vector whose model had other weights or LoRA than this one.",
-        ),
+        other_model_input(),
     ]
 
 

@@ -7,14 +7,13 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..vectors import ControlVector, ControlVectorError, add, orthogonalise, project, scale
-from .control_vectors import FAMILY, ControlVectorType, info_of, read_vector, vector_input
+from .control_vectors import FAMILY, VALUE, ControlVectorType, info_of, read_vector, stored_form, vector_input
 from .sockets import errors_named, operand_inputs, schema
 from .store import checked_name, load_named, split_words
 from .store_access import STORE
 from .store_values import fingerprint_of
 
 NOTHING = "(nothing is stored)"
-VALUE = "control_vector"
 OPERATIONS = ("add", "subtract", "scale", "project", "orthogonalise")
 
 
@@ -99,9 +98,8 @@ class WanVideoStoreControlVector(io.ComfyNode):
             vector = read_vector(control_vector, "control_vector")
             from ..storage.records import Description
 
-            values, tensors = vector.to_plain()
             STORE.open().put(
-                {VALUE: values, "tensors": tensors},
+                stored_form(vector),
                 Description(name=name, kind="other", form=VALUE, tags=split_words(tags), note=note),
                 exact=True,
             )

@@ -33,11 +33,21 @@ from .sockets import (
 
 FAMILY = f"{CATEGORY}/Control Vectors"
 ControlVectorType = io.Custom("CONTROL_VECTOR")
+VALUE = "control_vector"
 SITES = {"context": "context", "attention": "attention", "hidden_states": "hidden"}
 
 
 def vector_input(name: str, tooltip: str, optional: bool = False) -> Any:
     return io.MultiType.Input(name, [ControlVectorType, LatentEmbeds], optional=optional, tooltip=tooltip)
+
+
+def other_model_input() -> Any:
+    return io.Boolean.Input(
+        "other_model",
+        default=False,
+        optional=True,
+        tooltip="Apply a vector whose model had other weights or LoRA than this one.",
+    )
 
 
 def read_vector(value: Any, name: str) -> ControlVector:
@@ -157,6 +167,7 @@ class WanVideoControlVector(io.ComfyNode):
                 )
                 if use_cache and key:
                     CACHE.put(key, found)
+            record.result(stored_form(found))
         info = info_of(found)
         return io.NodeOutput(found, info, as_comfy_image(picture_of(found)), ui={"text": (info,)})
 
@@ -175,12 +186,19 @@ def info_of(vector: ControlVector) -> str:
     return "\n".join(lines)
 
 
+def stored_form(vector: ControlVector) -> dict[str, Any]:
+    """The vector for the embedding store."""
+    values, tensors = vector.to_plain()
+    return {VALUE: values, "tensors": tensors}
+
+
 def picture_of(vector: ControlVector) -> Any:
     """Separability by block: 0.5 is chance, 1 tells every pair apart."""
     values = [0.0 if value != value else value for value in vector.separability.tolist()]
     labels = [str(block) for block in vector.blocks] if vector.site != CONTEXT else ["text"]
     many = len(labels) > 24
-    return bar_plot(values, f"Separability of {vector.origin}: 0.5 is chance", not many, None if many else labels)
+    known = "0.5 is chance" if any(values) else "not measured, give 4 pairs or more"
+    return bar_plot(values, f"Separability of {vector.origin}: {known}", not many, None if many else labels)
 
 
 NODES = [WanVideoControlVector]

@@ -17,12 +17,13 @@ from ..patching.grid import Size
 from ..patching.hosts import host_of
 from ..patching.plot import as_comfy_image
 from ..patching.selection import parse_selection
-from ..patching.sources import Direction, check_width
+from ..patching.sources import Prompt, check_width
 from ..patching.strengths import BlockStrengths, Uniform
 from ..probing.block_map import BlockMap, check_map
 from ..probing.hosted import hosted_map
-from ..vectors.applying import make_operation, steering_edit
-from .control_vectors import read_vector, vector_input
+from ..vectors.applying import check_identity, concept_of, make_operation, steering_edit
+from .control_vector_apply import chosen_blocks
+from .control_vectors import other_model_input, read_vector, vector_input
 from .measured_cache import CACHE
 from .probing_inputs import (
     LEVELS_TOOLTIP,
@@ -105,6 +106,7 @@ class WanVideoBlockMap(io.ComfyNode):
                 ),
                 use_cache_input(),
                 store_in_db_input(),
+                other_model_input(),
             ],
             outputs=[
                 BlockMapType.Output(id="block_map", display_name="block_map"),
@@ -137,6 +139,7 @@ class WanVideoBlockMap(io.ComfyNode):
         verify: int = 0,
         use_cache: bool = True,
         store_in_db: bool = True,
+        other_model: bool = False,
     ) -> io.NodeOutput:
         with errors_named("WanVideo Block Map"):
             host = host_of(model)
@@ -144,8 +147,19 @@ class WanVideoBlockMap(io.ComfyNode):
             host.check_embeds(text_embeds)
             main = read_text_embeds(text_embeds, "text_embeds", host.MAX_PROMPT_TOKENS)
             check_width(main, wan_model, "text_embeds is")
-            strengths = parse_selection(block_activations) * Uniform(injection_strength)
-            edit = _edit(control_vector, injection_embeds, strengths, branch, host.MAX_PROMPT_TOKENS)
+            vector = None if control_vector is None else read_vector(control_vector, "control_vector")
+            options: dict[str, Any] = {"branch": branch, "label": "Block map"}
+            if vector is None:
+                strengths = parse_selection(block_activations) * Uniform(injection_strength)
+                second = read_text_embeds(injection_embeds, "injection_embeds", host.MAX_PROMPT_TOKENS).detached()
+                edit = Edit(source=Prompt(second), strengths=strengths, **options)
+            else:
+                if not other_model:
+                    check_identity(vector, host, model)
+                concept = concept_of(vector)
+                chosen = chosen_blocks(concept, block_activations, None, wan_model.block_count)
+                strengths = chosen * Uniform(injection_strength)
+                edit = steering_edit(concept, make_operation("add", 1.0), strengths, **options)
             check_stack((edit,), wan_model)
             levels = parse_levels(noise_levels)
             settings = {"levels": levels, "seeds": seeds, "seed": seed, "size": (width, height, num_frames)}
@@ -155,7 +169,8 @@ class WanVideoBlockMap(io.ComfyNode):
                 "strengths": strengths.resolve(wan_model.block_count),
             }
             identity = identity_of(host, model)
-            inputs = (content_of(text_embeds), content_of(injection_embeds), image_embeds, _vector(control_vector))
+            told = content_of(injection_embeds) if vector is None else vector.to_plain()
+            inputs = (content_of(text_embeds), told, image_embeds)
             key = cache_key("block map", identity, inputs, settings)
             found = CACHE.get(key) if use_cache and key else None
             how = "from the cache"
@@ -252,28 +267,6 @@ def stored_form(found: BlockMap) -> dict[str, Any]:
     """The map for the embedding store: its samples as tensors."""
     samples = {name: torch.from_numpy(values).float() for name, values in found.samples.items()}
     return {**found.to_plain(), "samples": samples}
-
-
-def _edit(
-    control_vector: Any, injection_embeds: Any, strengths: BlockStrengths, branch: str, max_tokens: int | None
-) -> Edit:
-    """What is measured: a second prompt, or a control vector added at its own length."""
-    options: dict[str, Any] = {"branch": branch, "label": "Block map"}
-    if control_vector is None:
-        source = read_text_embeds(injection_embeds, "injection_embeds", max_tokens).detached()
-        return Edit(source=source, strengths=strengths, **options)  # type: ignore[arg-type]  # Edit makes it a source
-    if isinstance(control_vector, Direction):
-        return Edit(source=control_vector, strengths=strengths, site="hidden", **options)
-    return steering_edit(
-        read_vector(control_vector, "control_vector"), make_operation("add", 1.0), strengths, **options
-    )
-
-
-def _vector(control_vector: Any) -> Any:
-    """What tells one control vector from another."""
-    if isinstance(control_vector, Direction):
-        return control_vector.vector
-    return None if control_vector is None else read_vector(control_vector, "control_vector").to_plain()
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:

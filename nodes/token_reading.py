@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
+import numpy as np
 import torch
 from comfy_api.latest import io
 
@@ -31,6 +33,8 @@ from .probing_inputs import (
 )
 from .sockets import CATEGORY, check_texts, embeds_input, errors_named, model_input, refusal, shown_schema
 
+PIXELS = 1 << 22
+"""Of one frame of the heat map, about 2048 x 2048."""
 _NUMBERS = re.compile(r"([0-9]{1,4})\s*(?:-\s*([0-9]{1,4}))?")
 
 
@@ -132,9 +136,24 @@ class WanVideoTokenReading(io.ComfyNode):
 
 
 def heat_frames(found: TokenReading) -> torch.Tensor:
-    """The heat videos of all words below each other, the padding's last: [frames, height, width, 3], 0..1."""
-    videos = [torch.from_numpy(found.video(word)) for word in found.words]
-    return torch.cat(videos, dim=1).float() / 255
+    """The heat videos of all words below each other, the padding's last, each with its word: [frames, height, width, 3]
+    from 0 to 1. A token of the video is 16 pixels wide, fewer where a frame would have more than PIXELS.
+    """
+    height, width = found.maps.shape[-2:]
+    side = min(16, max(1, math.isqrt(PIXELS // (len(found.words) * height * width))))
+    videos = [_labelled(found.video(word, (side * height, side * width)), word) for word in found.words]
+    return torch.from_numpy(np.concatenate(videos, axis=1)).float().div_(255)
+
+
+def _labelled(video: Any, word: str) -> Any:
+    from PIL import Image, ImageDraw, ImageFont
+
+    frames = [Image.fromarray(frame) for frame in video]
+    for frame in frames:
+        ImageDraw.Draw(frame).text(
+            (3, 1), word, "white", ImageFont.load_default(size=12), stroke_width=1, stroke_fill="black"
+        )
+    return np.stack([np.asarray(frame) for frame in frames])
 
 
 def parse_words(text: str) -> dict[str, list[int]] | None:

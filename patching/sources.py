@@ -63,6 +63,12 @@ class Prompt:
         check_width(self.embeds, model, f"{edit}: the injected embeddings are")
 
 
+_BETWEEN_BLOCKS = {
+    "audio_injector": "an S2V model, whose audio layers",
+    "music_injector": "a WanDancer model, whose music layers",
+}
+
+
 @dataclass(frozen=True, eq=False)
 class SecondStream:
     """A second prompt's own hidden state, which passes through the same blocks beside the main one."""
@@ -83,11 +89,12 @@ class SecondStream:
                 f"{edit}: {model.name} is a VACE model, whose control blocks add to the hidden state; a second stream "
                 "cannot follow them. Use injection_mode context."
             )
-        if getattr(model.module, "audio_injector", None) is not None:
-            raise ValueError(
-                f"{edit}: {model.name} is an S2V model, whose audio layers change the hidden state between blocks; a "
-                "second stream cannot follow them. Use injection_mode context."
-            )
+        for part, kind in _BETWEEN_BLOCKS.items():
+            if getattr(model.module, part, None) is not None:
+                raise ValueError(
+                    f"{edit}: {model.name} is {kind} change the hidden state between blocks; a second stream cannot "
+                    "follow them. Use injection_mode context."
+                )
 
 
 @dataclass(frozen=True, eq=False)

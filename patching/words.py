@@ -107,17 +107,23 @@ def words_of(encoder: Any, prompt: str) -> Words:
     if hasattr(encoder, "tokenize") and hasattr(encoder, "tokenizer"):
         found = _comfy_pieces(encoder, prompt)
     elif isinstance(encoder, dict) and hasattr(getattr(encoder.get("model"), "tokenizer", None), "tokenizer"):
-        cleaned = _without_weights(prompt.strip())
         own = encoder["model"].tokenizer
-        found = _pieces(own.tokenizer, getattr(own, "_clean", str)(cleaned))
+        found = _pieces(own.tokenizer, getattr(own, "_clean", str)(_without_weights(prompt.strip())))
     elif callable(getattr(encoder, "convert_ids_to_tokens", None)):
-        found = _pieces(encoder, " ".join(prompt.split()))
+        found = _pieces(encoder, cleaned(prompt))
     else:
         raise TokensError(
             f"text_encoder: {type(encoder).__name__} has no tokenizer that is known here. Give the text "
             "encoder that encodes the prompt, or token numbers."
         )
     return Words(tuple(found))
+
+
+def cleaned(prompt: str) -> str:
+    """A prompt as diffusers' Wan pipelines encode it: without HTML entities and double spaces."""
+    from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+
+    return str(prompt_clean(prompt))
 
 
 def tokens_of(pipeline: Any, tokens: str, prompt: str) -> Tokens | None:

@@ -173,7 +173,6 @@ def hosted_reading(
     *,
     size: Size,
     image_embeds: Any = None,
-    offsets: Sequence[tuple[int, int]] | None = None,
     identity: str = "",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> TokenReading:
@@ -181,11 +180,9 @@ def hosted_reading(
 
     Args:
         prompt: what text_embeds holds.
-        offsets: see `word_tokens`.
     """
     target = transformer_of(model)
-    text = prompt.prompt if offsets is not None else None
-    groups = word_tokens(words, text, offsets, prompt.prompts[0].shape[0])
+    groups = word_tokens(words, None, None, prompt.prompts[0].shape[0])
     total = len(noise_levels) * len(blocks)
     found: dict[float, dict[int, BlockReading]] = {}
     reader = WordReader(target, groups, blocks, lambda n: progress(len(found) * len(blocks) + n, total))

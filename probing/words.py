@@ -9,6 +9,7 @@ from ..embeddings.text_embeds import read_text_embeds
 from ..patching.arguments import Blocks, chosen_blocks
 from ..patching.hosts.diffusers_checks import check_whole
 from ..patching.wan_model import discover
+from ..patching.words import cleaned
 from .pipeline_calls import Due, Pipeline, Stop, latents_of
 from .pipelines import Progress
 from .reader import PADDING, BlockReading, DueReading, WordReader, reading_calls
@@ -51,8 +52,8 @@ def read_words(
     check_whole(pipeline.models[0].module, "read_words")
     text = pipeline.encode(prompt, "prompt")
     count = read_text_embeds(text, "prompt").prompts[0].shape[0]
-    offsets = _offsets(pipe, prompt) if isinstance(prompt, str) else None
-    groups = word_tokens(words, prompt if isinstance(prompt, str) else None, offsets, count)
+    written = cleaned(prompt) if isinstance(prompt, str) else None
+    groups = word_tokens(words, written, _offsets(pipe, written), count)
     chosen = chosen_blocks(blocks).active_blocks(pipeline.models[0].block_count)
     if not chosen:
         raise ValueError("No block is selected, so there is nothing to read.")
@@ -86,11 +87,10 @@ def read_words(
     )
 
 
-def _offsets(pipe: Any, prompt: str) -> list[tuple[int, int]] | None:
+def _offsets(pipe: Any, prompt: str | None) -> list[tuple[int, int]] | None:
     """First and last character of each token, as the pipeline's tokenizer gives them; None when it does not."""
     tokenizer: Any = getattr(pipe, "tokenizer", None)
-    if not getattr(tokenizer, "is_fast", False):
+    if prompt is None or not getattr(tokenizer, "is_fast", False):
         return None
-    # The pipeline cleans a prompt before it encodes it; offsets are those of the text as it stands when that is clean.
     tokens = tokenizer(prompt, add_special_tokens=True, return_offsets_mapping=True)
     return [(int(first), int(last)) for first, last in tokens["offset_mapping"]]

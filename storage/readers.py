@@ -12,19 +12,20 @@ class Readers:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._count = 0
+        self._reading: set[object] = set()
         self._closed = False
 
     @contextlib.contextmanager
     def one(self) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._closed)
-            self._count += 1
+        reader = object()
         try:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._closed)
+                self._reading.add(reader)
             yield
         finally:
             with self._changed:
-                self._count -= 1
+                self._reading.discard(reader)  # an interrupt may come before it is there
                 self._changed.notify_all()
 
     @contextlib.contextmanager
@@ -32,7 +33,7 @@ class Readers:
         try:
             with self._changed:
                 self._closed = True
-                self._changed.wait_for(lambda: not self._count)
+                self._changed.wait_for(lambda: not self._reading)
             yield
         finally:
             with self._changed:

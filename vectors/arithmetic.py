@@ -62,7 +62,7 @@ def project(vector: ControlVector, onto: Sequence[ControlVector]) -> ControlVect
     """
     origin = f"({vector.origin}) within ({_names(onto)})"
     aligned, within = _within(vector, onto, "project")
-    return _combined(aligned, torch.cat([torch.zeros_like(within[..., :1]), within], -1), origin)
+    return _combined(aligned, torch.cat([torch.zeros_like(within[..., :1]), within], -1), origin, beside_first=True)
 
 
 def orthogonalise(vector: ControlVector, against: Sequence[ControlVector]) -> ControlVector:
@@ -183,17 +183,22 @@ def _within(
     return aligned, (torch.linalg.pinv(span, rtol=1e-6) @ whole)[..., 0]
 
 
-def _combined(vectors: Sequence[ControlVector], factors: torch.Tensor, origin: str) -> ControlVector:
+def _combined(
+    vectors: Sequence[ControlVector], factors: torch.Tensor, origin: str, beside_first: bool = False
+) -> ControlVector:
     """The sum of multiples of aligned vectors; raises when it vanishes somewhere.
 
     Args:
         factors: [n] or [B, L, n].
+        beside_first: the sum vanishes also where it is nothing beside the first vector.
     """
     first, terms = vectors[0], _lengths(vectors)
     factors = factors.double().expand(*terms.shape[:2], -1)
     total = (terms * factors[..., None, :]).sum(-1)
     norms = total.norm(dim=-1)
-    longest = torch.maximum((terms.norm(dim=2) * factors.abs()).amax(-1), terms[..., 0].norm(dim=-1))
+    longest = (terms.norm(dim=2) * factors.abs()).amax(-1)
+    if beside_first:
+        longest = torch.maximum(longest, terms[..., 0].norm(dim=-1))
     vanished = (norms <= NOTHING * longest).any(1)
     if vanished.any():
         where = ", ".join(str(first.blocks[i]) for i in vanished.nonzero()[:, 0].tolist())

@@ -27,7 +27,6 @@ from .fitting import Fit, Method
 from .measuring import PairMeasurement
 from .pairs import checked_pairs, differing_spans, real_rows
 
-HIGHEST = 10.0
 HELD_OUT = 4
 """Of so many pairs one is left out to measure separability."""
 
@@ -216,4 +215,4 @@ def calibrate(
         with steer(pipe, vector, strength, operation, blocks=blocks, **(steering or {})):  # type: ignore[arg-type]
             return sum(measure(plain[seed], sample(seed)) for seed in numbers) / len(numbers)
 
-    return calibrate_response(effect, levels, limit, highest=HIGHEST)
+    return calibrate_response(effect, levels, limit)

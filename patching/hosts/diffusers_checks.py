@@ -20,6 +20,11 @@ def check_features(stack: EditStack, module: Any) -> None:
     _check_cache(stack, module)
     if any(isinstance(edit.source, SecondStream) for edit in stack):
         _check_offload(module)
+        if hasattr(module, "face_adapter"):
+            raise ValueError(
+                f"site='hidden' cannot be combined with {type(module).__name__}, whose face adapter changes the hidden "
+                "state between blocks; a second stream cannot follow it. Use site='context'."
+            )
     check_tokens(stack, module)
 
 

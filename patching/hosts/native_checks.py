@@ -15,9 +15,6 @@ from ..wan_model import WanModel, discover
 
 log = logging.getLogger("wanvideo_activation_editor")
 
-# Parts of a model that change the hidden state between blocks, in place, so that the change of it is not seen.
-_BETWEEN_BLOCKS = {"audio_injector": "S2V audio", "music_injector": "WanDancer music"}
-
 
 def check(stack: EditStack, guider: Any, noise: torch.Tensor, sampler: Any) -> None:
     """Everything that can be wrong before the model is loaded.
@@ -38,7 +35,7 @@ def check(stack: EditStack, guider: Any, noise: torch.Tensor, sampler: Any) -> N
     if getattr(getattr(sampler, "sampler_function", None), "__name__", "") == "sample_ar_video":
         _check_causal(stack)
     if any(isinstance(edit.source, SecondStream) for edit in stack):
-        _check_between_blocks(model, options)
+        _check_between_blocks(model, guider.conds, options)
     if "easycache" in options:  # the key of both EasyCache and LazyCache
         warn_about_cache(stack)
 
@@ -109,13 +106,16 @@ def _check_causal(stack: EditStack) -> None:
             )
 
 
-def _check_between_blocks(model: WanModel, options: Mapping[str, Any]) -> None:
+def _check_between_blocks(model: WanModel, conds: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     """A second stream runs the blocks alone, so what the host adds between them would be missing from it.
 
     Raises:
         ValueError: with what has to be disconnected.
     """
-    found = [name for part, name in _BETWEEN_BLOCKS.items() if hasattr(model.module, part)]
+    faces = hasattr(model.module, "face_adapter") and any(
+        cond.get("face_video_pixels") is not None for branch in conds.values() for cond in branch or ()
+    )
+    found = ["the face video of Wan-Animate"] if faces else []
     found += [type(patch).__name__ for patch in (options.get("patches") or {}).get("double_block") or ()]
     if found:
         raise ValueError(

@@ -260,6 +260,13 @@ def test_the_title_counts_and_is_not_saved(page: GraphPage):
         assert page.of_node("n.title") == f"{name} (21 active)"
 
 
+def test_a_title_of_any_length_gets_its_count(page: GraphPage):
+    for title in ("(" + "1" * 60_000, "(1 active" * 8_000):
+        page.load(workflow(node(ACTIVATIONS, ["alternating"], title=title)))
+        assert page.of_node("n.title") == f"{title} (20 active)"
+        assert page.saved()["nodes"][0]["title"] == title
+
+
 # The rest of the editor
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from .host_sources import writes
 from .server import WRAPPER_NAME, RunFailedError, comfyui_path
-from .tiny_models import NATIVE_ANIMATE_2, NATIVE_DANCER, VAE
+from .tiny_models import NATIVE_ANIMATE, NATIVE_ANIMATE_2, NATIVE_DANCER, VAE
 from .workflows import BLURRY, FOX, FRAMES, MOON, SIZE, NativeHost, Workflow, edit, output
 
 DIFFUSERS = ("wan*", "chronoedit", "skyreels_v2", "helios", "anyflow*")
@@ -19,25 +19,25 @@ DIFFUSERS = ("wan*", "chronoedit", "skyreels_v2", "helios", "anyflow*")
 BEFORE = "before the first block"
 INSIDE = "inside a block"
 ELSEWHERE = "of another network or another tensor"
-NEW = "a new tensor, which a second stream sees: refused when it runs"
+CHECKED = "refused by SecondStream.check when the edit is made"
 REFUSED = "refused by native_checks before sampling"
 WRAPPER = "refused by wrapper_checks when the model is first called"
 
 # Statements of the hosts that change a hidden state, and what keeps a second stream right.
 NATIVE = {
-    "x += c_skip * vace_strength[iii]": "VACE: refused by SecondStream.check",
-    "x = self.audio_injector(x, i, audio_emb, audio_emb_global, seq_len)": REFUSED,
+    "x += c_skip * vace_strength[iii]": CHECKED,  # VACE
+    "x = self.audio_injector(x, i, audio_emb, audio_emb_global, seq_len)": CHECKED,
     "x = self.music_injector(x, i, audio_emb, audio_emb_global=None, seq_len=seq_len, scale=audio_inject_scale)":
-        REFUSED,
-    "x[:, :seq_len] = x[:, :seq_len] + residual_out": REFUSED,  # in both injectors, until 0.21
-    "x[:, :seq_len] = x[:, :seq_len] + residual_out * scale": REFUSED,
+        CHECKED,
+    "x[:, :seq_len] = x[:, :seq_len] + residual_out": CHECKED,  # in both injectors, until 0.21
+    "x[:, :seq_len] = x[:, :seq_len] + residual_out * scale": CHECKED,
     "x = out['img']": "patches: a replaced block is hooked inside, double_block is refused by native_checks",
     "img[:, img_offset:img_offset + residual.shape[1]] += residual": f"Uni3C in double_block: {REFUSED}",
     "img[:, :self.temp_data[1][0].shape[1]] += self.temp_data[1][0] * self.strength": f"double_block: {REFUSED}",
     "img[:, :self.encoded_image.shape[1]] += self.model_patch.model.control_block("
     "img[:, :self.encoded_image.shape[1]], self.encoded_image.to(img.dtype), block_index) * self.strength":
         f"double_block: {REFUSED}",
-    "x = x + self.face_adapter.fuser_blocks[i // 5](x, motion_vec)": NEW,
+    "x = x + self.face_adapter.fuser_blocks[i // 5](x, motion_vec)": REFUSED,
     "x = block.forward_gen(x, e0, freqs, context_gen, k_pose, v_pose, f_gen, hw, buffers, "
     "ref_strength=reference_strength, context_img_len=context_img_len, transformer_options=transformer_options)":
         "Wan-Animate-2: refused by discover",
@@ -79,8 +79,8 @@ WRAPPER_OWN = {
 }  # fmt: skip
 WRAPPER_LONG = {"x += self.cross_attn(self.norm3(": INSIDE}  # by their beginning
 OF_DIFFUSERS = {
-    "hidden_states = hidden_states + control_hint.to(hidden_states.device) * scale": "VACE: refused by check",
-    "hidden_states = face_adapter_output + hidden_states": NEW,
+    "hidden_states = hidden_states + control_hint.to(hidden_states.device) * scale": CHECKED,  # VACE
+    "hidden_states = face_adapter_output + hidden_states": "refused by diffusers_checks before sampling",
     "hidden_states[:, :, 1:] = hidden_states[:, :, 1:] + pose_hidden_states": BEFORE,
 }
 
@@ -215,14 +215,35 @@ def test_a_second_stream_is_refused_beside_the_music_of_a_dancer(native: NativeH
     music.seed = 1
     assert native.digest(FOX, edit(), **dancer) == (other := native.digest(MOON, **dancer))
     result = native.run(FOX, edit(injection_mode="hidden_states"), **dancer)
+    assert result.error["node_type"] == "WanVideoActivationEditor"
+    assert re.search(
+        r"is a WanDancer model, whose music layers .*Use injection_mode context", result.error["exception_message"]
+    )
+    music.seed = 2
+    assert native.digest(MOON, **dancer) != other, "the music is heard"
+
+
+def test_a_second_stream_is_refused_beside_the_face_video_of_animate(native: NativeHost):
+    """The real class; nothing is sampled with a face, whose encoder has no weights here."""
+    animate = {"load": lambda flow: native.load(flow, NATIVE_ANIMATE)}
+
+    def faces(flow: Workflow, positive, negative):
+        video = flow.add("EmptyImage", width=64, height=64, batch_size=FRAMES, color=0x808080)
+        made = flow.add("WanAnimateToVideo", positive=positive, negative=negative, length=FRAMES, batch_size=1,
+                        vae=flow.add("VAELoader", vae_name=VAE), face_video=video, continue_motion_max_frames=5,
+                        video_frame_offset=0, **SIZE)  # fmt: skip
+        return output(made, 0), output(made, 1), output(made, 2)
+
+    result = native.run(FOX, edit(injection_mode="hidden_states"), condition=faces, **animate)
     assert result.error["node_type"] == native.sampler
     assert re.search(
-        r"hidden_states and both cannot be combined with WanDancer music.*use injection_mode context",
+        r"hidden_states and both cannot be combined with the face video of Wan-Animate.*use injection_mode context",
         result.error["exception_message"],
     )
     assert "0/2" not in result.log, "no step began"
-    music.seed = 2
-    assert native.digest(MOON, **dancer) != other, "the music is heard"
+    plain = native.digest(FOX, **animate)
+    assert native.digest(FOX, edit(injection_mode="hidden_states"), **animate) != plain
+    assert native.digest(FOX, edit(injection_mode="hidden_states", injection_strength=0.0), **animate) == plain
 
 
 @since("0.31", "model_animate2.py")

@@ -139,7 +139,7 @@ def test_strength_0_is_bit_equal_and_others_differ_at_every_site(host: Host, sit
         seen.add(changed)
 
 
-@pytest.mark.parametrize("site", ["attention", "context", "hidden"])
+@pytest.mark.parametrize("site", SITES)
 def test_an_edit_of_a_branch_that_is_not_run_changes_nothing(host: Host, site):
     apply = steering(made_at(site), "add", 2.0, branch="uncond")
     apply.embeds = lambda flow: host.embeds(flow, FOX)
@@ -208,26 +208,32 @@ def test_arithmetic_and_hidden_states_as_vectors(host: Host):
     assert digest(host, captured, "add", 0.5) != host.reference()
 
 
-def test_calibration_reports_levels_and_draws_them(host: Host):
+def calibrated(host: Host, vector: dict, levels: int = 2, **inputs) -> tuple[list[float], str]:
+    """Strengths and the report."""
     flow = Workflow()
     model = host.load(flow)
     node = flow.add(
         "WanVideoCalibrateStrength",
         model=model,
         text_embeds=host.embeds(flow, FOX),
-        control_vector=made_at("hidden")(flow, model),
+        control_vector=flow.add("TestMakeVector", model=model, site="hidden", seed=0, width=0, **vector),
         operation="add",
         block_activations="1-2",
-        levels=3,
+        levels=levels,
         limit=0.2,
         steps=2,
         seeds=1,
         **SMALL,
+        **inputs,
     )
     shown = [flow.add("TestShow", value=output(node, number))[0] for number in (0, 2)]
     result = host.server.run(flow).checked()
     strengths = [float(x) for x in result.output(shown[0], "text")[0].split(",")]
-    report = result.output(shown[1], "text")[0]
+    return strengths, result.output(shown[1], "text")[0]
+
+
+def test_calibration_reports_levels_and_draws_them(host: Host):
+    strengths, report = calibrated(host, {}, levels=3)
     assert len(strengths) == 3 and all(np.diff([0, *strengths]) > 0)
     assert "evaluations" in report and "effect 0.2" in report
 
@@ -245,22 +251,39 @@ def test_what_does_not_fit_is_refused_with_both_named(host: Host):
         digest(host, made_at("hidden", width=48))
 
 
-def test_a_block_map_measures_a_control_vector(host: Host):
+def map_of(host: Host, vector: dict, **inputs) -> str:
     flow = Workflow()
     model = host.load(flow)
+    given = {
+        "injection_strength": 1.0, "block_activations": "all", "noise_levels": "0.6", "seeds": 1, "seed": next(nonces),
+        **SMALL, **inputs,
+    }  # fmt: skip
     node = flow.add(
         "WanVideoBlockMap",
         model=model,
         text_embeds=host.embeds(flow, FOX),
         injection_embeds=host.embeds(flow, FOX),
-        injection_strength=1.0,
-        block_activations="1-2",
-        noise_levels="0.6",
-        seeds=1,
-        seed=next(nonces),
-        control_vector=made_at("attention")(flow, model),
-        **SMALL,
+        control_vector=flow.add("TestMakeVector", model=model, site="attention", seed=0, width=0, **vector),
+        **given,
     )
     shown = flow.add("TestShow", value=output(node, 1))
-    report = host.server.run(flow).checked().output(shown[0], "text")[0]
+    return host.server.run(flow).checked().output(shown[0], "text")[0]
+
+
+def test_a_block_map_measures_a_control_vector(host: Host):
+    report = map_of(host, {}, block_activations="1-2")
     assert "2 of" in report and "random direction" in report
+
+
+def test_a_map_of_all_blocks_is_of_those_that_the_vector_was_fitted_on(host: Host):
+    assert f"{host.blocks - 2} of {host.blocks} blocks" in map_of(host, {"first_block": 2})
+
+
+def test_a_control_vector_of_other_weights_is_measured_only_on_request(host: Host):
+    foreign = {"identity": f"{host.name}:0"}
+    with pytest.raises(RunFailedError, match=f"WanVideo Block Map.*{host.name}:0.*other_model"):
+        map_of(host, foreign)
+    assert "random direction" in map_of(host, foreign, other_model=True)
+    with pytest.raises(RunFailedError, match=f"WanVideo Calibrate Strength.*{host.name}:0.*other_model"):
+        calibrated(host, foreign)
+    assert len(calibrated(host, foreign, other_model=True)[0]) == 2

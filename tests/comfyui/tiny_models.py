@@ -26,6 +26,7 @@ NATIVE_T2V = "native_t2v.safetensors"
 NATIVE_I2V = "native_i2v.safetensors"
 NATIVE_VACE = "native_vace.safetensors"
 NATIVE_5B = "native_5b.safetensors"
+NATIVE_ANIMATE = "native_animate.safetensors"
 NATIVE_ANIMATE_2 = "native_animate_2.safetensors"
 NATIVE_DANCER = "native_dancer.safetensors"
 WRAPPER_LYNX = "wrapper_lynx.safetensors"
@@ -153,6 +154,21 @@ def dancer(dim: int, blocks: int, seed: int, music: int = 256) -> State:
         out.layer(f"{name}.linear2", music, 1024)
         for part in ("norm1", "norm2"):
             _norm(out, f"{name}.{part}", music)
+    return out.state
+
+
+def animate(dim: int, blocks: int, seed: int) -> State:
+    """A Wan 2.2 Animate model without the encoders of its face, which take 140 MB."""
+    out = _Random(seed)
+    out.state = transformer(dim, blocks, seed, image=True)
+    out.layer("pose_patch_embedding", dim, 16, 1, 2, 2)
+    for i in range(blocks // 5):
+        name = f"face_adapter.fuser_blocks.{i}"
+        out.layer(f"{name}.linear1_kv", 2 * dim, dim)
+        out.layer(f"{name}.linear1_q", dim, dim)
+        out.layer(f"{name}.linear2", dim, dim)
+        out.ones(f"{name}.q_norm.weight", dim)
+        out.ones(f"{name}.k_norm.weight", dim)
     return out.state
 
 
@@ -301,6 +317,7 @@ def write_models(root: Path) -> None:
         f"diffusion_models/{NATIVE_I2V}": transformer(native, 8, 5, image=True),
         f"diffusion_models/{NATIVE_VACE}": transformer(native, 8, 6, control_blocks=4),
         f"diffusion_models/{NATIVE_5B}": transformer(native, 8, 11, channels=48),
+        f"diffusion_models/{NATIVE_ANIMATE}": animate(native, 8, 18),
         f"diffusion_models/{NATIVE_ANIMATE_2}": transformer(native, 4, 16, image=True),
         f"diffusion_models/{NATIVE_DANCER}": dancer(native, 8, 17),
         f"diffusion_models/{WRAPPER_LYNX}": lynx(wrapper, WRAPPER_BLOCKS, 12),

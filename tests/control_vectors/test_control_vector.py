@@ -137,6 +137,14 @@ def test_a_sum_belongs_to_the_model_that_one_of_its_terms_names():
     assert (made.identity, made.block_count) == ("diffusers:1", 4)
 
 
+@pytest.mark.parametrize("weights", [(1e-6, 1e-6), (0.0, 1e-6), (1e-6, -2e-6)])
+def test_small_weights_leave_a_small_sum(weights):
+    a, b = make_vector(0), make_vector(1)
+    made, whole = add(a, b, weights=weights), add(a, b, weights=[1e6 * w for w in weights])
+    assert torch.allclose(made.directions, whole.directions, atol=1e-6)
+    assert torch.allclose(1e6 * made.scale, whole.scale, rtol=1e-5)
+
+
 def test_projection_and_rest_are_orthogonal_and_add_up():
     a, others = make_vector(0), [make_vector(1), make_vector(2)]
     part, rest = project(a, others), orthogonalise(a, others)

@@ -94,6 +94,18 @@ def test_a_prompt_as_text_is_the_prompt_that_the_pipeline_encodes(with_encoder, 
     assert not torch.equal(with_encoder(main), wanted)
 
 
+def test_words_are_those_of_the_prompt_as_the_pipeline_cleans_it(with_encoder, main):
+    pipe, raw = with_encoder.pipe, "a&nbsp;red   &amp;amp; fox"
+    for prompt in ("a red & fox", raw):
+        found = wae.read_words(pipe, prompt, ["fox", "red"], blocks=[0], **CALL)
+        assert found.tokens["fox"] == (3,) and found.tokens["red"] == (1,)
+    latents = []
+    for prompt in ("a red & fox", raw):
+        with inject(pipe, prompt_embeds(1), "1-3", tokens='"fox"', prompt=prompt):
+            latents.append(with_encoder(main))
+    assert torch.equal(*latents)
+
+
 def test_a_prompt_as_text_needs_a_text_encoder(sampler):
     for target in (sampler.pipe, sampler.pipe.transformer):
         with pytest.raises(ValueError, match="needs a pipeline with its text encoder"), inject(target, "a red fox"):

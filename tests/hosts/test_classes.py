@@ -186,3 +186,12 @@ def test_wan_animate_2_is_refused(other):
     model = cls(in_dim=12, dim=32, ffn_dim=64, freq_dim=32, text_dim=TEXT_WIDTH, out_dim=4, num_heads=2, num_layers=4)
     with pytest.raises(NotAWanModelError, match="takes a list of texts"), inject(model, other):
         pass
+
+
+def test_a_second_stream_beside_the_face_of_wan_animate_is_refused(other):
+    if not hasattr(diffusers, "WanAnimateTransformer3DModel"):
+        pytest.skip(f"diffusers {diffusers.__version__} has no WanAnimateTransformer3DModel")
+    model = small("WanAnimateTransformer3DModel")
+    with pytest.raises(ValueError, match="face adapter.*Use site='context'"), inject(model, other, site="hidden"):
+        pass
+    assert hook_count(model) == 0

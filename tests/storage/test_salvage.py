@@ -214,3 +214,20 @@ def test_what_stands_where_the_new_store_goes_is_refused(tmp_path, source):
     (tmp_path / "new.duckdb.wal").touch()
     with pytest.raises(StoreError, match=r"new.duckdb.wal exists already"):
         salvage(path, tmp_path / "new.duckdb")
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a small disk")
+@pytest.mark.parametrize("times", [0.5, 1.3, 1.9])
+def test_a_full_disk_is_told_and_nothing_is_left_there(tmp_path: Path, source: bytes, times: float):
+    path, disk = tmp_path / "store.duckdb", tmp_path / "disk"
+    path.write_bytes(source)
+    disk.mkdir()
+    size = f"size={int(len(source) * times) // 1024}k"
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(disk)], check=False).returncode:
+        pytest.skip("cannot mount")
+    try:
+        with pytest.raises(StoreError, match=r"full|No space left"):
+            salvage(path, disk / "new.duckdb")
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=False)

@@ -96,7 +96,7 @@ CONTRACT = {
         ["model", "text_embeds", "injection_embeds", ("injection_strength", 1.0), ("block_activations", "all"),
          ("noise_levels", "0.8, 0.6, 0.4"), ("seeds", 4), ("seed", 0), "image_embeds", ("width", 832), ("height", 480),
          ("num_frames", 81), "control_vector", ("branch", "cond"), ("verify", 0), ("use_cache", True),
-         ("store_in_db", True)],
+         ("store_in_db", True), ("other_model", False)],
         ["block_map", "info"],
     ),
     "WanVideoBlockMapViewer": (

@@ -29,12 +29,13 @@ class TestMakeVector(AnyInput):
                 "site": ("STRING", {}),
                 "seed": ("INT", {"default": 0}),
                 "width": ("INT", {"default": 0}),
-            }
+            },
+            "optional": {"first_block": ("INT", {"default": 0}), "identity": ("STRING", {"default": ""})},
         }
 
-    def run(self, model, site, seed, width=0):
+    def run(self, model, site, seed, width=0, first_block=0, identity=""):
         inner = model.model.diffusion_model
-        blocks = tuple(range(len(inner.blocks))) if site != "context" else (0,)
+        blocks = tuple(range(first_block, len(inner.blocks))) if site != "context" else (0,)
         levels = (0.2, 0.8) if site != "context" else (1.0,)
         width = width or (inner.dim if site != "context" else 4096)
         generator = torch.Generator().manual_seed(seed)
@@ -47,6 +48,7 @@ class TestMakeVector(AnyInput):
             site, blocks, levels, torch.nn.functional.normalize(draw(b, n, 1, width), dim=-1), draw(b, n).abs() + 0.5,
             draw(b, n, 1), draw(b, n, 1), torch.full((b,), math.nan), draw(b, n, width).exp(), draw(b, n, width),
             block_count=len(inner.blocks) if site != "context" else 0, origin=f"seed {seed}",
+            identity=identity,
         )  # fmt: skip
         return (made,)
 
