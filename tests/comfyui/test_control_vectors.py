@@ -280,10 +280,10 @@ def test_a_map_of_all_blocks_is_of_those_that_the_vector_was_fitted_on(host: Hos
 
 
 def test_a_control_vector_of_other_weights_is_measured_only_on_request(host: Host):
-    foreign = {"identity": f"{host.name}:0"}
-    with pytest.raises(RunFailedError, match=f"WanVideo Block Map.*{host.name}:0.*other_model"):
+    foreign = {"identity": {"native": "ComfyUI", "wrapper": "ComfyUI-WanVideoWrapper"}[host.name] + ":0"}
+    with pytest.raises(RunFailedError, match=r"WanVideo Block Map.*fitted on.*other_model"):
         map_of(host, foreign)
     assert "random direction" in map_of(host, foreign, other_model=True)
-    with pytest.raises(RunFailedError, match=f"WanVideo Calibrate Strength.*{host.name}:0.*other_model"):
+    with pytest.raises(RunFailedError, match=r"WanVideo Calibrate Strength.*fitted on.*other_model"):
         calibrated(host, foreign)
     assert len(calibrated(host, foreign, other_model=True)[0]) == 2

@@ -192,6 +192,6 @@ def test_a_second_stream_beside_the_face_of_wan_animate_is_refused(other):
     if not hasattr(diffusers, "WanAnimateTransformer3DModel"):
         pytest.skip(f"diffusers {diffusers.__version__} has no WanAnimateTransformer3DModel")
     model = small("WanAnimateTransformer3DModel")
-    with pytest.raises(ValueError, match="face adapter.*Use site='context'"), inject(model, other, site="hidden"):
+    with pytest.raises(ValueError, match=r"face adapter.*Use site='context'"), inject(model, other, site="hidden"):
         pass
     assert hook_count(model) == 0
