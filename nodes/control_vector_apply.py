@@ -253,7 +253,7 @@ def chosen_blocks(concept: Concept, text: str, block_strengths: Any, count: int)
     Raises:
         ValueError: no block is left.
     """
-    if text.strip() == "all" and concept.site != CONTEXT:
+    if text.strip().lower() in ("", "all") and concept.site != CONTEXT:
         fitted = set(concept.blocks)
         chosen: BlockStrengths = as_block_strengths([float(block in fitted) for block in range(count)])
     else:
@@ -261,7 +261,13 @@ def chosen_blocks(concept: Concept, text: str, block_strengths: Any, count: int)
     if block_strengths is not None:
         chosen = chosen * as_block_strengths(block_strengths)
     if not chosen.active_blocks(count):
-        raise ValueError("block_activations and block_strengths leave no block, so nothing would be steered.")
+        chosen_by = (
+            "block_activations leaves" if block_strengths is None else "block_activations and block_strengths leave"
+        )
+        fitted_on = (
+            f" The vector was fitted on {', '.join(map(str, concept.blocks))}." if concept.site != CONTEXT else ""
+        )
+        raise ValueError(f"{chosen_by} no block, so nothing would be steered.{fitted_on}")
     return chosen
 
 

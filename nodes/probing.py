@@ -24,6 +24,7 @@ from ..probing.hosted import hosted_map
 from ..vectors.applying import check_identity, concept_of, make_operation, steering_edit
 from .control_vector_apply import chosen_blocks
 from .control_vectors import other_model_input, read_vector, vector_input
+from .control_vectors import stored_form as vector_form
 from .measured_cache import CACHE
 from .probing_inputs import (
     LEVELS_TOOLTIP,
@@ -190,7 +191,10 @@ class WanVideoBlockMap(io.ComfyNode):
                         progress=progress(),
                     )
                     record.input("text_embeds", text_embeds)
-                    record.input("injection_embeds", injection_embeds)
+                    if vector is None:
+                        record.input("injection_embeds", injection_embeds)
+                    else:
+                        record.input("control_vector", vector_form(vector))
                     record.result(stored_form(found))
                 how = f"measured in {time.perf_counter() - started:.1f} s"
                 if use_cache and key:

@@ -146,13 +146,12 @@ def heat_frames(found: TokenReading) -> torch.Tensor:
 
 
 def _labelled(video: Any, word: str) -> Any:
+    """The video with its word, of which 40 characters are drawn."""
     from PIL import Image, ImageDraw, ImageFont
 
-    frames = [Image.fromarray(frame) for frame in video]
+    frames, font = [Image.fromarray(frame) for frame in video], ImageFont.load_default(size=12)
     for frame in frames:
-        ImageDraw.Draw(frame).text(
-            (3, 1), word, "white", ImageFont.load_default(size=12), stroke_width=1, stroke_fill="black"
-        )
+        ImageDraw.Draw(frame).text((3, 1), word[:40], "white", font, stroke_width=1, stroke_fill="black")
     return np.stack([np.asarray(frame) for frame in frames])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -35,9 +35,11 @@ class Words:
 
     Args:
         pieces: text of each token in order, as the tokenizer's vocabulary has it, without the end token.
+        clean: makes a phrase look as the prompt did when it was encoded.
     """
 
     pieces: tuple[str, ...]
+    clean: Callable[[str], str] = str.strip
 
     @cached_property
     def _places(self) -> tuple[str, tuple[int, ...]]:
@@ -76,7 +78,7 @@ class Words:
             TokensError: it has them nowhere; the message lists its words.
         """
         whole, _ = self._places
-        pattern = r"\s+".join(map(re.escape, text.split()))
+        pattern = r"\s+".join(map(re.escape, self.clean(text).split()))
         spans = [m.span(1) for m in re.finditer(f"(?=({pattern}))", whole, re.IGNORECASE)]
         found = [self._span(a, b) for a, b in spans if not (_joined(whole, a) or _joined(whole, b))]
         if not found:
@@ -110,7 +112,7 @@ def words_of(encoder: Any, prompt: str) -> Words:
         own = encoder["model"].tokenizer
         found = _pieces(own.tokenizer, getattr(own, "_clean", str)(_without_weights(prompt.strip())))
     elif callable(getattr(encoder, "convert_ids_to_tokens", None)):
-        found = _pieces(encoder, cleaned(prompt))
+        found = _pieces(encoder, " ".join(prompt.split()))
     else:
         raise TokensError(
             f"text_encoder: {type(encoder).__name__} has no tokenizer that is known here. Give the text "
@@ -138,7 +140,7 @@ def tokens_of(pipeline: Any, tokens: str, prompt: str) -> Tokens | None:
         raise ValueError(
             f"tokens: {parsed} names words. Pass the pipeline with its tokenizer, and the text as `prompt`."
         )
-    return parsed.located(words_of(tokenizer, prompt))
+    return parsed.located(replace(words_of(tokenizer, cleaned(prompt)), clean=cleaned))
 
 
 def _without_weights(text: str) -> str:

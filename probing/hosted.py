@@ -166,7 +166,7 @@ def hosted_reading(
     model: Any,
     text_embeds: Any,
     prompt: TextEmbeds,
-    words: Sequence[str] | dict[str, list[int]] | None,
+    words: dict[str, list[int]] | None,
     noise_levels: Sequence[float],
     seed: int,
     blocks: Sequence[int],

@@ -15,7 +15,7 @@ from ..patching.checks import check_stack
 from ..patching.edit import Branch, Edit, EditStack
 from ..patching.hosts import diffusers
 from ..patching.hosts.compile import edits_inside
-from ..patching.hosts.diffusers_checks import check_tokens, check_whole
+from ..patching.hosts.diffusers_checks import check_faces, check_tokens, check_whole
 from ..patching.operations import Operation, Replace
 from ..patching.runtime import Run
 from ..patching.sources import CapturedDifference, Direction
@@ -95,6 +95,7 @@ def block_map(
         for model in pipeline.models:
             check_stack((edit,), model)
             check_tokens((edit,), model.module)
+            check_faces((edit,), model.module)
             if edit.strengths.active_blocks(model.block_count) != edits[0].strengths.active_blocks(model.block_count):
                 raise ValueError(
                     "The edits choose different blocks, and one map has the same for all. Make a map of each."

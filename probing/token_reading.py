@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -182,6 +182,7 @@ def word_tokens(
     prompt: str | None,
     offsets: Sequence[tuple[int, int]] | None,
     count: int,
+    clean: Callable[[str], str] = str.strip,
 ) -> dict[str, list[int]]:
     """Token numbers per word, and those of no word under `other tokens`.
 
@@ -191,6 +192,7 @@ def word_tokens(
         prompt: the text, when it is known.
         offsets: first and last character of each token in it, of a tokenizer that tells them; (0, 0) for special ones.
         count: tokens of the prompt before the padding.
+        clean: what makes the words look as in the prompt.
 
     Raises:
         ValueError: a word that the prompt does not have, tokens out of range, or a word that needs offsets.
@@ -209,7 +211,7 @@ def word_tokens(
             )
         found = {f"token {token}": [token] for token in range(count)}
     else:
-        for name, start, end in _each_word(prompt) if words is None else _asked(prompt, words):
+        for name, start, end in _each_word(prompt) if words is None else _asked(prompt, words, clean):
             inside = [t for t, (a, b) in enumerate(offsets[:count]) if a < b and a < end and b > start]
             if name not in found and inside:
                 found[name] = inside
@@ -224,7 +226,7 @@ def _each_word(prompt: str) -> list[tuple[str, int, int]]:
     return _numbered((m[0], m) for m in re.finditer(r"\w[\w'-]*", prompt))
 
 
-def _asked(prompt: str, words: Sequence[str]) -> list[tuple[str, int, int]]:
+def _asked(prompt: str, words: Sequence[str], clean: Callable[[str], str]) -> list[tuple[str, int, int]]:
     """The same for words or phrases, in whichever case they stand in the prompt.
 
     Raises:
@@ -232,8 +234,8 @@ def _asked(prompt: str, words: Sequence[str]) -> list[tuple[str, int, int]]:
     """
     found = []
     for word in words:
-        places = list(re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", prompt, re.IGNORECASE))
-        if not places or not word.strip():
+        places = list(re.finditer(rf"(?<!\w){re.escape(clean(word))}(?!\w)", prompt, re.IGNORECASE))
+        if not places or not clean(word):
             raise ValueError(f"words: {word!r} is not in the prompt {prompt!r}. Write it as it stands there.")
         found += _numbered((word, place) for place in places)
     return found

@@ -53,7 +53,7 @@ def read_words(
     text = pipeline.encode(prompt, "prompt")
     count = read_text_embeds(text, "prompt").prompts[0].shape[0]
     written = cleaned(prompt) if isinstance(prompt, str) else None
-    groups = word_tokens(words, written, _offsets(pipe, written), count)
+    groups = word_tokens(words, written, _offsets(pipe, written), count, cleaned)
     chosen = chosen_blocks(blocks).active_blocks(pipeline.models[0].block_count)
     if not chosen:
         raise ValueError("No block is selected, so there is nothing to read.")

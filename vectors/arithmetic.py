@@ -34,7 +34,7 @@ def add(first: ControlVector, *others: ControlVector, weights: Sequence[float] |
     vectors = (first, *others)
     factors = _weights(weights, len(vectors))
     origin = " + ".join(f"{w:g} ({v.origin})" for w, v in zip(factors, vectors, strict=True))
-    return _combined(_aligned(vectors, "add"), torch.tensor(factors), origin)
+    return _combined(_aligned(vectors, "add"), torch.tensor(factors, dtype=torch.float64), origin)
 
 
 def subtract(first: ControlVector, second: ControlVector) -> ControlVector:

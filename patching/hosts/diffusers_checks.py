@@ -20,12 +20,21 @@ def check_features(stack: EditStack, module: Any) -> None:
     _check_cache(stack, module)
     if any(isinstance(edit.source, SecondStream) for edit in stack):
         _check_offload(module)
-        if hasattr(module, "face_adapter"):
-            raise ValueError(
-                f"site='hidden' cannot be combined with {type(module).__name__}, whose face adapter changes the hidden "
-                "state between blocks; a second stream cannot follow it. Use site='context'."
-            )
+    check_faces(stack, module)
     check_tokens(stack, module)
+
+
+def check_faces(stack: Iterable[Edit], module: Any) -> None:
+    """A second stream runs the blocks alone, and misses what Wan-Animate adds between them.
+
+    Raises:
+        ValueError: the edit and the model cannot be combined.
+    """
+    if hasattr(module, "face_adapter") and any(isinstance(edit.source, SecondStream) for edit in stack):
+        raise ValueError(
+            f"site='hidden' cannot be combined with {type(module).__name__}, whose face adapter changes the hidden "
+            "state between blocks; a second stream cannot follow it. Use site='context'."
+        )
 
 
 def check_tokens(stack: Iterable[Edit], module: Any) -> None:

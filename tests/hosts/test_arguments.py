@@ -99,11 +99,17 @@ def test_words_are_those_of_the_prompt_as_the_pipeline_cleans_it(with_encoder, m
     for prompt in ("a red & fox", raw):
         found = wae.read_words(pipe, prompt, ["fox", "red"], blocks=[0], **CALL)
         assert found.tokens["fox"] == (3,) and found.tokens["red"] == (1,)
+    for word in ("a&nbsp;red", "a  red", "a red"):
+        assert wae.read_words(pipe, raw, [word], blocks=[0], **CALL).tokens[word] == (0, 1)
+    found = wae.read_words(pipe, "a red fox\u2019s castle", ["fox\u2019s"], blocks=[0], **CALL)
+    assert set(found.tokens["fox\u2019s"]) >= {2}
     latents = []
     for prompt in ("a red & fox", raw):
         with inject(pipe, prompt_embeds(1), "1-3", tokens='"fox"', prompt=prompt):
             latents.append(with_encoder(main))
-    assert torch.equal(*latents)
+    with inject(pipe, prompt_embeds(1), "1-3", tokens='"f&#111;x"', prompt=raw):
+        latents.append(with_encoder(main))
+    assert torch.equal(latents[0], latents[1]) and torch.equal(latents[0], latents[2])
 
 
 def test_a_prompt_as_text_needs_a_text_encoder(sampler):

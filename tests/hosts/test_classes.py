@@ -194,4 +194,6 @@ def test_a_second_stream_beside_the_face_of_wan_animate_is_refused(other):
     model = small("WanAnimateTransformer3DModel")
     with pytest.raises(ValueError, match=r"face adapter.*Use site='context'"), inject(model, other, site="hidden"):
         pass
+    with inject(model, other):
+        assert hook_count(model) > 0
     assert hook_count(model) == 0
