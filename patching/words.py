@@ -79,7 +79,7 @@ class Words:
         """
         whole, _ = self._places
         pattern = r"\s+".join(map(re.escape, self.clean(text).split()))
-        spans = [m.span(1) for m in re.finditer(f"(?=({pattern}))", whole, re.IGNORECASE)]
+        spans = [m.span(1) for m in re.finditer(f"(?=({pattern}))", whole, re.IGNORECASE)] if pattern else []
         found = [self._span(a, b) for a, b in spans if not (_joined(whole, a) or _joined(whole, b))]
         if not found:
             raise TokensError(f'The prompt does not have "{text}". Its words: {self.listed}.')

@@ -110,6 +110,9 @@ def test_words_are_those_of_the_prompt_as_the_pipeline_cleans_it(with_encoder, m
     with inject(pipe, prompt_embeds(1), "1-3", tokens='"f&#111;x"', prompt=raw):
         latents.append(with_encoder(main))
     assert torch.equal(latents[0], latents[1]) and torch.equal(latents[0], latents[2])
+    blank = inject(pipe, prompt_embeds(1), "1-3", tokens='"&nbsp;"', prompt=raw)
+    with pytest.raises(ValueError, match="does not have"), blank:
+        pass
 
 
 def test_a_prompt_as_text_needs_a_text_encoder(sampler):
