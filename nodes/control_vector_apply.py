@@ -253,7 +253,7 @@ def chosen_blocks(concept: Concept, text: str, block_strengths: Any, count: int)
     Raises:
         ValueError: no block is left.
     """
-    if text.strip().lower() in ("", "all") and concept.site != CONTEXT:
+    if text.strip().lower() == "all" and concept.site != CONTEXT:
         fitted = set(concept.blocks)
         chosen: BlockStrengths = as_block_strengths([float(block in fitted) for block in range(count)])
     else:

@@ -11,7 +11,7 @@ class Readers:
     """Counts readers. Methods may be called from any thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # entered by itself: an interrupt cannot come between
+        self._lock = threading.RLock()  # a condition is entered by Python code, in which an interrupt can come
         self._changed = threading.Condition(self._lock)
         self._reading: set[object] = set()
         self._closed = False
