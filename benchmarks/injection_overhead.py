@@ -1,16 +1,16 @@
 """What injection costs: time of a model call with edits over one without, and extra memory.
 
-One process; the cases take turns, and each is compared with the plain call of its own round, so that drift
+One process; the cases take turns, and each is compared with the plain calls before and after it, so that drift
 cancels out. A call is the conditional half of a sampled step: unconditional calls are not edited and cost nothing.
+Where every block is edited, fewer blocks give the same ratio in shorter calls, which drift disturbs less.
 
-    python benchmarks/injection_overhead.py                       dim 1024, 40 blocks, 1,024 tokens, CPU
+    python benchmarks/injection_overhead.py --blocks 4 --rounds 15 --threads 1    dim 1024, 1,024 tokens, CPU
     python benchmarks/injection_overhead.py --geometry 14b --device cuda --dtype bfloat16
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import statistics
 import time
 from collections.abc import Callable
@@ -32,8 +32,10 @@ GEOMETRIES: dict[str, dict[str, Any]] = {
 }
 
 
-def build(geometry: dict[str, Any], device: str, dtype: torch.dtype) -> tuple[torch.nn.Module, Callable[[], Any]]:
-    """A random Wan transformer of 40 blocks and a function that calls it once."""
+def build(
+    geometry: dict[str, Any], device: str, dtype: torch.dtype, blocks: int = 40
+) -> tuple[torch.nn.Module, Callable[[], Any]]:
+    """A random Wan transformer and a function that calls it once."""
     from diffusers import WanTransformer3DModel
 
     torch.manual_seed(0)
@@ -43,7 +45,7 @@ def build(geometry: dict[str, Any], device: str, dtype: torch.dtype) -> tuple[to
             num_attention_heads=geometry["heads"],
             attention_head_dim=128,
             ffn_dim=geometry["ffn"],
-            num_layers=40,
+            num_layers=blocks,
         ).eval()
         inputs = {
             "hidden_states": torch.randn(1, 16, *geometry["latents"]),
@@ -60,22 +62,23 @@ def prompt(tokens: int) -> torch.Tensor:
     return embeds
 
 
-def cases(model: torch.nn.Module, other: torch.Tensor) -> dict[str, Callable[[], Any]]:
-    distinct = Explicit(tuple((i + 1) / 41 for i in range(40)))
+def cases(model: torch.nn.Module, other: torch.Tensor, blocks: int) -> dict[str, Callable[[], Any]]:
+    """The plain call is none of them: it is made before and after each."""
+    distinct = Explicit(tuple((i + 1) / (blocks + 1) for i in range(blocks)))
+    half = str(blocks // 2)
     direction = Direction(torch.randn(model.config.num_attention_heads * 128))  # type: ignore[union-attr, operator]
     weighed = word_gains(parse_tokens("3:1.5, 7-9:0.5", most=4), 60, parse_selection("all"))
     return {
-        "plain": contextlib.nullcontext,
-        "inert (no edit)": lambda: edited(model, EditStack()),
-        "1 block": lambda: inject(model, other, "20:0.5"),
-        "40 blocks, one strength": lambda: inject(model, other, "all:0.5"),
-        "40 blocks, 40 strengths": lambda: inject(model, other, distinct),
+        "no edit": lambda: edited(model, EditStack()),
+        "one block": lambda: inject(model, other, f"{half}:0.5"),
+        "all blocks, one strength": lambda: inject(model, other, "all:0.5"),
+        "all blocks, a strength each": lambda: inject(model, other, distinct),
         "attention, a direction, one strength": lambda: inject(model, direction, "all:0.5", site="attention"),
-        "attention, a direction, 40 strengths": lambda: inject(model, direction, distinct, site="attention"),
+        "attention, a direction, a strength each": lambda: inject(model, direction, distinct, site="attention"),
         "attention, a prompt": lambda: inject(model, other, "all:0.5", site="attention"),
-        "a mask, 1 block": lambda: inject(model, other, "20", mask=Box(right=0.5)),
-        "a mask, 40 blocks": lambda: inject(model, other, "all", mask=Box(right=0.5)),
-        "words of two weights, 40 blocks": lambda: edited(model, EditStack(tuple(weighed))),
+        "a mask, one block": lambda: inject(model, other, half, mask=Box(right=0.5)),
+        "a mask, all blocks": lambda: inject(model, other, "all", mask=Box(right=0.5)),
+        "words of two weights, all blocks": lambda: edited(model, EditStack(tuple(weighed))),
     }
 
 
@@ -115,50 +118,63 @@ def timed(call: Callable[[], Any], device: str) -> float:
 
 
 @torch.no_grad()
+def ratios(
+    settings: dict[str, Callable[[], Any]], call: Callable[[], Any], rounds: int, device: str
+) -> dict[str, list[float]]:
+    """Per case the time of the call over the mean of the plain calls before and after it."""
+    found: dict[str, list[float]] = {name: [] for name in settings}
+    call()
+    before = timed(call, device)
+    for _ in range(rounds):
+        for name, setting in settings.items():
+            with setting():
+                time_taken = timed(call, device)
+            after = timed(call, device)
+            found[name].append(2 * time_taken / (before + after))
+            before = after
+    return found
+
+
+def quartiles(ratios: list[float]) -> str:
+    """Median and quartiles, as two cells of a table."""
+    low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else (ratios[0],) * 3
+    return f"{middle:.3f} | {low:.3f} to {high:.3f}"
+
+
+@torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--geometry", choices=GEOMETRIES, default="small")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--blocks", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="one is the least noisy")
     parser.add_argument("--no-memory", action="store_true", help="measure time only")
+    parser.add_argument("--only", default="", help="only cases with this in their name")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     geometry, device = GEOMETRIES[arguments.geometry], arguments.device
     dtype = getattr(torch, arguments.dtype)
-    model, call = build(geometry, device, dtype)
+    model, call = build(geometry, device, dtype, arguments.blocks)
     frames, height, width = geometry["latents"]
     dim, tokens = geometry["heads"] * 128, frames * height * width // 4
-    other = prompt(80).to(dtype)
-    settings = cases(model, other)
+    settings = cases(model, prompt(80).to(dtype), arguments.blocks)
+    settings = {name: setting for name, setting in settings.items() if arguments.only in name}
 
-    call()
-    times: dict[str, list[float]] = {name: [] for name in settings}
-    names = list(settings)
-    for turn in range(arguments.rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            with settings[name]():
-                times[name].append(timed(call, device))
+    print(f"dim {dim}, {arguments.blocks} blocks, {tokens} tokens, {arguments.dtype}, {device}, ", end="")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arguments.rounds} rounds", flush=True)
+    found = ratios(settings, call, arguments.rounds, device)
     held = held_bytes(device)
-    context = 512 * dim * dtype.itemsize
-    peaks = {}
+    plain_peak = 0 if arguments.no_memory else peak_bytes(call, device)
+    print("\n| case | ratio to plain | quartiles | extra peak, contexts of [512, dim] |\n|---|---|---|---|")
     for name, setting in settings.items():
-        with setting():
-            peaks[name] = 0 if arguments.no_memory else peak_bytes(call, device)
-
-    print(f"dim {dim}, 40 blocks, {tokens} tokens, {arguments.dtype}, {device}, torch {torch.__version__}, ", end="")
-    print(f"{torch.get_num_threads()} threads, {arguments.rounds} rounds\n")
-    print("| case | median call, s | ratio to plain | quartiles of the ratio | extra peak, contexts of [512, dim] |")
-    print("|---|---|---|---|---|")
-    for name in names:
-        ratios = sorted(t / p for t, p in zip(times[name], times["plain"], strict=True))
-        low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-        extra = (peaks[name] - peaks["plain"]) / context
-        seconds = statistics.median(times[name])
-        memory = "not measured" if arguments.no_memory else f"{extra:.2f}"
-        print(f"| {name} | {seconds:.3f} | {middle:.4f} | {low:.4f} to {high:.4f} | {memory} |")
-    print(f"\nHeld after the runs: {(held_bytes(device) - held) / context:.2f} contexts")
+        memory = "not measured"
+        if not arguments.no_memory:
+            with setting():
+                memory = f"{(peak_bytes(call, device) - plain_peak) / (512 * dim * dtype.itemsize):.2f}"
+        print(f"| {name} | {quartiles(found[name])} | {memory} |", flush=True)
+    print(f"\nHeld after the runs: {(held_bytes(device) - held) / (512 * dim * dtype.itemsize):.2f} contexts")
 
 
 if __name__ == "__main__":

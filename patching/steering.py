@@ -148,15 +148,16 @@ class Rotate(Steering):
     def change(self, x: torch.Tensor, at: Reading, s: float) -> torch.Tensor:
         u = at.directions[0]
         along = (x @ u)[..., None]
-        rest = x - along * u
+        rest = torch.addcmul(x, along, u, value=-1.0)
         across = torch.linalg.vector_norm(rest, dim=-1, keepdim=True)
         norm = torch.hypot(along, across)
         # Two angles: arccos of a cosine near 1 would lose half of the digits.
         now = torch.atan2(across, along)
         then = (now - s * math.radians(self.angle)).clamp(0.0, math.pi)
-        turned = norm * (torch.cos(then) * u + torch.sin(then) * rest / across.clamp_min(1e-30))
+        turns = across > 1e-6 * norm
         radius = 1.0 + min(abs(s), 1.0) * (self.radius - 1.0)
-        return radius * torch.where(across > 1e-6 * norm, turned, x)
+        rest_factor = radius * torch.where(turns, norm * torch.sin(then) / across.clamp_min(1e-30), 1.0)
+        return torch.addcmul(rest_factor * rest, radius * torch.where(turns, norm * torch.cos(then), along), u)
 
 
 @dataclass(frozen=True)
