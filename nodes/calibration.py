@@ -14,7 +14,7 @@ from ..patching.hosts import host_of
 from ..patching.plot import as_comfy_image
 from ..patching.selection import parse_selection
 from ..patching.sources import Prompt, check_width
-from ..vectors.applying import check_identity, concept_of, make_operation, steering_edit
+from ..vectors.applying import concept_of, make_operation, steering_edit
 from ..vectors.hosted import hosted_calibration
 from .control_vector_apply import OPERATIONS, chosen_blocks
 from .control_vectors import FAMILY, other_model_input, read_vector, vector_input
@@ -105,10 +105,7 @@ class WanVideoCalibrateStrength(io.ComfyNode):
             main = read_text_embeds(text_embeds, "text_embeds", host.MAX_PROMPT_TOKENS)
             check_width(main, wan_model, "text_embeds is")
             if control_vector is not None:
-                vector = read_vector(control_vector, "control_vector")
-                if not other_model:
-                    check_identity(vector, host, model)
-                concept = concept_of(vector)
+                concept = concept_of(read_vector(control_vector, "control_vector", model, other_model))
                 blocks = chosen_blocks(concept, block_activations, None, wan_model.block_count)
 
                 def edit_at(strength: float) -> Edit:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..embeddings.text_embeds import TextEmbeds
 from ..patching.capture import HiddenStates
 from ..patching.edit import KEY
-from ..patching.fingerprint import UnidentifiedError, fingerprint
+from ..patching.fingerprint import UnidentifiedError, fingerprint, identity_of
 from .recording import recall, remember
 from .store_access import STORE, store_path
 
@@ -60,15 +60,6 @@ class StateCache:
 CACHE = StateCache(CACHE_BYTES)
 
 
-def known_identity(host: Any, model: Any) -> str:
-    """The model's fingerprint, or "" if unavailable."""
-    try:
-        identity: str = host.fingerprint(model)
-    except UnidentifiedError:
-        return ""
-    return identity
-
-
 class CachedCapture:
     """Where a capture may be found again: in memory, and in the embedding store when there is one on disk."""
 
@@ -85,7 +76,7 @@ class CachedCapture:
         self._prompt, self._settings = prompt, settings
         self.identity, self._content, self._unknown = "", "", ""
         try:
-            self.identity = host.fingerprint(model)
+            self.identity = identity_of(host, model)
             given = (
                 {k: latent.get(k) for k in ("samples", "noise_mask", "batch_index", *EMPTY_LATENT_SCALES)}
                 if latent

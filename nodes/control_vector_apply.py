@@ -16,7 +16,7 @@ from ..patching.selection import parse_selection
 from ..patching.sources import check_width
 from ..patching.steering import Steering
 from ..patching.strengths import BlockStrengths, as_block_strengths
-from ..vectors.applying import check_identity, concept_of, make_operation, plane, steering_edit
+from ..vectors.applying import concept_of, fitted_blocks, make_operation, plane, steering_edit
 from ..vectors.control_vector import CONTEXT
 from .control_vectors import FAMILY, other_model_input, read_vector, vector_input
 from .parts import mask_input, read_mask, read_tokens, tokens_input, words_inputs
@@ -126,9 +126,7 @@ class WanVideoControlVectorApply(io.ComfyNode):
         }
         name = "WanVideo Control Vector Apply"
         with errors_named(name):
-            vector = read_vector(control_vector, "control_vector")
-            if not other_model:
-                check_identity(vector, host_of(model), model)
+            vector = read_vector(control_vector, "control_vector", model, other_model)
             acting = make_operation(operation, strength, **options.get(operation, {}))
             return add_steering(cls, name, model, text_embeds, concept_of(vector), acting, block_activations, **parts)
 
@@ -179,10 +177,8 @@ class WanVideoControlVectorTurn(io.ComfyNode):
     ) -> io.NodeOutput:
         name = "WanVideo Control Vector Turn"
         with errors_named(name):
-            first, second = read_vector(from_vector, "from_vector"), read_vector(to_vector, "to_vector")
-            if not other_model:
-                check_identity(first, host_of(model), model)
-                check_identity(second, host_of(model), model)
+            first = read_vector(from_vector, "from_vector", model, other_model)
+            second = read_vector(to_vector, "to_vector", model, other_model)
             acting = make_operation("turn", 1.0, angle=angle or None)
             return add_steering(cls, name, model, text_embeds, plane(first, second), acting, block_activations, **parts)
 
@@ -253,11 +249,7 @@ def chosen_blocks(concept: Concept, text: str, block_strengths: Any, count: int)
     Raises:
         ValueError: no block is left.
     """
-    if text.strip().lower() == "all" and concept.site != CONTEXT:
-        fitted = set(concept.blocks)
-        chosen: BlockStrengths = as_block_strengths([float(block in fitted) for block in range(count)])
-    else:
-        chosen = parse_selection(text)
+    chosen: BlockStrengths = parse_selection(fitted_blocks(concept, text))
     if block_strengths is not None:
         chosen = chosen * as_block_strengths(block_strengths)
     if not chosen.active_blocks(count):

@@ -7,19 +7,21 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..patching.capture import HiddenStates
+from ..patching.fingerprint import known_identity
 from ..patching.grid import Size
 from ..patching.hosts import host_of
 from ..patching.plot import as_comfy_image, bar_plot
 from ..patching.selection import parse_selection
 from ..patching.sources import check_width
 from ..vectors import ControlVector
+from ..vectors.applying import check_identity
 from ..vectors.arithmetic import of_hidden_states
 from ..vectors.control_vector import CONTEXT
 from ..vectors.fitting import METHODS
 from ..vectors.hosted import hosted_vector, single_prompts
 from .hidden import LatentEmbeds
 from .measured_cache import CACHE
-from .probing_inputs import blocks_input, cache_key, content_of, identity_of, progress, size_inputs, use_cache_input
+from .probing_inputs import blocks_input, cache_key, content_of, progress, size_inputs, use_cache_input
 from .recording import recorded
 from .sockets import (
     CATEGORY,
@@ -50,17 +52,23 @@ def other_model_input() -> Any:
     )
 
 
-def read_vector(value: Any, name: str) -> ControlVector:
+def read_vector(value: Any, name: str, model: Any = None, other_model: bool = False) -> ControlVector:
     """The value of a CONTROL_VECTOR input; LATENT_EMBEDS become their mean token.
+
+    Args:
+        model: what it is applied to, if anything.
+        other_model: leave it unchecked whose weights it is of.
 
     Raises:
         TypeError: it is something else.
+        ControlVectorError: it is of other weights than the model's.
     """
-    if isinstance(value, HiddenStates):
-        return of_hidden_states(value)
-    if not isinstance(value, ControlVector):
+    vector = of_hidden_states(value) if isinstance(value, HiddenStates) else value
+    if not isinstance(vector, ControlVector):
         raise TypeError(f"{name}: expected CONTROL_VECTOR or LATENT_EMBEDS, got {type(value).__name__}.")
-    return value
+    if model is not None and not other_model:
+        check_identity(vector, host_of(model), model)
+    return vector
 
 
 class WanVideoControlVector(io.ComfyNode):
@@ -149,7 +157,7 @@ class WanVideoControlVector(io.ComfyNode):
             size = (width, height, num_frames)
             key = cache_key(
                 "control_vector",
-                identity_of(host, model),
+                known_identity(host, model),
                 (content_of(positive_embeds), content_of(negative_embeds), image_embeds),
                 {**settings, "blocks": blocks.resolve(wan_model.block_count), "size": size},
             )

@@ -15,13 +15,14 @@ from ..patching.capture import HiddenStates, check_states
 from ..patching.checks import check_stack
 from ..patching.difference import REDUCTIONS, captured_difference
 from ..patching.edit import Edit, Window, stack_of
+from ..patching.fingerprint import known_identity
 from ..patching.grid import Size, format_grid
 from ..patching.hosts import host_of
 from ..patching.operations import Add
 from ..patching.schedule import parse_schedule
 from ..patching.selection import parse_selection
 from ..patching.sources import check_width
-from .capture_cache import CachedCapture, known_identity
+from .capture_cache import CachedCapture
 from .parts import mask_input, read_mask
 from .shown import model_told
 from .sockets import (

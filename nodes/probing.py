@@ -13,6 +13,7 @@ from comfy_api.latest import io, ui
 from ..embeddings.text_embeds import read_text_embeds
 from ..patching.checks import check_stack
 from ..patching.edit import Edit
+from ..patching.fingerprint import known_identity
 from ..patching.grid import Size
 from ..patching.hosts import host_of
 from ..patching.plot import as_comfy_image
@@ -21,7 +22,7 @@ from ..patching.sources import Prompt, check_width
 from ..patching.strengths import BlockStrengths, Uniform
 from ..probing.block_map import BlockMap, check_map
 from ..probing.hosted import hosted_map
-from ..vectors.applying import check_identity, concept_of, make_operation, steering_edit
+from ..vectors.applying import concept_of, make_operation, steering_edit
 from .control_vector_apply import chosen_blocks
 from .control_vectors import other_model_input, read_vector, vector_input
 from .control_vectors import stored_form as vector_form
@@ -32,7 +33,6 @@ from .probing_inputs import (
     cache_key,
     check_levels,
     content_of,
-    identity_of,
     parse_levels,
     progress,
     size_inputs,
@@ -148,15 +148,15 @@ class WanVideoBlockMap(io.ComfyNode):
             host.check_embeds(text_embeds)
             main = read_text_embeds(text_embeds, "text_embeds", host.MAX_PROMPT_TOKENS)
             check_width(main, wan_model, "text_embeds is")
-            vector = None if control_vector is None else read_vector(control_vector, "control_vector")
+            vector = None
+            if control_vector is not None:
+                vector = read_vector(control_vector, "control_vector", model, other_model)
             options: dict[str, Any] = {"branch": branch, "label": "Block map"}
             if vector is None:
                 strengths = parse_selection(block_activations) * Uniform(injection_strength)
                 second = read_text_embeds(injection_embeds, "injection_embeds", host.MAX_PROMPT_TOKENS).detached()
                 edit = Edit(source=Prompt(second), strengths=strengths, **options)
             else:
-                if not other_model:
-                    check_identity(vector, host, model)
                 concept = concept_of(vector)
                 chosen = chosen_blocks(concept, block_activations, None, wan_model.block_count)
                 strengths = chosen * Uniform(injection_strength)
@@ -169,7 +169,7 @@ class WanVideoBlockMap(io.ComfyNode):
                 "edit": edit.describe(),
                 "strengths": strengths.resolve(wan_model.block_count),
             }
-            identity = identity_of(host, model)
+            identity = known_identity(host, model)
             told = content_of(injection_embeds) if vector is None else vector.to_plain()
             inputs = (content_of(text_embeds), told, image_embeds)
             key = cache_key("block map", identity, inputs, settings)

@@ -82,14 +82,6 @@ def check_levels(text: Any) -> bool | str:
     return True
 
 
-def identity_of(host: Any, model: Any) -> str:
-    try:
-        identity: str = host.fingerprint(model)
-    except UnidentifiedError:
-        return ""
-    return identity
-
-
 def cache_key(kind: str, identity: str, inputs: Any, settings: Any) -> str:
     """Fingerprint of all inputs, or "" if unavailable."""
     try:

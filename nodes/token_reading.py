@@ -11,6 +11,7 @@ import torch
 from comfy_api.latest import io
 
 from ..embeddings.text_embeds import read_text_embeds
+from ..patching.fingerprint import known_identity
 from ..patching.grid import Size
 from ..patching.hosts import host_of
 from ..patching.selection import check_length, parse_selection
@@ -25,7 +26,6 @@ from .probing_inputs import (
     cache_key,
     check_levels,
     content_of,
-    identity_of,
     parse_levels,
     progress,
     size_inputs,
@@ -110,7 +110,7 @@ class WanVideoTokenReading(io.ComfyNode):
                 raise ValueError("block_activations selects no block, so there is nothing to read.")
             levels, named = parse_levels(noise_levels), parse_words(words)
             settings = {"levels": levels, "seed": seed, "size": (width, height, num_frames), "words": named}
-            identity = identity_of(host, model)
+            identity = known_identity(host, model)
             key = cache_key(
                 "reading", identity, (content_of(text_embeds), image_embeds), {**settings, "blocks": blocks}
             )

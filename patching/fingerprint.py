@@ -32,6 +32,23 @@ def fingerprint(value: Any, sampled: bool = False) -> str:
     return digest.hexdigest()
 
 
+def identity_of(host: Any, model: Any) -> str:
+    """`host:digest` of a model's weights, with patches on them.
+
+    Raises:
+        UnidentifiedError: it carries something that cannot be fingerprinted.
+    """
+    return f"{host.NAME}:{host.fingerprint(model)[:32]}"
+
+
+def known_identity(host: Any, model: Any) -> str:
+    """As `identity_of`, but empty when unavailable."""
+    try:
+        return identity_of(host, model)
+    except UnidentifiedError:
+        return ""
+
+
 def unwrapped(name: str) -> str:
     """A state dict's key without torch.compile's part in it."""
     return name.replace("_orig_mod.", "")

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from ..patching.arguments import batch_of, encoded
-from ..patching.fingerprint import UnidentifiedError, fingerprint
+from ..patching.fingerprint import known_identity
+from ..patching.hosts import diffusers
 from ..patching.hosts.attachment import COMPILE_SETTING, is_attached
 from ..patching.hosts.compile import eager, is_compiled
 from ..patching.wan_model import discover
@@ -90,12 +91,8 @@ class Pipeline:
                     self.pipe.maybe_free_model_hooks()
 
     def identity(self) -> str:
-        """Fingerprint of the transformers' weights; empty when unavailable."""
-        states = [dict(model.module.state_dict()) for model in self.models]
-        try:
-            return fingerprint({"class": self.models[0].name, "states": states}, sampled=True)
-        except UnidentifiedError:  # weights that are offloaded to disk
-            return ""
+        """`host:digest` of the transformers' weights; empty when unavailable, as when they are offloaded to disk."""
+        return known_identity(diffusers, self.pipe)
 
 
 class Due:

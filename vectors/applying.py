@@ -12,6 +12,7 @@ import torch
 from ..patching.arguments import Blocks, chosen_blocks, given_window
 from ..patching.concepts import Concept, pack
 from ..patching.edit import Branch, Edit, EditStack, LogLevel, Window
+from ..patching.fingerprint import known_identity
 from ..patching.mask import Box, Mask, as_mask
 from ..patching.schedule import parse_schedule
 from ..patching.steering import STEERING, ChangedText, Steering, Turn
@@ -53,7 +54,7 @@ def steer(
         vector: of this model; at site `context` of any model with the same text encoder.
         strength: signed; at 0 nothing changes. For `add`, in mean norms of a token at that block.
         operation: `add`, `ablate`, `set_point`, `rotate`, `transport`, or one made from patching/steering.py.
-        blocks: as for `inject`; strengths per block multiply the strength. `all` are those of the vector.
+        blocks: as for `inject`; they multiply the strength. `all` and `all:0.5` mean the blocks of the vector.
         window, schedule, tokens, prompt, mask, branch, log_level: as for `inject`; padding of the text is left alone.
         other_model: apply a vector whose model had other weights than this one.
         options: of the operation: `unit`; `one_sided` and `to_zero`; `angle` and `radius`.
@@ -120,8 +121,8 @@ def steering_edit(
         ValueError: the operation needs what the vector does not have.
     """
     concept = vector if isinstance(vector, Concept) else concept_of(vector)
-    if concept.site != CONTEXT and isinstance(blocks, str) and blocks.strip() in ("", "all"):
-        blocks = concept.blocks
+    if isinstance(blocks, str):
+        blocks = fitted_blocks(concept, blocks)
     settings: dict[str, Any] = {"window": window or Window(), "schedule": schedule or parse_schedule("")}
     if concept.site == CONTEXT:
         operation.check_source(concept)
@@ -139,6 +140,14 @@ def steering_edit(
         reports_to=reports_to,
         **settings,
     )
+
+
+def fitted_blocks(concept: Concept, selection: str) -> str:
+    """A selection of blocks in which `all`, alone or as `all:0.5`, means those that a concept was fitted on."""
+    name, colon, strength = selection.partition(":")
+    if concept.site == CONTEXT or name.strip().lower() != "all":
+        return selection
+    return ", ".join(f"{block}{colon}{strength}" for block in concept.blocks)
 
 
 def concept_of(vector: ControlVector) -> Concept:
@@ -218,7 +227,7 @@ def check_identity(vector: ControlVector, host: Any, model: Any) -> None:
     """
     if not vector.identity:
         return
-    identity = identity_of(host, model)
+    identity = known_identity(host, model)
     known = bool(identity) and identity.split(":")[0] == vector.identity.split(":")[0]
     if known and identity != vector.identity:
         raise ControlVectorError(
@@ -226,13 +235,3 @@ def check_identity(vector: ControlVector, host: Any, model: Any) -> None:
             f"but this model is {host.wan_model(model).name} with weights {identity}. Fit it on this model, or set "
             "other_model if the two are close enough, as a model and the same with a LoRA are."
         )
-
-
-def identity_of(host: Any, model: Any) -> str:
-    """`host:digest` of a model's weights; empty when unavailable."""
-    from ..patching.fingerprint import UnidentifiedError
-
-    try:
-        return f"{host.NAME}:{host.fingerprint(model)[:32]}"
-    except UnidentifiedError:
-        return ""

@@ -46,12 +46,15 @@ def scale(vector: ControlVector, factor: float) -> ControlVector:
     """A vector that is `factor` times as long; a negative one points the other way.
 
     Raises:
-        ControlVectorError: the factor is 0 or no number.
+        ControlVectorError: the factor is 0 or no number, or the length leaves what float32 holds.
     """
     if not math.isfinite(factor) or factor == 0:
         raise ControlVectorError(f"A control vector cannot be scaled by {factor!r}: nothing would be left.")
     turned = vector if factor > 0 else -vector
-    return replace(turned, scale=turned.scale * abs(factor), origin=f"{factor:g} ({vector.origin})")
+    length = turned.scale * abs(factor)
+    if not length.isfinite().all() or ((length == 0) & (turned.scale > 0)).any():
+        raise ControlVectorError(f"A control vector cannot be scaled by {factor!r}: its length leaves float32.")
+    return replace(turned, scale=length, origin=f"{factor:g} ({vector.origin})")
 
 
 def project(vector: ControlVector, onto: Sequence[ControlVector]) -> ControlVector:
@@ -113,6 +116,7 @@ def of_hidden_states(states: HiddenStates) -> ControlVector:
         origin=f"hidden states of {states.prompt or 'a prompt'}",
         level=float(states.sigma),
         model_name=states.model_name,
+        identity=states.identity,
     )
 
 

@@ -9,6 +9,7 @@ import torch
 
 from ..embeddings.text_embeds import TextEmbeds, is_wrapper_embeds, read_text_embeds
 from ..patching.edit import Edit, EditStack
+from ..patching.fingerprint import known_identity
 from ..patching.grid import Size
 from ..patching.hosts import host_of
 from ..patching.hosts.compile import edits_inside
@@ -17,7 +18,6 @@ from ..patching.strengths import BlockStrengths
 from ..patching.wan_model import discover
 from ..probing.distances import relative_l2
 from ..probing.forks import ModelCall
-from .applying import identity_of
 from .calibration import Calibration, calibrate_response
 from .control_vector import CONTEXT, ControlVector, ControlVectorError
 from .fitting import Fit, Method
@@ -126,7 +126,7 @@ def hosted_vector(
         site,
         block_count=target.block_count,
         model_name=target.name,
-        identity=identity_of(host, model),
+        identity=known_identity(host, model),
         origin=origin,
     )
 

@@ -10,6 +10,7 @@ import torch
 
 from ..embeddings.text_embeds import read_text_embeds
 from ..patching.arguments import Blocks, chosen_blocks
+from ..patching.fingerprint import known_identity
 from ..patching.hosts import diffusers
 from ..patching.hosts.attachment import COMPILE_SETTING
 from ..patching.hosts.compile import eager, is_compiled
@@ -20,7 +21,7 @@ from ..patching.wan_model import discover
 from ..probing.distances import relative_l2
 from ..probing.forks import ModelCall
 from ..probing.pipeline_calls import Pipeline, latents_of, text_of
-from .applying import identity_of, steer
+from .applying import steer
 from .calibration import EVALUATIONS, Calibration, calibrate_response
 from .control_vector import CONTEXT, ControlVector, ControlVectorError
 from .fitting import Fit, Method
@@ -114,7 +115,7 @@ def control_vector(
         site,
         block_count=model.block_count,
         model_name=model.name,
-        identity=identity_of(diffusers, pipe),
+        identity=known_identity(diffusers, pipe),
         origin=origin,
     )
 

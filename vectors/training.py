@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
+from ..patching.fingerprint import known_identity
 from ..patching.hosts import diffusers
 from ..patching.hosts.diffusers_checks import check_whole
 from ..probing.pipeline_calls import Pipeline
-from .applying import identity_of
 from .control_vector import ControlVectorError
 from .learned_tokens import LearnedTokens, Norm, Position, joined
 from .pairs import real_rows
@@ -115,7 +115,7 @@ def learn_tokens(
         position,
         states.error(lambda p: joined(p, final, position), seed) / alone,
         math.nan if away is None else states.error(lambda p: p + away, seed) / alone,
-        identity_of(diffusers, pipe),
+        known_identity(diffusers, pipe),
         pipeline.models[0].name,
         origin or ("clips" if of_clips else "a prompt"),
     )

@@ -158,6 +158,17 @@ def test_a_plane_is_saved_too(sample):
         assert torch.equal(sample(MAIN), wanted)
 
 
+def test_all_means_the_blocks_of_the_vector_with_a_strength_too(sample):
+    vector = make_vector(site="hidden", identity="", blocks=(1, 3), block_count=BLOCKS)
+    found = []
+    for blocks, strength in (("1:0.5, 3:0.5", 1.0), ("all:0.5", 1.0), (" ALL:0.5 ", 1.0), ("all", 0.5), ([1, 3], 0.5)):
+        with steer(sample.pipe, vector, strength, blocks=blocks):
+            found.append(sample(MAIN))
+    assert all(torch.equal(out, found[0]) for out in found[1:]) and not torch.equal(found[0], sample(MAIN))
+    with steer(sample.pipe, vector, blocks="none"):
+        assert torch.equal(sample(MAIN), sample(MAIN))
+
+
 def test_what_does_not_fit_is_refused_with_both_named(sample):
     pipe, vector = sample.pipe, vector_at("hidden")
     wrong = [

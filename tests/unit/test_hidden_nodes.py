@@ -201,7 +201,7 @@ SETTINGS = {"size": (64, 64, 5), "seed": 1, "sigma": 1.0, "blocks": 3, "all_bloc
 
 
 def cached(value: int = 0, host=None, latent=None, image_embeds=None, **settings):
-    host = host or SimpleNamespace(fingerprint=lambda model: f"identity of {model}")
+    host = host or SimpleNamespace(NAME="host", fingerprint=lambda model: f"identity of {model}")
     embeds = {"prompt_embeds": [torch.full((2, 4), float(value))], "negative_prompt_embeds": [torch.randn(1, 4)]}
     return capture_cache.CachedCapture(host, "model", embeds, PROMPT, {**SETTINGS, **settings}, latent, image_embeds)
 
@@ -218,7 +218,7 @@ def test_captures_are_found_by_content_in_memory():
     assert cached().keep(A) == ""
     assert cached().find() is A
     assert all(other.find() is None for other in (cached(1), cached(seed=2), cached(blocks=4), cached(sigma=0.5)))
-    other_model = SimpleNamespace(fingerprint=lambda model: "another")
+    other_model = SimpleNamespace(NAME="host", fingerprint=lambda model: "another")
     assert cached(host=other_model).find() is None
 
 
@@ -277,7 +277,7 @@ def test_a_model_that_cannot_be_told_from_another_is_not_cached():
     def identity(model):
         return fingerprint({"patches": {"layer": lambda x: x}}, sampled=True)
 
-    unknown = cached(host=SimpleNamespace(fingerprint=identity))
+    unknown = cached(host=SimpleNamespace(NAME="host", fingerprint=identity))
     assert "not cached: patches/layer is a function" in unknown.keep(A)
     assert unknown.find() is None
 
