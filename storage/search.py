@@ -106,26 +106,25 @@ class Vectors:
         width = int(query.size)
         with self._lock:
             ids, matrix, used = self._known.get(width, (np.empty(0, np.int64), np.empty((0, width), np.float32), 0))
-            limit = CACHED_BYTES // (4 * width)
             found = [(ids[:used], matrix[:used] @ query)]
-            last = int(ids[used - 1]) if used else -1
+            newer = "column_count = ? AND content_id > ? AND vector IS NOT NULL"
+            values = [width, int(ids[used - 1]) if used else -1]
+            (count_newer,) = db.execute(f"SELECT count(*) FROM contents WHERE {newer}", values).fetchone()  # noqa: S608
+            kept = min(used + count_newer, CACHED_BYTES // (4 * width))
+            if kept > len(ids):
+                room = max(kept, min(len(ids) * 5 // 4, CACHED_BYTES // (4 * width)))  # not anew for each new vector
+                ids, matrix = _grown(ids, room), _grown(matrix, room)
             rows = db.execute(
-                "SELECT content_id, vector FROM contents WHERE column_count = ? AND content_id > ? "
-                "AND vector IS NOT NULL ORDER BY content_id",
-                [width, last],
+                f"SELECT content_id, vector FROM contents WHERE {newer} ORDER BY content_id",  # noqa: S608
+                values,
             )
             while chunk := rows.fetchmany(CHUNK):
                 new = np.frombuffer(b"".join(v for _, v in chunk), "<f2").reshape(len(chunk), width).astype(np.float32)
                 numbers = np.array([i for i, _ in chunk], np.int64)
                 found.append((numbers, new @ query))
-                if used + len(chunk) <= limit:
-                    if used + len(chunk) > len(ids):
-                        room = min(limit, max(2 * len(ids), used + len(chunk)))
-                        ids, matrix = _grown(ids, room), _grown(matrix, room)
-                    ids[used : used + len(chunk)], matrix[used : used + len(chunk)] = numbers, new
-                    used += len(chunk)
-                else:
-                    limit = 0  # what is kept is the beginning, without gaps
+                more = min(len(chunk), kept - used)
+                ids[used : used + more], matrix[used : used + more] = numbers[:more], new[:more]
+                used += more
             self._known[width] = ids, matrix, used
         numbers, scores = np.concatenate([n for n, _ in found]), np.concatenate([s for _, s in found])
         kept = np.isin(numbers, among)
