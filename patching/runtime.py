@@ -29,14 +29,15 @@ from .masked import MaskedContextEdit, Shared
 from .messages import skipped_message, unreached_message, where
 from .output_change import OutputChange
 from .prompts import Prompts, Rows
-from .sources import CapturedDifference, Zero
+from .sources import Zero
 from .statistics import Observer, StepStatistics
+from .values import Values
 from .views import block_pattern
 from .wan_model import ContextArgument, WanModel, unwrap
 
 log = logging.getLogger("wanvideo_activation_editor")
 
-__all__ = ["Rows", "Run", "skipped_message"]
+__all__ = ["Rows", "Run"]
 
 
 class Run:
@@ -80,8 +81,7 @@ class Run:
         self._edits: list[ActiveEdit] = []
         self._announced: set[int] = set()
         self._handles: list[Any] = []
-        self._values: dict[tuple[int, int, torch.dtype, torch.device], torch.Tensor] = {}
-        self._moved: dict[tuple[int, torch.dtype, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
+        self._values = Values(model)
         self._label: Callable[[], str] = str
         self._read_sigma: Callable[[], float] | None = None
         self._sigma: float | None = None
@@ -111,15 +111,15 @@ class Run:
         measured = any(edit.logged or edit.observation is not None for edit in edits)
         self.statistics = StepStatistics() if measured else None
 
-    # Life of the run
-
     def __enter__(self) -> Run:
         """Install the hooks. They act only between `begin` and the end of that model call."""
-        self._announce()
+        announce(self.model, [edit for edit in self._edits if id(edit) not in self._announced])
+        self._announced.update(map(id, self._edits))
         try:
             project = hidden_from_compile(self._project)
             self._handles.append(self.model.projection.register_forward_hook(project))
-            self._handles.append(self.model.module.register_forward_hook(hidden_from_compile(self._check_reached)))
+            reached = hidden_from_compile(lambda *_: check_reached(self.model, self._edits))
+            self._handles.append(self.model.module.register_forward_hook(reached))
             for index, block in enumerate(self.model.blocks):
                 for edit in self._edits:
                     self._handles.extend(edit.hooks(block, index))
@@ -170,7 +170,6 @@ class Run:
         self._values.clear()
         self.parts.clear()
         self.shared.clear()
-        self._moved.clear()
         self.prompts.clear()
         return ending
 
@@ -184,8 +183,6 @@ class Run:
         for edit in self._edits:
             if isinstance(edit, ContextEdit):
                 self._handles.extend(edit.hooks(module, index, argument))
-
-    # Life of one model call
 
     def begin(
         self,
@@ -259,25 +256,11 @@ class Run:
         return self._sigma
 
     def value(self, edit: Edit, index: int, x: torch.Tensor) -> torch.Tensor:
-        """What an edit's source, no text, has for block `index`, on the device of x; moved there once per run."""
+        """What an edit's source, no text, has for block `index` at the noise level of the call, on the device of x."""
         source: Any = edit.source
         if isinstance(source, Zero):
             return x.new_zeros(1, 1, x.shape[-1])
-        key = id(source), index, x.dtype, x.device
-        if key not in self._values:
-            given = source.tensor(index)
-            if given.shape[-1] != x.shape[-1]:
-                raise ValueError(
-                    f"{edit.name}: {source.title} is {given.shape[-1]} wide, but the tensor that it "
-                    f"changes in block {index} of {self.model.name} is {x.shape[-1]} wide. Take it from this model."
-                )
-            shared = id(given), x.dtype, x.device  # blocks may share a tensor; it is held, so its id is its own
-            if shared not in self._moved:
-                # A captured difference is large, so it is rounded here and not in every call.
-                dtype = x.dtype if isinstance(source, CapturedDifference) else None
-                self._moved[shared] = given, given.to(x.device, dtype)
-            self._values[key] = self._moved[shared][1]
-        moved = self._values[key]
+        moved = self._values.of(edit, index, x)
         return source.at(moved, self.sigma) if hasattr(source, "at") else moved
 
     def check_skipped(self, replaced: Collection[int]) -> None:
@@ -288,30 +271,11 @@ class Run:
         Args:
             replaced: blocks that other nodes replace in this call.
         """
-        hidden = [edit for edit in self._edits if edit.rows and edit.edit.site == "hidden"]
-        chosen = {index for edit in hidden for index in edit.blocks}
-        missed = {index for edit in hidden for index in edit.missed}
-        if missed and (missed != chosen or (self.prompts.ran and missed.issubset(replaced))):
-            name = next(edit.edit.name for edit in hidden if edit.missed)
-            raise RuntimeError(skipped_message(name, missed, "skip-layer guidance, or a cache of single blocks,"))
-
-    def _check_reached(self, *_: Any) -> None:
-        """After a call of the model: raise RuntimeError for an edit that met none of its modules in its first one.
-
-        No cache skips blocks in a first call, but those of diffusers may outlive a run.
-        """
-        for edit in self._edits:
-            if edit.blocks and not (
-                edit.reached or edit.checked or getattr(self.model.module, "is_cache_enabled", False)
-            ):
-                raise RuntimeError(unreached_message(edit, self.model.name))
-            edit.checked = True
+        check_skipped([edit for edit in self._edits if edit.rows], replaced, self.prompts.ran)
 
     def _end_statistics(self) -> None:
         """Log what the last model call measured, and tell the observers."""
-        if self.statistics is None:
-            return
-        measured, output = self.statistics.flush()
+        measured, output = self.statistics.flush() if self.statistics is not None else ([], None)
         for edit in self._edits:
             unreported, edit.unreported = edit.unreported, False
             if unreported and edit.observation is not None:
@@ -324,23 +288,46 @@ class Run:
         for edit in self._edits:
             edit.end()
 
-    # Messages
 
-    def _announce(self) -> None:
-        """Log each edit once, and say once which other code has replaced a forward that an edit needs."""
-        new = [edit for edit in self._edits if id(edit) not in self._announced]
-        self._announced.update(map(id, new))
-        for active in new:
-            if active.level != "off":
-                log.info(
-                    "%s: %s of %d blocks of %s hooked, %s\n  %s",
-                    active.edit.name,
-                    len(active.blocks),
-                    len(active.strengths),
-                    self.model.name,
-                    where(active.edit),
-                    block_pattern(active.strengths),
-                )
-        blocks = {index for active in new if active.edit.site == "context" for index in active.blocks}
-        if new:
-            warn_about_replaced_forwards(self.model, sorted(blocks))
+def announce(model: WanModel, edits: Collection[ActiveEdit]) -> None:
+    """Log edits, and say once which other code has replaced a forward that they need."""
+    for active in edits:
+        if active.level != "off":
+            log.info(
+                "%s: %s of %d blocks of %s hooked, %s\n  %s",
+                active.edit.name,
+                len(active.blocks),
+                len(active.strengths),
+                model.name,
+                where(active.edit),
+                block_pattern(active.strengths),
+            )
+    blocks = {index for active in edits if active.edit.site == "context" for index in active.blocks}
+    if edits:
+        warn_about_replaced_forwards(model, sorted(blocks))
+
+
+def check_skipped(edits: Collection[ActiveEdit], replaced: Collection[int], text_ran: bool) -> None:
+    """Raise RuntimeError if a host left out a block that one of the hidden edits was to change in a call.
+
+    Args:
+        replaced: blocks that other nodes replace.
+        text_ran: the model projected its text; a step cache, which leaves out all blocks, does not.
+    """
+    hidden = [edit for edit in edits if edit.edit.site == "hidden"]
+    chosen = {index for edit in hidden for index in edit.blocks}
+    missed = {index for edit in hidden for index in edit.missed}
+    if missed and (missed != chosen or (text_ran and missed.issubset(replaced))):
+        name = next(edit.edit.name for edit in hidden if edit.missed)
+        raise RuntimeError(skipped_message(name, missed, "skip-layer guidance, or a cache of single blocks,"))
+
+
+def check_reached(model: WanModel, edits: Collection[ActiveEdit]) -> None:
+    """After a call of a model: raise RuntimeError for an edit that met none of its modules in its first one.
+
+    No cache skips blocks in a first call, but those of diffusers may outlive a run.
+    """
+    for edit in edits:
+        if edit.blocks and not (edit.reached or edit.checked or getattr(model.module, "is_cache_enabled", False)):
+            raise RuntimeError(unreached_message(edit, model.name))
+        edit.checked = True

@@ -9,7 +9,7 @@ from typing import Any
 from ...embeddings.text_embeds import MAX_TOKENS, EmbedsError, TextEmbeds, is_wrapper_embeds, read_text_embeds
 from ..checks import check_frames, check_stack, warn_about_cache
 from ..edit import Edit, EditStack
-from ..runtime import skipped_message
+from ..messages import skipped_message
 from ..wan_model import WanModel
 
 log = logging.getLogger("wanvideo_activation_editor")
