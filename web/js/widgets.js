@@ -124,7 +124,22 @@ export function addElement(node, name, element, minHeight, maxHeight) {
     fit();
   };
   fit();
+  chain(node, "onConfigure", () => keepMounted(node, name, element));
   return widget;
+}
+
+const mounted = new Map(); // graph, node and widget -> the element that was made for them last
+
+/** Put an element in the place of the one of the same node before an undo, where Nodes 2.0 leaves that in the page. */
+function keepMounted(node, name, element) {
+  let frames = 10;
+  const look = () => {
+    const key = `${node.graph?.id} ${node.id} ${name}`, before = mounted.get(key)?.deref();
+    if (!element.isConnected && before?.isConnected) before.replaceWith(element);
+    if (element.isConnected || !frames--) mounted.set(key, new WeakRef(element));
+    else requestAnimationFrame(look);
+  };
+  requestAnimationFrame(look);
 }
 
 /** Make the undo history take a step for an edit that was made from script. */
