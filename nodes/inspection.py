@@ -125,15 +125,19 @@ class WanVideoInjectionTester(io.ComfyNode):
                 measured: list[tuple[str, Difference]] = []
                 strengths = edit.strengths.resolve(wan_model.block_count)
                 parts += ["", f"{edit.label}: {strength_summary(strengths)}", f"  blocks {block_list(strengths)}"]
-                parts += (
+                lines = (
                     _measurements(stack, main, edit, strengths, weights, show_details, measured)
                     if edit.text
                     else [_without_prompt(edit)]
                 )
-                if any(strengths):
-                    parts.append(f"  {acted(edit) or 'not sampled since it was made'}")
+                run = acted(edit) or "not sampled since it was made"
+                parts += [*lines, f"  {run}"] if any(strengths) else lines
                 if measured:
-                    tables.append(difference_table(f"{edit.label}: {strength_summary(strengths)}", measured))
+                    expected = lines[0].strip().removeprefix("Verdict: ")
+                    caption = f"{edit.label}: {strength_summary(strengths)}"
+                    tables.append(
+                        difference_table(caption, measured, f"{expected}; {run}" if any(strengths) else expected)
+                    )
         text = "\n".join(parts)
         return io.NodeOutput(text, ui={"text": (text,), **model_told(model, tables=tables)})
 

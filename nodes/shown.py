@@ -36,10 +36,11 @@ def bars(edits: Sequence[tuple[str, Sequence[float]]]) -> list[dict[str, Any]]:
     return [{"label": label, "strengths": [round(s, 4) for s in strengths]} for label, strengths in edits]
 
 
-def difference_table(caption: str, rows: Sequence[tuple[str, Difference]]) -> dict[str, Any]:
-    """A table of differences for the node, one row each."""
+def difference_table(caption: str, rows: Sequence[tuple[str, Difference]], note: str = "") -> dict[str, Any]:
+    """A table of differences for the node, one row each, and what follows from it."""
     return {
         "caption": caption,
+        "note": note,
         "columns": ["", "relative L2", "cosine", "norm ratio", "changed"],
         "rows": [
             [name, d.relative_l2, d.token_cosine, _finite(d.norm_ratio), f"{100 * d.changed_share:.1f}%"]

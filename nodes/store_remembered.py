@@ -67,13 +67,15 @@ class WanVideoRememberedPrompt(io.ComfyNode):
             if not refresh and store.id_of(name) is not None:
                 stored = load_named(name)
                 info = f"From the store: {shown(name, MAX_NAME)}"
-                return io.NodeOutput(stored.value, f"{info}, prompt {shown(stored.prompt or 'not known')}.")
+                info += f", prompt {shown(stored.prompt or 'not known')}. Set refresh to encode text_embeds again."
+                return io.NodeOutput(stored.value, info, ui={"text": (info,)})
             embeds = read_text_embeds(text_embeds, "text_embeds")
             from ..storage.records import Description
 
             told = Description(name=name, prompt=embeds.prompt, kind=embeds.space, form=form_of(text_embeds))
             _stored[name] = store.put(text_embeds, told, exact=True)
-        return io.NodeOutput(text_embeds, f"Encoded and stored as {shown(name, MAX_NAME)}.", ui={"wan_store": (True,)})
+        info = f"Encoded and stored as {shown(name, MAX_NAME)}, prompt {shown(embeds.prompt or 'not known')}."
+        return io.NodeOutput(text_embeds, info, ui={"text": (info,), "wan_store": (True,)})
 
 
 NODES = [WanVideoRememberedPrompt]

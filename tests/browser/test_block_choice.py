@@ -117,6 +117,19 @@ def test_a_muted_builder_is_told(page: GraphPage):
     assert line(0, 2) == "10 of 40 blocks selected"
 
 
+def test_a_default_choice_beside_strengths_of_a_map_is_told(page: GraphPage):
+    page.load(workflow(node(EDITOR), node("WanVideoBlockMapViewer", None, 2)))
+    page.js(
+        "() => { const [to, from] = [1, 2].map(i => app.graph.getNodeById(i));"
+        " from.connect(from.outputs.findIndex(o => o.name === 'block_strengths'), to,"
+        " to.inputs.findIndex(i => i.name === 'block_strengths')); }"
+    )
+    page.settle()
+    assert page.line() == "Blocks come from a link; block_activations leaves out all but 20"
+    page.choose("block_activations", "all")
+    assert page.line() == "Blocks come from a link"
+
+
 def test_blocks_that_strengths_have_and_the_choice_leaves_out_are_counted(page: GraphPage):
     page.load(workflow(node(EDITOR), node(STRENGTHS, ["uniform", 1], 2)))
     page.js(link, [2, "block_strengths"])

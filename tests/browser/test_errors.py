@@ -63,6 +63,7 @@ def test_a_refused_prompt_is_explained_on_the_node(page: GraphPage, host: Host):
     fail(page)
     (text,) = errors(page)
     assert text.startswith("block_activations, position 1: '5-' is not a block (7), a range (3-9)")
+    assert text.count("'5-' is not a block") == 1, "not once for each input that the check reads"
     page.problems.clear()
 
 

@@ -46,6 +46,9 @@ def test_reports_are_on_the_nodes(page: GraphPage, host: Host):  # noqa: F811
         assert abs(float(line.split("relative L2 ")[1].split(",")[0]) - float(row[1])) < 0.006, (
             "the figures of the text"
         )
+    note = page.part(".wan-ae-report .wan-ae-text", 0, ids["tester"]).inner_text()
+    (verdict,) = [line.split("Verdict: ")[1] for line in text.splitlines() if "Verdict: " in line]
+    assert note.startswith(verdict) and len(verdict) > 20
     bars = page.part(".wan-ae-report .wan-ae-picture path", 0, ids["viewer"]).get_attribute("d")
     assert bars.count("M") == 10, "a bar for every edited block"
     assert [row[0] for row in page.picture(ids["amplifier"]).evaluate(TABLE)] == ["", "before", "after"]

@@ -31,7 +31,10 @@ QUERIES = {
     "capture hidden state": CAPTURE, "record activations": CAPTURE, "activation addition": ACTADD,
     "add hidden state": ACTADD, "save embeds": STORE, "save prompt": STORE, "cache prompt": STORE, "load embeds": LOAD,
     "reuse prompt": LOAD, "without text encoder": LOAD, "find prompt": FIND, "similar prompts": FIND,
-    "before after": COMPARISON,
+    "before after": COMPARISON, "style transfer": EDITOR, "regional prompt": EDITOR, "mask prompt": EDITOR,
+    "attention couple": EDITOR, "xy plot": "WanVideoBlockMap", "interpretability": "WanVideoBlockMap",
+    "delete embedding": "WanVideoEmbeddingDatabase", "rename embedding": "WanVideoEmbeddingDatabase",
+    "ip adapter": "WanVideoImageInjection",
     "compare videos": COMPARISON, "clean up store": "WanVideoEmbeddingDatabase",
     "export prompts": "WanVideoExportEmbeddings",
 }  # fmt: skip

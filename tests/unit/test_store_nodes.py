@@ -540,7 +540,9 @@ def test_a_remembered_prompt_is_encoded_once(nodes):
     assert node.execute("fox", wrapper_embeds(1)).result[0]["prompt_embeds"]
     assert node.fingerprint_inputs(name="fox") == before  # what follows is not computed again
     assert node.check_lazy_status("fox") == [] and node.check_lazy_status("owl") == ["text_embeds"]
-    value, info = node.execute("fox").result
+    again = node.execute("fox")
+    value, info = again.result
+    assert again.ui["text"] == (info,), "what is given is on the node"
     assert torch.equal(value["prompt_embeds"][0], wrapper_embeds(1)["prompt_embeds"][0]) and "From the store" in info
     assert node.check_lazy_status("fox", refresh=True) == ["text_embeds"]
     node.execute("fox", conditioning(2), True)

@@ -28,11 +28,14 @@ function show(node, text) {
 
 /** What the server says of a refused prompt's node, in one text. */
 function refusal({ errors }) {
-  return errors.map(({ type, message, details }) => {
-    if (type !== "custom_validation_failed") return details ? `${message}: ${details}` : message;
-    const [input, ...text] = details.split(" - ");
-    return text.join(" - ").startsWith(input) ? text.join(" - ") : [input, ...text].join(": ");
-  }).join("\n");
+  const lines = errors.map(({ type, message, details }) => {
+    if (type !== "custom_validation_failed") return { line: details ? `${message}: ${details}` : message };
+    const [input, ...rest] = details.split(" - "), text = rest.join(" - ");
+    return { line: text.startsWith(input) ? text : `${input}: ${text}`, text };
+  });
+  // A check of several inputs is reported for each of them: once is enough, where the text names its own input.
+  const own = new Set(lines.filter(({ line, text }) => line === text).map(each => each.text));
+  return [...new Set(lines.filter(({ line, text }) => line === text || !own.has(text)).map(each => each.line))].join("\n");
 }
 
 /**

@@ -45,7 +45,11 @@ export function planOf(node) {
       : { ...plan, text: `block_activations: ${error.message}`, isWarning: true };
   }
   if (isOff) return { ...plan, ...off };
-  if (perBlock === undefined) return { ...plan, ...decidedByLink(told?.strengths ?? null, count) };
+  if (perBlock === undefined) {
+    const kept = plan.chosen.filter(v => v > 0).length, linked = decidedByLink(told?.strengths ?? null, count);
+    if (isBlank(terms) || kept === count) return { ...plan, ...linked };
+    return { ...plan, ...linked, text: `${linked.text}; block_activations leaves out all but ${kept}` };
+  }
   const beyond = isKnown ? perBlock.findIndex((v, i) => i >= count && v > 0) : -1;
   if (beyond >= 0) return { ...plan, text: `Block ${beyond} is selected, but the model has ${count} blocks`, isWarning: true };
   const mask = hasStrengths && isBlank(terms) ? new Array(count).fill(1) : plan.chosen;

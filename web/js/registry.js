@@ -8,8 +8,8 @@ export const builders = new WeakMap();
 /** node -> { refresh(), learned(), receive(message) } of nodes that show the blocks that they edit */
 export const editors = new WeakMap();
 
-/** The largest block count that the last runs of these nodes told; null unless every one of them did. */
+/** The largest block count that the last runs of those of these nodes that edit blocks told; null unless every one did. */
 export function knownBlockCount(nodes) {
-  const counts = nodes.map(node => known(node)?.blocks ?? null);
+  const counts = nodes.filter(node => editors.has(node)).map(node => known(node)?.blocks ?? null);
   return counts.length && !counts.includes(null) ? Math.max(...counts) : null;
 }

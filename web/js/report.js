@@ -13,7 +13,7 @@ const FIGURES = 3; // significant digits
 
 const written = cell => (typeof cell !== "number" ? String(cell) : cell === 0 ? "0" : Math.abs(cell) >= 100 ? cell.toFixed(0) : cell.toPrecision(FIGURES));
 
-/** @param table { caption, columns: string[], rows: (string | number)[][] }: the first cell of a row names it */
+/** @param table { caption, columns: string[], rows: (string | number)[][], note? }: the first cell of a row names it */
 function makeTable({ caption, columns, rows }) {
   const head = make("tr", "", {}, ...columns.map(name => make("th", "", { scope: "col" }, name)));
   const body = rows.map(([name, ...cells]) =>
@@ -32,9 +32,13 @@ export function showReport(node, output, told) {
   const text = output?.text?.[0];
   const parts = [];
   let height = 0;
+  const width = Math.max((node.size[0] - 40) / 6.7, 20); // in characters
   for (const table of told?.tables ?? []) {
     parts.push(makeTable(table));
     height += tableHeight(table);
+    if (!table.note) continue;
+    parts.push(make("div", "wan-ae-text", {}, table.note));
+    height += LINE * Math.ceil(table.note.length / width) + 6;
   }
   for (const { label, strengths, quantity } of told?.shown ?? []) {
     const chart = makeChart();
@@ -43,7 +47,6 @@ export function showReport(node, output, told) {
     height += 70;
   }
   if (!parts.length && typeof text === "string" && text) {
-    const width = Math.max((node.size[0] - 40) / 6.7, 20); // in characters
     for (const part of partsOf(text)) {
       parts.push(part.table ? makeTable(part.table) : make("pre", "wan-ae-text", {}, part.text));
       height += part.table ? tableHeight(part.table)

@@ -12,6 +12,8 @@ const ZH = [
   ["Stopped before the edit acted", "在编辑生效前已停止"],
   ["Blocks come from a link", "块由连线决定"],
   [/^Blocks come from a link: (\d+) of (\d+) in the last run$/, "块由连线决定：上次运行 $2 块中编辑了 $1 块"],
+  [/^Blocks come from a link(?:: (\d+) of (\d+) in the last run)?; block_activations leaves out all but (\d+)$/, (_, active, total, kept) =>
+    `块由连线决定${active ? `：上次运行 ${total} 块中编辑了 ${active} 块` : ""}；block_activations 只保留 ${kept} 块`],
   [/^(\d+) of (\d+) blocks selected$/, "已选 $2 块中的 $1 块"],
   [/^(\d+) of (\d+) blocks selected; block_activations leaves out (\d+) of block_strengths$/, "已选 $2 块中的 $1 块；block_activations 略去了 block_strengths 中的 $3 块"],
   [/^Selects blocks after (\d+)$/, "选择了 $1 之后的块"],
