@@ -1,5 +1,6 @@
 """Write locales/en/nodeDefs.json from the node schemas, name what other languages lack or have too much, and write the
-help pages of other languages, web/docs/<NodeId>/<language>.md, from their texts.
+help pages of other languages, web/docs/<NodeId>/<language>.md, from their texts. Notes of the example workflows are
+compared with web/js/notes.<language>.json.
 
     PYTHONPATH=<ComfyUI> .venv/bin/python tools/locales.py
 
@@ -19,6 +20,8 @@ from typing import Any
 LOCALES = Path(__file__).resolve().parents[1] / "locales"
 
 DOCS = LOCALES.parent / "web" / "docs"
+NOTES = LOCALES.parent / "web" / "js"
+EXAMPLES = LOCALES.parent / "example_workflows"
 LABELS = {"zh": {"input": "输入", "meaning": "含义", "outputs": "输出", "more": "完整说明（英文）"}}
 _ROW = re.compile(r"block_\d+(_strength)?$")  # one of forty inputs that the page has in one line
 
@@ -50,6 +53,18 @@ def read(language: str) -> Definitions:
     return definitions
 
 
+def notes() -> set[str]:
+    """Texts of the notes in the example workflows."""
+    nodes = [n for path in EXAMPLES.glob("*.json") for n in json.loads(path.read_text(encoding="utf-8"))["nodes"]]
+    return {n["widgets_values"][0] for n in nodes if n["type"] in ("MarkdownNote", "Note")}
+
+
+def read_notes(language: str) -> dict[str, str]:
+    """Notes in another language, by their English text."""
+    texts: dict[str, str] = json.loads((NOTES / f"notes.{language}.json").read_text(encoding="utf-8"))
+    return texts
+
+
 def languages() -> list[str]:
     return sorted(path.parent.name for path in LOCALES.glob("*/nodeDefs.json"))
 
@@ -59,6 +74,10 @@ def keys(value: Any, path: str = "") -> set[str]:
     if not isinstance(value, dict):
         return {path}
     return set().union(*(keys(v, f"{path}/{k}" if path else k) for k, v in value.items())) if value else set()
+
+
+def _as_keys(texts: set[str]) -> set[str]:
+    return {f"the translation of the note {text[:70]!r}" for text in texts}
 
 
 def help_page(language: str, node: str, english: dict[str, Any], translated: dict[str, Any]) -> str:
@@ -98,6 +117,8 @@ def main() -> int:
     wrong = 0
     for language in languages():
         there, here = keys(read(language)), keys(english)
+        if language in LABELS:
+            there, here = there | _as_keys(set(read_notes(language))), here | _as_keys(notes())
         for key in sorted(here - there):
             sys.stdout.write(f"{language}: missing {key}\n")
         for key in sorted(there - here):

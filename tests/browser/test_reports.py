@@ -18,17 +18,18 @@ def reporting(host: Host) -> tuple[Any, dict[str, int]]:  # noqa: F811
     tester = flow.add("WanVideoInjectionTester", model=model, text_embeds=embeds, show_details=True)
     viewer = flow.add("WanVideoBlockActivationViewer", model=model, show_visual=True)
     analyzer = flow.add("WanVideoEmbeddingAnalyzer", text_embeds=embeds, analysis_type="statistics", store_in_db=False)
+    stored = flow.add("WanVideoStoreEmbedding", text_embeds=given["text_embeds"], name="browser", tags="seen", note="")
     amplifier = flow.add(
-        "WanVideoEmbeddingAmplifier", main_embeds=given["text_embeds"], injection_embeds=given["injection_embeds"],
+        "WanVideoEmbeddingAmplifier", main_embeds=stored, injection_embeds=given["injection_embeds"],
         target_difference=90, amplification_mode="push_apart",
     )  # fmt: skip
     flow.add("PreviewAny", source=[amplifier[0], 1])
-    stored = flow.add("WanVideoStoreEmbedding", text_embeds=given["text_embeds"], name="browser", tags="", note="")
     database = flow.add(
         "WanVideoEmbeddingDatabase", action="list_recent", cleanup_days=30, cleanup_min_access=5, after=stored
     )
-    ids = {"tester": tester, "database": database, "viewer": viewer, "analyzer": analyzer, "amplifier": amplifier}
-    return flow, {name: int(link[0]) for name, link in ids.items()}
+    search = flow.add("WanVideoSearchEmbeddings", text_embeds=amplifier, count=3, text="", tag="seen")
+    reports = {"tester": tester, "database": database, "viewer": viewer, "analyzer": analyzer, "amplifier": amplifier}
+    return flow, {name: int(link[0]) for name, link in {**reports, "search": search}.items()}
 
 
 def test_reports_are_on_the_nodes(page: GraphPage, host: Host):  # noqa: F811
@@ -57,6 +58,10 @@ def test_reports_are_on_the_nodes(page: GraphPage, host: Host):  # noqa: F811
     head, *rows = page.picture(ids["database"]).evaluate(TABLE)
     assert head[:3] == ["embedding", "size", "dtype"], "the text's own table"
     assert "browser" in [row[0] for row in rows]
+    head, *rows = page.picture(ids["search"]).evaluate(TABLE)
+    assert head == ["embedding", "cosine", "tokens", "tags"]
+    assert "browser" in [row[0] for row in rows] and {row[3] for row in rows} == {"seen"}
+    assert all(-1 <= float(row[1]) <= 1 for row in rows)
     for name, node_id in ids.items():
         assert page.of_node("n.size[1]", node_id) > sizes[name][1], name
     after = page.saved()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,14 @@ def test_help_pages_in_other_languages_are_those_of_their_texts(english):
     assert {path.parent.name for path in pages} == set(english)
     written = {path: path.read_text(encoding="utf-8") for path in locales.DOCS.glob("*/*.md")}
     assert written == pages, "run tools/locales.py"
+
+
+@pytest.mark.parametrize("language", sorted(set(locales.languages()) - {"en"}))
+def test_every_note_of_an_example_is_translated(language):
+    texts = locales.read_notes(language)
+    assert len(texts) > 10 and set(texts) == locales.notes(), "a note without a translation, or one of no note"
+    for english, translated in texts.items():
+        assert translated != english
+        for pattern in (r"`[^`]+`", r"\w+\.safetensors", r"https://[^)]+", r"^#+ ", r"^\d\. "):
+            given = re.findall(pattern, english, re.MULTILINE)
+            assert set(given) <= set(re.findall(pattern, translated, re.MULTILINE)), (english[:40], pattern)

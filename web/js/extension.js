@@ -11,6 +11,7 @@ import { watchErrors } from "./errors.js";
 import { countIn, learn } from "./knowledge.js";
 import { refreshLists } from "./lists.js";
 import { showNotice } from "./notices.js";
+import { translateNotes } from "./notes.js";
 import { convertOldFile } from "./old_files.js";
 import { addPanel, panelOf } from "./panel.js";
 import { builders, editors } from "./registry.js";
@@ -37,6 +38,7 @@ function teach(node, { blocks, strengths }) {
 const definitions = new Map(); // of this pack's nodes, as the server sent them
 
 const isOurs = node => Boolean(node.constructor.nodeData?.category?.startsWith(CATEGORY));
+const locale = () => app.extensionManager?.setting?.get("Comfy.Locale");
 const rootGraph = () => app.rootGraph ?? app.graph?.rootGraph ?? app.graph;
 
 function refreshBuilders(editor) {
@@ -56,7 +58,7 @@ app.registerExtension({
 
   nodeCreated(node) {
     if (!isOurs(node)) return;
-    speak(app.extensionManager?.setting?.get("Comfy.Locale"));
+    speak(locale());
     BUILDERS[node.constructor.nodeData.name]?.(app, node);
     if (editsBlocks(node)) addBlocks(app, node, refreshBuilders);
     if (node.constructor.nodeData.name === VIEWER) addBlockMap(app, node);
@@ -71,9 +73,10 @@ app.registerExtension({
     node.setSize([Math.max(MIN_WIDTH, node.size[0]), node.computeSize()[1]]);
   },
 
-  beforeConfigureGraph(data) {
+  async beforeConfigureGraph(data) {
     convertOldFile(data, type => type in LiteGraph.registered_node_types);
     dropRowSockets(data);
+    await translateNotes(data, locale());
   },
 
   loadedGraphNode(node) {
