@@ -9,6 +9,7 @@ from .concepts import Concept
 from .edit import Edit, EditStack
 from .grid import format_grid
 from .sites import Site, site_of
+from .sources import SecondStream
 from .wan_model import WanModel
 
 log = logging.getLogger("wanvideo_activation_editor")
@@ -49,12 +50,15 @@ def check_stack(
         except ValueError as error:
             raise type(error)(f"{edit.name}: {error}") from None
         chosen = edit.strengths.active_blocks(model.block_count)
-        if model.control_blocks and edit.text is not None and edit.site not in ("context", "hidden"):
+        acts = edit.acts_on(model.block_count)
+        if acts and model.control_blocks and edit.text is not None and edit.site not in ("context", "hidden"):
             raise ValueError(
                 f"{edit.name}: {model.name} is a VACE model. A prompt reaches its control blocks at site context "
                 "alone; use that."
             )
         edit.source.check(model, edit.site, edit.name)
+        if acts and isinstance(edit.source, SecondStream):
+            edit.source.check_alone(model, edit.name)
         for index in chosen:
             _check_site(site_of(edit.site), model, index, edit.name)
         if isinstance(edit.source, Concept):

@@ -168,6 +168,10 @@ class Edit:
         """True when what it does depends on how much of sampling is done."""
         return not (self.window.is_full and self.schedule.is_constant)
 
+    def acts_on(self, block_count: int) -> bool:
+        """False when it leaves a model of so many blocks as it is: strength or schedule is 0 throughout."""
+        return bool(self.strengths.active_blocks(block_count)) and not self.schedule.is_zero
+
     def factor(self, progress: float) -> float:
         """What the strengths are multiplied by at `progress` (0..1); 0 where it does not act."""
         return self.schedule.at(progress) if self.window.contains(progress) else 0.0
@@ -229,6 +233,10 @@ class EditStack:
     def transform(self, transform: ContextTransform) -> EditStack:
         """The stack with one more transform of every context edit's injected prompt."""
         return replace(self, transforms=(*self.transforms, transform))
+
+    def acting(self, block_count: int) -> EditStack:
+        """The stack without edits that change nothing in a model of so many blocks; they can be combined with all."""
+        return replace(self, edits=tuple(edit for edit in self.edits if edit.acts_on(block_count)))
 
     def transforms_of(self, edit: Edit) -> tuple[ContextTransform, ...]:
         """What the prompt of one of its edits goes through after projection."""

@@ -48,6 +48,11 @@ class Schedule:
         """True when it multiplies by 1 throughout."""
         return all(multiplier == 1.0 for _, multiplier in self.points)
 
+    @property
+    def is_zero(self) -> bool:
+        """True when it multiplies by 0 throughout."""
+        return bool(self.points) and all(multiplier == 0.0 for _, multiplier in self.points)
+
     def at(self, progress: float) -> float:
         """The multiplier at `progress` (0..1); a point counts as reached when the noise level's rounding is all that is
         between."""

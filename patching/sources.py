@@ -64,6 +64,7 @@ class Prompt:
 
 
 _BETWEEN_BLOCKS = {
+    "vace_blocks": "a VACE model, whose control blocks",
     "audio_injector": "an S2V model, whose audio layers",
     "music_injector": "a WanDancer model, whose music layers",
 }
@@ -84,11 +85,9 @@ class SecondStream:
 
     def check(self, model: WanModel, site: str, edit: str) -> None:
         check_width(self.embeds, model, f"{edit}: the injected embeddings are")
-        if model.control_blocks:
-            raise ValueError(
-                f"{edit}: {model.name} is a VACE model, whose control blocks add to the hidden state; a second stream "
-                "cannot follow them. Use injection_mode context."
-            )
+
+    def check_alone(self, model: WanModel, edit: str) -> None:
+        """Raise ValueError, beginning with the name `edit`, when layers of the model act between its blocks."""
         for part, kind in _BETWEEN_BLOCKS.items():
             if getattr(model.module, part, None) is not None:
                 raise ValueError(

@@ -283,6 +283,6 @@ def edited(target: Any, stack: EditStack) -> Iterator[None]:
     for transformer in transformers:
         model = discover(transformer)
         check_stack(stack, model)
-        check_features(stack, model.module)
+        check_features(stack.acting(model.block_count), model.module)
     with attached(target, transformers, stack, scheduler):
         yield

@@ -31,13 +31,14 @@ def check(stack: EditStack, guider: Any, noise: torch.Tensor, sampler: Any) -> N
     model = discover(guider.model_patcher.model.diffusion_model)
     options = guider.model_options.get("transformer_options") or {}
     _check_conditionings(stack, guider, model)
-    _check_windows(stack, guider.model_options.get("context_handler"), noise)
+    acting = stack.acting(model.block_count)
+    _check_windows(acting, guider.model_options.get("context_handler"), noise)
     if getattr(getattr(sampler, "sampler_function", None), "__name__", "") == "sample_ar_video":
-        _check_causal(stack)
-    if any(isinstance(edit.source, SecondStream) for edit in stack):
+        _check_causal(acting)
+    if any(isinstance(edit.source, SecondStream) for edit in acting):
         _check_between_blocks(model, guider.conds, options)
     if "easycache" in options:  # the key of both EasyCache and LazyCache
-        warn_about_cache(stack)
+        warn_about_cache(acting)
 
 
 def _check_conditionings(stack: EditStack, guider: Any, model: WanModel) -> None:

@@ -222,7 +222,7 @@ def _sample(process: Callable[..., Any], bound: inspect.BoundArguments, stack: E
         observer_for=observer_for,
     )
 
-    streamed = any(isinstance(edit.source, SecondStream) for edit in stack)
+    streamed = any(isinstance(edit.source, SecondStream) for edit in stack.acting(target.block_count))
 
     def on_call(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call = signature.bind_partial(module, *args, **kwargs).arguments

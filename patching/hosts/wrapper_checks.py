@@ -26,7 +26,8 @@ def check(target: WanModel, stack: EditStack, arguments: Mapping[str, Any]) -> M
     main = read_text_embeds(embeds, "text_embeds of the sampler")
     check_stack(stack, target, prompt_count=len(main.prompts), context_tokens=MAX_TOKENS)
     windows = arguments.get("context_options")  # each model call sees `context_frames` frames of a longer video
-    for edit in stack:
+    acting = stack.acting(target.block_count)
+    for edit in acting:
         if edit.site == "hidden":
             _check_skipped(edit, target, arguments.get("slg_args"))
         if windows is not None and windows["context_frames"] <= arguments["image_embeds"].get("num_frames", 0):
@@ -41,7 +42,7 @@ def check(target: WanModel, stack: EditStack, arguments: Mapping[str, Any]) -> M
                 f"{edit.label or 'Edit'}: a VACE model with several prompts ('|') cannot be edited. Use one prompt."
             )
     if arguments.get("cache_args") or arguments.get("teacache_args"):
-        warn_about_cache(stack)
+        warn_about_cache(acting)
     if getattr(target.module, "audio_model", None) is not None:
         log.warning("Ovi: the video blocks are edited; the audio blocks keep the main prompt.")
     return dict(embeds)

@@ -91,6 +91,9 @@ def missing_comfyui() -> str | None:
     return None
 
 
+NO_OLDER_WRAPPER = "no older WanVideoWrapper: set WAN_WRAPPER_OLD to a copy of its version 1.2.5"
+
+
 def older_wrapper() -> Path | None:
     """The wrapper's version 1.2.5 of July 2025, which has another interface, if there is a copy."""
     default = Path.home() / "comfy" / "wrapper-2025" / WRAPPER_NAME

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from .host_sources import writes
-from .server import WRAPPER_NAME, RunFailedError, comfyui_path
+from .server import NO_OLDER_WRAPPER, WRAPPER_NAME, RunFailedError, comfyui_path, older_wrapper
 from .tiny_models import NATIVE_ANIMATE, NATIVE_ANIMATE_2, NATIVE_DANCER, VAE
-from .workflows import BLURRY, FOX, FRAMES, MOON, SIZE, NativeHost, Workflow, edit, output
+from .workflows import BLURRY, FOX, FRAMES, MOON, SIZE, NativeHost, Workflow, WrapperHost, edit, output
 
 DIFFUSERS = ("wan*", "chronoedit", "skyreels_v2", "helios", "anyflow*")
 
@@ -56,8 +56,12 @@ WRAPPER_OWN = {
     "x[:, :self.original_seq_len] += controlnet['controlnet_states'][b // controlnet['controlnet_stride']].to(x) * "
     "controlnet['controlnet_weight']": WRAPPER,
     "x = x + control_out_proj * one_to_all_controlnet_strength": WRAPPER,
+    "x[:, :x_len] += controlnet['controlnet_states'][b // controlnet['controlnet_stride']].to(x) * "
+    "controlnet['controlnet_weight']": WRAPPER,  # July 2025
+    "x[:, :x_len] += pdc_controlnet_states[b].to(x) * pcd_data['controlnet_weight']": WRAPPER,  # Uni3C, July 2025
     "x += self.magcache_state.get(pred_id)['residual_cache'].to(x.device)": "in place of all blocks",
     "x.add_(dwpose_emb, alpha=unianim_data['strength'])": BEFORE,
+    "x += dwpose_emb * unianim_data['strength']": BEFORE,  # July 2025
     "x[0] = x[0] + self.add_proj(add_cond)": BEFORE,
     "x[0] = torch.cat([x[0], attn_cond], dim=1)": BEFORE,
     "x[0] = x[0] + self.cond_encoder(s2v_pose.to(self.cond_encoder.weight.dtype)).to(self.base_dtype)": BEFORE,
@@ -93,7 +97,18 @@ def native_files() -> Iterator[Path]:
 
 
 def wrapper_files() -> Iterator[Path]:
-    for file in (comfyui_path() / "custom_nodes" / WRAPPER_NAME).rglob("*.py"):
+    yield from sources_of(comfyui_path() / "custom_nodes" / WRAPPER_NAME)
+
+
+def older_wrapper_files() -> Iterator[Path]:
+    folder = older_wrapper()
+    if folder is None:
+        pytest.skip(NO_OLDER_WRAPPER)
+    yield from sources_of(folder)
+
+
+def sources_of(folder: Path) -> Iterator[Path]:
+    for file in folder.rglob("*.py"):
         if "tests" not in file.parts:
             yield file
 
@@ -110,9 +125,10 @@ def diffusers_files() -> Iterator[Path]:
     [
         (native_files, NATIVE),
         (wrapper_files, {**WRAPPER_OWN, **WRAPPER_LONG}),
+        (older_wrapper_files, {**WRAPPER_OWN, **WRAPPER_LONG}),
         (diffusers_files, OF_DIFFUSERS),
     ],
-    ids=["native", "wrapper", "diffusers"],
+    ids=["native", "wrapper", "older wrapper", "diffusers"],
 )
 def test_no_statement_that_changes_the_hidden_state_is_unknown(files, known):
     """A new one needs a look: a second stream would miss it."""
@@ -145,9 +161,35 @@ def test_a_second_stream_is_refused_beside_a_patch_between_blocks(native: Native
 
     other = native.digest(MOON, after=patched)
     assert native.digest(FOX, edit(), after=patched) == other
+    nothing = edit(injection_mode="hidden_states", injection_strength=0.0)
+    assert native.digest(FOX, nothing, after=patched) == native.digest(FOX, after=patched) != other
     result = native.run(FOX, edit(injection_mode="hidden_states"), after=patched)
     with pytest.raises(RunFailedError, match="cannot be combined with Uni3CCnetPatch"):
         result.checked()
+
+
+CONTROLS = {
+    "WanVideo ControlNet": {"after": lambda flow, model: flow.add("TestControlNet", model=model)},
+    "Uni3C": {"uni3c_embeds": lambda flow: flow.add("TestUni3C")},
+}
+
+
+def controls_are_refused(host: WrapperHost, name: str) -> None:
+    """A second stream is, and the context is edited beside them; a strength of 0 is no second stream."""
+    control = CONTROLS[name]
+    plain, other = host.digest(FOX, **control), host.digest(MOON, **control)
+    assert plain != host.digest(FOX), "it acts"
+    assert host.digest(FOX, edit(), **control) == other != plain
+    for mode in ("hidden_states", "both"):
+        assert host.digest(FOX, edit(injection_mode=mode, injection_strength=0.0), **control) == plain
+        result = host.run(FOX, edit(injection_mode=mode), **control)
+        assert f"cannot be combined with {name}, which acts between" in str(result.error)
+    assert host.digest(FOX, **control) == plain
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_a_second_stream_is_refused_beside_the_controls_of_the_wrapper(wrapper: WrapperHost, name):
+    controls_are_refused(wrapper, name)
 
 
 @pytest.mark.parametrize("mode", ["context", "hidden_states"])
@@ -182,11 +224,15 @@ def causal(native: NativeHost, *edits, prompt=FOX):
     return native.server.run(flow)
 
 
+def digests_of(result):
+    return [value["sha256"] for value in result.checked().outputs.values() if "sha256" in value]
+
+
 def test_causal_sampling_takes_edits_of_the_whole_run_in_the_context_and_no_others(native: NativeHost):
-    other = causal(native, prompt=MOON).checked().outputs
-    assert [v["sha256"] for v in causal(native, edit()).checked().outputs.values() if "sha256" in v] == [
-        v["sha256"] for v in other.values() if "sha256" in v
-    ]
+    plain, other = digests_of(causal(native)), digests_of(causal(native, prompt=MOON))
+    assert digests_of(causal(native, edit())) == other != plain
+    nothing = edit(injection_mode="hidden_states", injection_strength=0.0, end_percent=0.5)
+    assert digests_of(causal(native, nothing)) == plain, "strength 0 is no second stream and no window"
     for inputs, what in (
         ({"end_percent": 0.5}, "the window 0-0.5"),
         ({"schedule": "0:1, 1:0"}, "the schedule 0.0:1.0, 1.0:0.0"),
@@ -214,6 +260,8 @@ def test_a_second_stream_is_refused_beside_the_music_of_a_dancer(native: NativeH
     dancer = {"load": lambda flow: native.load(flow, NATIVE_DANCER), "condition": music}
     music.seed = 1
     assert native.digest(FOX, edit(), **dancer) == (other := native.digest(MOON, **dancer))
+    nothing = edit(injection_mode="hidden_states", injection_strength=0.0)
+    assert native.digest(FOX, nothing, **dancer) == native.digest(FOX, **dancer) != other
     result = native.run(FOX, edit(injection_mode="hidden_states"), **dancer)
     assert result.error["node_type"] == "WanVideoActivationEditor"
     assert re.search(

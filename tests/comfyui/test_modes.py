@@ -63,6 +63,12 @@ def test_vace_is_refused_with_the_reason(host: Host):
         host.run(FOX, mixed(), **vace(host)).checked()
 
 
+@pytest.mark.parametrize("nothing", [{"injection_strength": 0.0}, {"schedule": "0:0"}], ids=["strength", "schedule"])
+def test_a_second_stream_that_does_not_act_is_as_none_on_vace(host: Host, nothing):
+    plain = host.reference(FOX, name="vace", **vace(host))
+    assert host.digest(FOX, mixed(**nothing), **vace(host)) == plain
+
+
 @pytest.mark.parametrize("action", ["a run", "an error"])
 def test_nothing_remains(host: Host, action):
     before = host.reference(), host.leftovers()

@@ -10,7 +10,8 @@ import pytest
 from ..conftest import BRIEF
 from . import tiny_models
 from .conftest import serve
-from .server import RunFailedError, older_wrapper
+from .server import NO_OLDER_WRAPPER, RunFailedError, older_wrapper
+from .test_between_blocks import CONTROLS, controls_are_refused
 from .test_hidden_states import COUNT, HALF, captured, nonces, recorded
 from .workflows import FOX, FRAMES, MOON, SHARP, SIZE, Workflow, WrapperHost, edit
 
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.skipif(BRIEF, reason="another server for minutes: WAN_L
 def older(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WrapperHost]:
     path = older_wrapper()
     if path is None:
-        pytest.skip("no older WanVideoWrapper: set WAN_WRAPPER_OLD to a copy of its version 1.2.5")
+        pytest.skip(NO_OLDER_WRAPPER)
     for server in serve(tmp_path_factory.mktemp("older"), models, path):
         yield WrapperHost(server)
 
@@ -75,6 +76,11 @@ def test_nothing_remains_after_a_run_that_ended_early(older: WrapperHost, how):
 def test_the_second_stream_of_a_prompt_equals_it_at_full_strength(older: WrapperHost):
     given = edit(injection_mode="hidden_states", block_activations="29")
     assert older.digest(FOX, given) == older.reference(MOON)
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_a_second_stream_is_refused_beside_controls(older: WrapperHost, name):
+    controls_are_refused(older, name)
 
 
 def test_captured_states_are_those_of_a_run_and_can_be_added(older: WrapperHost):

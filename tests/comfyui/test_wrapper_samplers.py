@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from .workflows import FOX, MOON, SAMPLERS, SHARP, Workflow, WrapperHost, edit, output
@@ -189,11 +187,16 @@ def test_one_edited_model_serves_several_samplers(wrapper: WrapperHost):
     assert [result.output(p, "sha256")[0] for p in probes] == [wrapper.reference(MOON, cfg=1.0)] * 2
 
 
+SCHEDULERS = ["unipc", "unipc/beta", "dpm++", "dpm++/beta", "dpm++_sde", "dpm++_sde/beta", "euler", "euler/beta",
+              "longcat_distill_euler", "deis", "lcm", "lcm/beta", "res_multistep", "er_sde", "flowmatch_distill",
+              "flowmatch_pusa", "sa_ode_stable", "rcm", "vibt_unipc"]  # fmt: skip
 # multitalk has no schedule without its own model; the node gives causvid another one for models of small width.
-SCHEDULERS = ["unipc/beta", "dpm++_sde", "euler", "er_sde", "flowmatch_pusa"]
-if os.environ.get("WAN_LONG_TESTS"):
-    SCHEDULERS += ["unipc", "dpm++", "euler/beta", "deis", "lcm/beta", "res_multistep", "flowmatch_distill",
-                   "sa_ode_stable", "rcm", "vibt_unipc"]  # fmt: skip
+OF_OTHER_MODELS = {"multitalk", "flowmatch_causvid"}
+
+
+def test_no_scheduler_of_the_wrapper_is_unknown(wrapper: WrapperHost):
+    inputs = wrapper.server.call("/object_info/WanVideoScheduler")["WanVideoScheduler"]["input"]["required"]
+    assert set(inputs["scheduler"][0]) == {*SCHEDULERS, *OF_OTHER_MODELS}
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -204,8 +207,13 @@ def test_a_window_acts_in_the_same_steps_whether_the_scheduler_is_named_or_a_nod
         link = flow.add("WanVideoScheduler", scheduler=name, steps=steps, shift=5.0, start_step=0, end_step=-1)
         return [link[0], 3]
 
+    by_name = {"steps": steps, "scheduler": name, "shift": 5.0, "cfg": 1.0}
     one = edit(start_percent=0.25, end_percent=0.75)
-    named = wrapper.digest(FOX, one, steps=steps, scheduler=name, shift=5.0)
-    assert wrapper.digest(FOX, one, steps=steps, scheduler=node, shift=8.0) == named
-    assert named not in (wrapper.reference(FOX, steps=steps, scheduler=name, shift=5.0),
-                         wrapper.reference(MOON, steps=steps, scheduler=name, shift=5.0))  # fmt: skip
+    named, noded, plain, other = wrapper.digests(
+        ((FOX, one), by_name),
+        ((FOX, one), {"steps": steps, "scheduler": node, "shift": 8.0, "cfg": 1.0}),
+        ((FOX,), by_name),
+        ((MOON,), by_name),
+    )
+    assert noded == named
+    assert named not in (plain, other)

@@ -196,4 +196,6 @@ def test_a_second_stream_beside_the_face_of_wan_animate_is_refused(other):
         pass
     with inject(model, other):
         assert hook_count(model) > 0
+    with inject(model, other, site="hidden", strength=0.0):
+        assert not any(hook_count(block) for block in model.blocks), "which changes nothing"
     assert hook_count(model) == 0

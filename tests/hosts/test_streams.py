@@ -209,6 +209,8 @@ def test_caches_of_diffusers_are_refused_by_live_mixing_and_capture(sampler, mai
         pass
     with pytest.raises(ValueError, match=message):
         capture(sampler.pipe, main, 3, latents=X)
+    with mixing(sampler.pipe, other, "5", strength=0.0):  # which is none
+        pass
     transformer.disable_cache()
     capture(sampler.pipe, main, 3, latents=X)
     with mixing(sampler.pipe, other, "5"):
@@ -226,7 +228,29 @@ def test_s2v_is_refused_with_the_reason(other):
         pass
 
 
-def test_vace_is_refused_with_the_reason(other):
+@pytest.mark.parametrize("nothing", [{"strength": 0.0}, {"schedule": "0:0"}], ids=["strength", "schedule"])
+@pytest.mark.parametrize("part", ["audio_injector", "music_injector"])
+def test_a_stream_that_does_not_act_is_as_none_where_others_are_refused(sampler, main, other, part, nothing):
+    plain = sampler(main)
+    setattr(sampler.pipe.transformer, part, torch.nn.ModuleList())
+    with mixing(sampler.pipe, other, "all", **nothing):
+        assert torch.equal(sampler(main), plain)
+    with pytest.raises(ValueError, match="Use injection_mode context"), mixing(sampler.pipe, other, "all"):
+        pass
+
+
+def test_vace_is_refused_with_the_reason(main, other):
     model = make_transformer(cls=WanVACETransformer3DModel, vace_layers=[0, 2], vace_in_channels=8)
     with pytest.raises(ValueError, match=r"VACE model.* Use injection_mode context"), mixing(model, other, "all"):
         pass
+    control = torch.randn(1, 8, *X.shape[2:], generator=torch.Generator().manual_seed(5))
+
+    def called():
+        return model(hidden_states=X, timestep=T, encoder_hidden_states=main, control_hidden_states=control).sample
+
+    plain = called()
+    for site in ("hidden", "attention"):  # at strength 0 there is none, nor a prompt at another site
+        with inject(model, other, site=site, strength=0.0):
+            assert torch.equal(called(), plain)
+    with inject(model, other):
+        assert not torch.equal(called(), plain)

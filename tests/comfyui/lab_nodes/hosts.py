@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from .probes import AnyInput
+from .streams import DIM, LATENT_FRAMES
 
 
 class Uni3CCnetPatch:
@@ -26,6 +27,65 @@ class TestBlockPatch(AnyInput):
         model = model.clone()
         model.set_model_patch(Uni3CCnetPatch(), "double_block")
         return (model,)
+
+
+class Added(torch.nn.Module):
+    """In place of a ControlNet of the wrapper: what is added to the hidden state after the first blocks."""
+
+    dtype, device, quantized = torch.float32, torch.device("cpu"), False
+
+    def __init__(self, width: int, wrapped: bool) -> None:
+        super().__init__()
+        self.states = [torch.full((1, 1, width), 0.1)] * 4
+        self.wrapped = wrapped
+
+    def forward(self, **inputs):
+        return (self.states,) if self.wrapped else self.states
+
+
+class TestControlNet(AnyInput):
+    """A model with a ControlNet, as WanVideoControlnet gives it."""
+
+    RETURN_TYPES = ("WANVIDEOMODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"model": ("WANVIDEOMODEL",)}}
+
+    def run(self, model):
+        model = model.clone()
+        model.model_options["transformer_options"]["controlnet"] = {
+            "controlnet": Added(DIM, True),
+            "control_latents": torch.zeros(1),
+            "controlnet_strength": 1.0,
+            "control_stride": 3,
+            "controlnet_start": 0.0,
+            "controlnet_end": 1.0,
+        }
+        return (model,)
+
+
+class TestUni3C(AnyInput):
+    """As WanVideoUni3C_embeds gives them."""
+
+    RETURN_TYPES = ("UNI3C_EMBEDS",)
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {}}
+
+    def run(self):
+        embeds = {
+            "controlnet": Added(DIM, False),
+            "render_latent": torch.zeros(1, 16, LATENT_FRAMES, 8, 8),
+            "render_mask": None,
+            "camera_embedding": None,
+            "controlnet_weight": 1.0,
+            "start": 0.0,
+            "end": 1.0,
+            "offload": False,
+        }
+        return (embeds,)
 
 
 class TestMusic(AnyInput):
@@ -76,4 +136,4 @@ class TestCausalSampler(AnyInput):
         return (KSAMPLER(sample_ar_video),)
 
 
-HOST_NODES = (TestBlockPatch, TestMusic, TestRowsInTurn, TestCausalSampler)
+HOST_NODES = (TestBlockPatch, TestControlNet, TestUni3C, TestMusic, TestRowsInTurn, TestCausalSampler)
