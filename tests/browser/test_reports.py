@@ -50,6 +50,8 @@ def test_reports_are_on_the_nodes(page: GraphPage, host: Host):  # noqa: F811
     note = page.part(".wan-ae-report .wan-ae-text", 0, ids["tester"]).inner_text()
     (verdict,) = [line.split("Verdict: ")[1] for line in text.splitlines() if "Verdict: " in line]
     assert note.startswith(verdict) and len(verdict) > 20
+    cut = "e => { const r = e.querySelector('.wan-ae-report'); return r.scrollWidth - r.clientWidth; }"
+    assert page.picture(ids["tester"]).evaluate(cut) <= 0, "no column is cut"
     bars = page.part(".wan-ae-report .wan-ae-picture path", 0, ids["viewer"]).get_attribute("d")
     assert bars.count("M") == 10, "a bar for every edited block"
     assert [row[0] for row in page.picture(ids["amplifier"]).evaluate(TABLE)] == ["", "before", "after"]

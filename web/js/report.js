@@ -17,8 +17,8 @@ const written = cell => (typeof cell !== "number" ? String(cell) : cell === 0 ? 
 function makeTable({ caption, columns, rows }) {
   const head = make("tr", "", {}, ...columns.map(name => make("th", "", { scope: "col" }, name)));
   const body = rows.map(([name, ...cells]) =>
-    make("tr", "", {}, make("th", "", { scope: "row" }, name), ...cells.map(cell => make("td", "", {}, written(cell)))));
-  const title = caption ? [make("caption", "", { title: caption }, caption)] : [];
+    make("tr", "", {}, make("th", "", { scope: "row", title: name }, name), ...cells.map(cell => make("td", "", {}, written(cell)))));
+  const title = caption ? [make("caption", "", { title: caption }, make("div", "", {}, caption))] : [];
   return make("table", "wan-ae-table", {}, ...title, make("thead", "", {}, head), make("tbody", "", {}, ...body));
 }
 

@@ -64,12 +64,12 @@ const STYLE = `
 .wan-ae-report .wan-ae-chart { margin: 2px 0 4px; }
 .wan-ae-text { margin: 0; padding: 4px 6px; font: 11px/14px ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere;
   border-radius: 3px; background: var(--comfy-input-bg, #222); color: var(--input-text, #ddd); }
-.wan-ae-table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; margin-bottom: 4px; }
-.wan-ae-table caption { text-align: left; height: 17px; line-height: 17px; overflow: hidden; white-space: nowrap; text-overflow: ellipsis; }
+.wan-ae-table { width: 100%; font-size: 11px; border-collapse: collapse; font-variant-numeric: tabular-nums; margin-bottom: 4px; }
+.wan-ae-table caption > div { width: 0; min-width: 100%; text-align: left; height: 17px; line-height: 17px; overflow: hidden; white-space: nowrap; text-overflow: ellipsis; }
 .wan-ae-table tr { height: 17px; }
-.wan-ae-table th, .wan-ae-table td { padding: 0 4px; font-weight: normal; text-align: right; white-space: nowrap; border-top: 1px solid var(--border-color, #4e4e4e); }
+.wan-ae-table th, .wan-ae-table td { padding: 0 3px; font-weight: normal; text-align: right; white-space: nowrap; border-top: 1px solid var(--border-color, #4e4e4e); }
 .wan-ae-table thead th { color: var(--descrip-text, #999); border-top: none; }
-.wan-ae-table th:first-child { text-align: left; color: var(--descrip-text, #999); padding-left: 0; }
+.wan-ae-table th:first-child { text-align: left; color: var(--descrip-text, #999); padding-left: 0; max-width: 105px; overflow: hidden; text-overflow: ellipsis; }
 
 /* A blue that follows the theme's text, so that it differs from the theme's inputs in brightness, not in hue alone. */
 .wan-ae { --wan-ae-on: color-mix(in srgb, #1c7fd4 55%, var(--input-text, #ddd)); --wan-ae-on-text: var(--comfy-input-bg, #222); }
