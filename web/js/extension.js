@@ -8,6 +8,7 @@ import { BUILDERS } from "./builders.js";
 import { correctBypass } from "./bypass.js";
 import { addCurve } from "./curve.js";
 import { watchErrors } from "./errors.js";
+import { followHelpLinks } from "./help.js";
 import { countIn, learn } from "./knowledge.js";
 import { refreshLists } from "./lists.js";
 import { showNotice } from "./notices.js";
@@ -85,6 +86,7 @@ app.registerExtension({
 
   setup() {
     extendOlderSearch(definitions);
+    followHelpLinks(type => definitions.has(type));
     watchErrors(api, rootGraph, isOurs, (node, text) => {
       const blocks = countIn(text);
       if (blocks) teach(node, { blocks });
