@@ -166,6 +166,17 @@ class ControlVector:
         return self
 
 
+def check_vector(value: Any, name: str) -> None:
+    """Raise ControlVectorError, which says what to give, unless the value of an argument is a control vector."""
+    if isinstance(value, ControlVector):
+        return
+    instead = " A tensor goes through inject(pipe, Direction(tensor), site=...)." if torch.is_tensor(value) else ""
+    raise ControlVectorError(
+        f"{name}: expected a ControlVector, as control_vector() and load_control_vector() give it, got "
+        f"{type(value).__name__}.{instead}"
+    )
+
+
 TENSORS = (
     "directions",
     "scale",
