@@ -16,18 +16,11 @@ import torch
 from .concepts import Concept, Reading, unpack
 from .operations import OPERATIONS, Operation
 from .sources import SOURCES, Gives
+from .strengths import is_within
 from .wan_model import WanModel
 
 Unit = Literal["relative", "absolute"]
 LIMIT = 100.0
-
-
-def _is_within(value: Any, low: float, high: float) -> bool:
-    """True for a number from `low` to `high`; False for NaN, and for what is no number."""
-    try:
-        return bool(low <= value <= high)
-    except (TypeError, ValueError, RuntimeError):  # text; arrays and tensors of several numbers
-        return False
 
 
 @dataclass(frozen=True)
@@ -49,7 +42,7 @@ class Steering:
     needs_transport: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not _is_within(self.amount, -LIMIT, LIMIT):
+        if not is_within(self.amount, -LIMIT, LIMIT):
             raise ValueError(f"{self.name}: the strength must be a number of at most {LIMIT:g}, not {self.amount!r}.")
 
     def check_source(self, source: Any) -> None:
@@ -153,9 +146,9 @@ class Rotate(Steering):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not _is_within(self.angle, 0.0, 180.0):
+        if not is_within(self.angle, 0.0, 180.0):
             raise ValueError(f"angle must lie in 0 to 180 degrees, not {self.angle!r}.")
-        if not _is_within(self.radius, 0.0, 10.0) or self.radius == 0.0:
+        if not is_within(self.radius, 0.0, 10.0) or self.radius == 0.0:
             raise ValueError(f"radius must be above 0 and at most 10, not {self.radius!r}.")
 
     def change(self, x: torch.Tensor, at: Reading, s: float) -> torch.Tensor:
@@ -205,7 +198,7 @@ class Turn(Steering):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.angle is not None and not _is_within(self.angle, -180.0, 180.0):
+        if self.angle is not None and not is_within(self.angle, -180.0, 180.0):
             raise ValueError(f"angle must lie in -180 to 180 degrees, not {self.angle!r}.")
 
     def change(self, x: torch.Tensor, at: Reading, s: float) -> torch.Tensor:

@@ -235,6 +235,27 @@ def test_prompts_are_text_or_embeddings_in_every_function(with_encoder):
         assert torch.equal(texts, tensors), name
 
 
+@pytest.mark.parametrize(
+    "levels", [(2,), (0.5, 0.0), (-0.1,), (float("nan"),), ("0.8",), "0.8", 0.8, (), None], ids=str
+)
+def test_noise_levels_are_numbers_from_0_to_1_before_anything_is_sampled(sampler, main, other, levels):
+    for measure in (
+        lambda: wae.block_map(sampler.pipe, main, other, levels),
+        lambda: wae.read_words(sampler.pipe, main, noise_levels=levels),
+    ):
+        with pytest.raises(ValueError, match=r"^noise_levels: .*numbers above 0 and at most 1"):
+            measure()
+
+
+def test_guidance_without_a_text_encoder_needs_the_negative_prompt(sampler, main, other):
+    call = {name: value for name, value in CALL.items() if name != "guidance_scale"}
+    for more in ({}, {"guidance_scale": 2.0}, {"negative_prompt": "blurry"}):
+        with pytest.raises(ValueError, match=r"^guidance_scale is [25], .*Give negative_prompt_embeds"):
+            wae.block_map(sampler.pipe, main, other, (0.8,), [0], **call, **more)
+    assert wae.block_map(sampler.pipe, main, other, (0.8,), [0], **call, negative_prompt_embeds=other).blocks
+    assert wae.block_map(sampler.pipe, main, other, (0.8,), [0], **CALL).blocks
+
+
 NODE_WORDS = re.compile(
     r"\b([Nn]odes?|[Cc]onnect|[Dd]isconnect|socket|widget|editor|graph|WANVIDEO\w*|CONDITIONING|WanVideo [A-Z]\w*|"
     r"block_activations|block_strengths|injection_\w+|start_percent|end_percent)\b"
