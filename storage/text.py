@@ -61,6 +61,11 @@ def checked_tags(tags: object) -> tuple[str, ...]:
     return found
 
 
+def askable(text: str) -> str:
+    """A text that can be asked for; one that cannot be stored is nobody's name."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
+
+
 def query_words(text: str) -> list[str]:
     """Words of a search. Raises UnsupportedError for more than a search compares."""
     words = checked("text", text.strip(), MAX_QUERY).split()
