@@ -11,7 +11,6 @@ snapshot. Nothing runs in the background.
 from __future__ import annotations
 
 import atexit
-import json
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
@@ -21,11 +20,11 @@ from typing import Any, TypeVar
 
 from .codec import content_hash
 from .database import Database
-from .entries import Prepared, Writer, count_reads, hash_of, now, prepare, rows, value_hash
+from .entries import Prepared, Writer, count_reads, hash_of, now, prepare, prepare_operation, rows, value_hash
 from .errors import StoreError, UnsupportedError
 from .loading import Loader
 from .packing import pack
-from .records import Description, EmbeddingKey, Listing, Operation, OperationInput, Stored
+from .records import Description, EmbeddingKey, Listing, Operation, Stored
 from .search import Vectors, keep_scores, kept_scores, limited, pooled
 from .text import askable, checked, query_words, shown
 
@@ -94,29 +93,8 @@ class EmbeddingStore:
 
     def record(self, operation: Operation) -> int:
         """Store an operation with its inputs and its result; its id. Errors as `put`."""
-
-        def ready(value: Any) -> Any:
-            return value if value is None or isinstance(value, int) else prepare(value)
-
-        inputs = [OperationInput(i.role, ready(i.embedding), i.weight) for i in operation.inputs]
-        result, told = ready(operation.result), operation.description
-
-        def number(db: Any, value: Any, described: Description) -> int | None:
-            return self._writer.insert(db, value, described, True) if isinstance(value, Prepared) else value
-
-        def job(db: Any) -> int:
-            plain = Description(kind=told.kind, form=told.form)
-            ids = [number(db, i.embedding, plain) for i in inputs]
-            result_id, (me,) = number(db, result, told), self.database.next_ids(db, 1)
-            o = operation
-            rows(db, "vector_operations",
-                  [(me, o.type, result_id, o.duration_ms, o.peak_memory_bytes, o.device, o.node, now())])  # fmt: skip
-            rows(db, "operation_inputs", [(me, n, i.role, ids[n], i.weight) for n, i in enumerate(inputs)])
-            texts = {k: v if isinstance(v, str) else json.dumps(v, default=repr) for k, v in o.parameters.items()}
-            rows(db, "operation_parameters", [(me, k, checked(k, v)) for k, v in texts.items()])
-            return me
-
-        return self.write(job)
+        ready = prepare_operation(operation)
+        return self.write(lambda db: self._writer.record(db, ready))
 
     def flush_reads(self) -> None:
         """Write the access counts, which wait for the next write otherwise."""
