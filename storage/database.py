@@ -57,7 +57,7 @@ class Database:
         self.broken = False
         """DuckDB has given the connection up; the file can be opened again."""
         self.last_id = 0
-        self._process = os.getpid()
+        self._process, self._open = os.getpid(), False
         self._writing = threading.RLock()
         self._readers = Readers()
         self._idle: list[Any] = []
@@ -72,14 +72,21 @@ class Database:
         with self.errors():
             self._connect()
         open_stores[str(self.path)] = self._process
+        self._open = True
         _connections.add(self)
+
+    @property
+    def is_open(self) -> bool:
+        """False once it is closed, and in a process that was forked since."""
+        return self._open and os.getpid() == self._process
 
     def close(self) -> None:
         """Close the file. Does nothing again, or in a process that was forked since."""
-        if os.getpid() != self._process or open_stores.get(str(self.path)) != self._process:
+        if not self.is_open:
             return
         with self._writing, self._readers.none():
             self._disconnect()
+            self._open = False
             del open_stores[str(self.path)]
 
     def beside(self, suffix: str) -> Path:
@@ -251,7 +258,7 @@ class Database:
     def _check_process(self) -> None:
         if os.getpid() != self._process:
             raise StoreError(f"The embedding store is {_forked(self._process)}.")
-        if open_stores.get(str(self.path)) != self._process:
+        if not self._open:
             raise StoreError(f"The embedding store {plain(self.path)} is closed.")
 
     def _file_identity(self) -> tuple[int, int]:

@@ -257,3 +257,14 @@ def test_a_closed_store_says_so_and_closing_again_does_nothing(path: Path):
     for action in (lambda: store.put(randn(2)), store.names, lambda: store.database.compact()):
         with pytest.raises(StoreError, match="is closed"):
             action()
+
+
+def test_closing_a_store_again_leaves_one_that_was_opened_since(path: Path):
+    first = EmbeddingStore(path)
+    first.close()
+    with EmbeddingStore(path) as second:
+        first.close()
+        second.put(randn(2), Description(name="fox"))
+        assert second.names() == ["fox"]
+        with pytest.raises(StoreError, match="is closed"):
+            first.names()
