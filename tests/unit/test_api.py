@@ -11,7 +11,7 @@ import wanvideo_activation_editor as wae
 
 PROMISED = (
     *("inject", "steer", "capture", "block_map", "read_words", "control_vector", "calibrate", "learn_tokens", "sweep"),
-    *("EmbeddingStore", "tiny_wan", "__version__"),
+    *("EmbeddingStore", "Description", "tiny_wan", "__version__"),
 )
 
 
@@ -20,9 +20,14 @@ def test_every_name_of_the_api_is_there():
     if find_spec("wanvideo_activation_editor.sweeps") is None:
         names.remove("sweep")
     assert all(getattr(wae, name) is not None for name in names)
-    assert names <= set(dir(wae)) and set(PROMISED) <= set(wae.__all__)
+    assert set(PROMISED) <= set(wae.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = wae.nothing
+
+
+def test_the_names_shown_are_those_of_the_api():
+    assert dir(wae) == sorted(wae.__all__)
+    assert set(wae.__all__) == {*wae._MODULES, "tiny_wan", "WEB_DIRECTORY", "__version__", "comfy_entrypoint"}
 
 
 def test_importing_the_package_loads_nothing_else():
