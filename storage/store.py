@@ -24,9 +24,9 @@ from .entries import Prepared, Writer, count_reads, hash_of, now, prepare, prepa
 from .errors import StoreError, UnsupportedError
 from .loading import Loader
 from .packing import pack
-from .records import Description, EmbeddingKey, Listing, Operation, Stored
+from .records import Description, EmbeddingKey, Listing, Operation, Stored, described
 from .search import Vectors, keep_scores, kept_scores, limited, pooled
-from .text import askable, checked, query_words, shown
+from .text import askable, checked, not_stored, plain, query_words, shown
 
 T = TypeVar("T")
 _COLUMNS = ", ".join(f.name for f in fields(Listing))
@@ -71,6 +71,9 @@ class EmbeddingStore:
     def __exit__(self, *_: Any) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        return f"<EmbeddingStore {plain(self.path)}, {'open' if self.database.is_open else 'closed'}>"
+
     # putting
 
     def put(self, value: Any, description: Description | None = None, exact: bool = False) -> int:
@@ -82,10 +85,11 @@ class EmbeddingStore:
             exact: keep every bit of float32 and float64 too.
 
         Raises:
-            UnsupportedError: a value that cannot be stored.
+            UnsupportedError: a value that cannot be stored, or a description that is none.
             StoreError: it could not be written, for example because the disk is full; nothing was changed.
         """
-        return self.put_all([(prepare(value, exact), description or Description())])[0]
+        told = described(description)
+        return self.put_all([(prepare(value, exact), told)])[0]
 
     def put_all(self, items: Sequence[tuple[Prepared, Description]]) -> list[int]:
         """Store values that `prepare` has encoded, all or none; their ids. Errors as `put`."""
@@ -133,7 +137,7 @@ class EmbeddingStore:
             DamagedError: its bytes on disk are damaged.
         """
         if (found := self._load("name = ?", name, restore_devices)) is None:
-            raise KeyError(shown(name))
+            raise KeyError(not_stored(name))
         return found
 
     def find(self, key: EmbeddingKey) -> Stored | None:
@@ -143,7 +147,7 @@ class EmbeddingStore:
     def load(self, embedding_id: int, restore_devices: bool = False) -> Stored:
         """The embedding of an id. Arguments and errors as `get`."""
         if (found := self._load("embedding_id = ?", embedding_id, restore_devices)) is None:
-            raise KeyError(shown(embedding_id))
+            raise KeyError(f"No embedding has the id {shown(embedding_id)}. listings() lists those that there are.")
         return found
 
     def names(self) -> list[str]:
