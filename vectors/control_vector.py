@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ..patching.sites import SITES
+from ..patching.views import ranges
 
 CONTEXT = "context"
 
@@ -131,6 +132,15 @@ class ControlVector:
             transport_scale=None if a is None else 1 / a,
             transport_shift=None if a is None or b is None else -b / a,
             origin=f"minus ({self.origin})",
+        )
+
+    def __repr__(self) -> str:
+        few = ", ".join(f"{level:.3g}" for level in self.levels)
+        many = f"{len(self.levels)} from {self.levels[0]:.3g} to {self.levels[-1]:.3g}"
+        return (
+            f"<ControlVector of {self.model_name or 'a model'}: site {self.site}, blocks {ranges(self.blocks)}, "
+            f"noise levels {few if len(self.levels) < 4 else many}, width {self.width}, {self.method}, "
+            f"origin {self.origin!r:.80}>"
         )
 
     def describe(self) -> dict[str, Any]:
