@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,8 +11,10 @@ import torch
 
 from ..embeddings.text_embeds import MAX_TOKENS, EmbedsError, TextEmbeds, read_text_embeds
 from .edit import Window
-from .selection import parse_selection
+from .selection import Selection, parse_selection
 from .strengths import BlockStrengths, Explicit, as_block_strengths
+
+log = logging.getLogger("wanvideo_activation_editor")
 
 Blocks = str | int | Iterable[int] | Mapping[int, float] | BlockStrengths
 """A selection (see selection.py), one block, several, strengths per block, or BlockStrengths."""
@@ -39,6 +42,12 @@ def chosen_blocks(blocks: Blocks) -> BlockStrengths:
     if numbers and not 0 <= min(numbers) <= max(numbers) < 1000:
         raise ValueError(f"blocks: {blocks!r} names a block that no model has; they are counted from 0.")
     return Explicit(tuple(1.0 if i in set(numbers) else 0.0 for i in range(max(numbers, default=-1) + 1)))
+
+
+def warn_without_block(strengths: BlockStrengths, edit: str) -> None:
+    """Say that no block is chosen, when it was left blank: `none` and a strength of 0 are choices."""
+    if strengths == Explicit(()) or (isinstance(strengths, Selection) and strengths.is_blank()):
+        log.warning("%s: no block is chosen, so nothing changes.", edit)
 
 
 def _number(value: Any) -> int:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from ..patching.arguments import Blocks, chosen_blocks, given_window
+from ..patching.arguments import Blocks, chosen_blocks, given_window, warn_without_block
 from ..patching.concepts import Concept, pack
 from ..patching.edit import Branch, Edit, EditStack, LogLevel, Window
 from ..patching.fingerprint import known_identity
@@ -80,6 +80,7 @@ def steer(
         label="steer",
         log_level=log_level,
     )
+    warn_without_block(edit.strengths, "steer")
     stack = EditStack((edit,))
     with diffusers.edited(target, stack):
         yield stack
@@ -218,6 +219,7 @@ def turn(
         plane(first, second), Turn(strength, angle), window=window, schedule=schedule, mask=mask, tokens=tokens,
         label="turn", **options,
     )  # fmt: skip
+    warn_without_block(edit.strengths, "turn")
     stack = EditStack((edit,))
     with diffusers.edited(target, stack):
         yield stack

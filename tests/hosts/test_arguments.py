@@ -65,6 +65,26 @@ def test_a_block_by_number_is_that_block(main, other):
             assert torch.equal(sampler(main), wanted)
 
 
+@pytest.mark.parametrize("blank", [[], (), {}, "", " , ", "000000", range(0)], ids=repr)
+def test_a_blank_choice_of_blocks_changes_nothing_and_says_so_once(sampler, main, other, caplog, blank):
+    states = [wae.capture(sampler.pipe, text, 1, size=SIZE) for text in (main, other)]
+    plain = sampler(main)
+    for opened, given in ((wae.inject, (other,)), (wae.inject_hidden, states), (wae.steer, (VECTOR,))):
+        caplog.clear()
+        with opened(sampler.pipe, *given, blocks=blank):
+            assert torch.equal(sampler(main), plain)
+        said = f"{opened.__name__}: no block is chosen, so nothing changes."
+        assert [record.message for record in caplog.records if "no block" in record.message] == [said]
+
+
+def test_none_and_a_strength_of_0_are_silent(sampler, main, other, caplog):
+    plain = sampler(main)
+    for chosen in ({"blocks": "none"}, {"blocks": {1: 0.0}}, {"blocks": "!0-5"}, {"strength": 0.0}):
+        with inject(sampler.pipe, other, **chosen):
+            assert torch.equal(sampler(main), plain)
+    assert "no block" not in caplog.text
+
+
 @pytest.fixture
 def with_encoder(main) -> Sampler:
     """A pipeline with a random text encoder and a tokenizer of whole words."""
