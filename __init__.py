@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .probing.pipelines import block_map
     from .probing.token_reading import TokenReading
     from .probing.words import read_words
+    from .storage.records import Description, EmbeddingKey
     from .storage.store import EmbeddingStore
     from .sweeps import sweep
     from .vectors import ControlVector, ControlVectorError, load_control_vector, save_control_vector
@@ -63,6 +64,7 @@ _API = {
     "probing.pipelines": ("block_map",),
     "probing.token_reading": ("TokenReading",),
     "probing.words": ("read_words",),
+    "storage.records": ("Description", "EmbeddingKey"),
     "storage.store": ("EmbeddingStore",),
 }
 _MODULES = {name: module for module, names in _API.items() for name in names}
@@ -78,9 +80,11 @@ __all__ = [
     "CapturedDifference",
     "ControlVector",
     "ControlVectorError",
+    "Description",
     "Direction",
     "Edit",
     "EditStack",
+    "EmbeddingKey",
     "EmbeddingStore",
     "ForceDifference",
     "Image",
@@ -132,7 +136,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES, "tiny_wan"})
+    return sorted(__all__)
 
 
 async def comfy_entrypoint() -> ComfyExtension:

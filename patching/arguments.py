@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,8 +11,10 @@ import torch
 
 from ..embeddings.text_embeds import MAX_TOKENS, EmbedsError, TextEmbeds, read_text_embeds
 from .edit import Window
-from .selection import parse_selection
+from .selection import Selection, parse_selection
 from .strengths import BlockStrengths, Explicit, as_block_strengths
+
+log = logging.getLogger("wanvideo_activation_editor")
 
 Blocks = str | int | Iterable[int] | Mapping[int, float] | BlockStrengths
 """A selection (see selection.py), one block, several, strengths per block, or BlockStrengths."""
@@ -41,6 +44,12 @@ def chosen_blocks(blocks: Blocks) -> BlockStrengths:
     return Explicit(tuple(1.0 if i in set(numbers) else 0.0 for i in range(max(numbers, default=-1) + 1)))
 
 
+def warn_without_block(strengths: BlockStrengths, edit: str) -> None:
+    """Say that no block is chosen, when it was left blank: `none` and a strength of 0 are choices."""
+    if strengths == Explicit(()) or (isinstance(strengths, Selection) and strengths.is_blank()):
+        log.warning("%s: no block is chosen, so nothing changes.", edit)
+
+
 def _number(value: Any) -> int:
     if isinstance(value, bool):
         raise TypeError
@@ -64,6 +73,21 @@ def given_window(window: Any) -> Window:
         ) from None
 
 
+_NO_ENCODER = {
+    False: "a prompt given as text needs a pipeline with its text encoder. Give the pipeline instead of its "
+    "transformer, or the embeddings that pipe.encode_prompt returns.",
+    True: "this pipeline has no text encoder, so give embeddings, as pipe.encode_prompt of one that has it returns "
+    "them. For the tiny model, tiny_wan.encode(text) makes them.",
+}
+_INSTEAD = {
+    "ControlVector": " A control vector acts through steer(pipe, vector).",
+    "HiddenStates": " Hidden states go into inject_hidden(pipe, main, injection, blocks).",
+    "Edit": " An Edit acts through edited(pipe, EditStack((edit,))).",
+    "EditStack": " An EditStack acts through edited(pipe, stack).",
+}
+"""For what is no prompt, by the name of its class, as vectors/ is not known here."""
+
+
 @torch.no_grad()
 def encoded(target: Any, prompt: Any, name: str) -> torch.Tensor | list[torch.Tensor] | TextEmbeds:
     """What a prompt of a pipeline is as embeddings: text is encoded, embeddings are given back.
@@ -76,10 +100,7 @@ def encoded(target: Any, prompt: Any, name: str) -> torch.Tensor | list[torch.Te
     """
     if isinstance(prompt, str):
         if getattr(target, "text_encoder", None) is None:
-            raise ValueError(
-                f"{name}: a prompt given as text needs a pipeline with its text encoder. Give the pipeline instead of "
-                "its transformer, or the embeddings that pipe.encode_prompt returns."
-            )
+            raise ValueError(f"{name}: {_NO_ENCODER[hasattr(target, 'text_encoder')]}")
         found: torch.Tensor = target.encode_prompt(
             prompt, do_classifier_free_guidance=False, max_sequence_length=MAX_TOKENS
         )[0]
@@ -88,7 +109,7 @@ def encoded(target: Any, prompt: Any, name: str) -> torch.Tensor | list[torch.Te
     if not (torch.is_tensor(prompt) or isinstance(prompt, TextEmbeds) or several):
         raise EmbedsError(
             f"{name}: expected a prompt as text, or embeddings [tokens, 4096] or [batch, tokens, 4096] as "
-            f"pipe.encode_prompt gives them, got {type(prompt).__name__}."
+            f"pipe.encode_prompt gives them, got {type(prompt).__name__}.{_INSTEAD.get(type(prompt).__name__, '')}"
         )
     return list(prompt) if several else prompt  # type: ignore[no-any-return]
 

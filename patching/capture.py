@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .grid import Grid
+from .grid import Grid, format_grid
 from .passes import in_extra_pass
+from .views import ranges
 from .wan_model import WanModel
 
 FORMAT = 1
@@ -58,6 +59,13 @@ class HiddenStates:
     def size(self) -> int:
         """Bytes of the states."""
         return sum(state.nbytes for state in self.states)
+
+    def __repr__(self) -> str:
+        about = self.describe()
+        return (
+            f"<HiddenStates of {self.model_name or 'a model'}: after blocks {ranges(self.blocks)}, {about['shape']} "
+            f"{about['dtype']}, grid {format_grid(self.grid)}, noise level {self.sigma:g}, seed {self.seed}>"
+        )
 
     def describe(self) -> dict[str, Any]:
         """Everything but the values."""

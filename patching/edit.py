@@ -191,6 +191,24 @@ class Edit:
         """The captured difference, of an edit that adds one."""
         return self.source if isinstance(self.source, CapturedDifference) else None
 
+    def __repr__(self) -> str:
+        amount = getattr(self.operation, "amount", None)
+        parts = [
+            f"{self.operation.name}{'' if amount is None else f' {amount:g}'} at {self.site}",
+            f"blocks {str(self.strengths).removesuffix(' x 1') or 'none'}",
+            f"branch {self.branch}",
+        ]
+        if not self.window.is_full:
+            parts.append(f"window {self.window.start:g}-{self.window.end:g}")
+        if not self.schedule.is_constant:
+            parts.append(f"schedule {self.schedule}")
+        if self.tokens is not None:
+            parts.append(f"tokens {self.tokens}")
+        if self.mask is not None:
+            parts.append(f"{type(self.mask).__name__} {self.mask.describe()}")
+        parts += [transform.name for transform in self.transforms]
+        return f"<{f'Edit {self.label}'.strip()}: {self.source.title}, {', '.join(parts)}>"
+
     def describe(self) -> dict[str, Any]:
         """The edit as plain values: what a person or a JSON file can read."""
         return {
@@ -241,6 +259,10 @@ class EditStack:
     def transforms_of(self, edit: Edit) -> tuple[ContextTransform, ...]:
         """What the prompt of one of its edits goes through after projection."""
         return (*self.transforms, *edit.transforms) if edit.site == "context" and edit.text else edit.transforms
+
+    def __repr__(self) -> str:
+        names = [f"{len(self)} edit{'s' * (len(self) != 1)}", *(transform.name for transform in self.transforms)]
+        return "\n  ".join([f"<EditStack, {', '.join(names)}>", *map(repr, self)])
 
     def describe(self) -> dict[str, Any]:
         """The stack as plain values, in order."""

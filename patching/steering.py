@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 
 from .concepts import Concept, Reading, unpack
 from .operations import OPERATIONS, Operation
 from .sources import SOURCES, Gives
+from .strengths import is_within
 from .wan_model import WanModel
 
 Unit = Literal["relative", "absolute"]
@@ -41,7 +42,7 @@ class Steering:
     needs_transport: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not -LIMIT <= self.amount <= LIMIT:  # True for NaN too
+        if not is_within(self.amount, -LIMIT, LIMIT):
             raise ValueError(f"{self.name}: the strength must be a number of at most {LIMIT:g}, not {self.amount!r}.")
 
     def check_source(self, source: Any) -> None:
@@ -78,6 +79,11 @@ class AddVector(Steering):
     unit: Unit = "relative"
 
     name: ClassVar[str] = "add"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.unit not in get_args(Unit):
+            raise ValueError(f"unit must be one of {', '.join(get_args(Unit))}, not {self.unit!r}.")
 
     def change(self, x: torch.Tensor, at: Reading, s: float) -> torch.Tensor:
         direction = at.directions[0] * (s * at.scale if self.unit == "relative" else s)
@@ -140,9 +146,9 @@ class Rotate(Steering):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 <= self.angle <= 180.0:
+        if not is_within(self.angle, 0.0, 180.0):
             raise ValueError(f"angle must lie in 0 to 180 degrees, not {self.angle!r}.")
-        if not 0.0 < self.radius <= 10.0:
+        if not is_within(self.radius, 0.0, 10.0) or self.radius == 0.0:
             raise ValueError(f"radius must be above 0 and at most 10, not {self.radius!r}.")
 
     def change(self, x: torch.Tensor, at: Reading, s: float) -> torch.Tensor:
@@ -192,7 +198,7 @@ class Turn(Steering):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.angle is not None and not -180.0 <= self.angle <= 180.0:
+        if self.angle is not None and not is_within(self.angle, -180.0, 180.0):
             raise ValueError(f"angle must lie in -180 to 180 degrees, not {self.angle!r}.")
 
     def change(self, x: torch.Tensor, at: Reading, s: float) -> torch.Tensor:

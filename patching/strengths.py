@@ -46,6 +46,14 @@ class BlockRangeError(ValueError):
     """A selection names a block that the model does not have."""
 
 
+def is_within(value: Any, low: float, high: float) -> bool:
+    """True for a number from `low` to `high`; False for NaN, and for what is no number."""
+    try:
+        return bool(low <= value <= high)
+    except (TypeError, ValueError, RuntimeError):  # text; arrays and tensors of several numbers
+        return False
+
+
 def check_strength(value: Any, what: str = "strength") -> float:
     """Return `value` as a float in 0..1, or raise ValueError naming `what`."""
     try:

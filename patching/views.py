@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from .strengths import matching_preset
@@ -50,8 +50,13 @@ def strength_summary(strengths: Sequence[float]) -> str:
 
 
 def block_list(strengths: Sequence[float]) -> str:
-    """Active blocks as ranges: `0-4, 7, 30-39`."""
-    active = [i for i, s in enumerate(strengths) if s != 0.0]
+    """Active blocks as ranges."""
+    return ranges(i for i, s in enumerate(strengths) if s != 0.0)
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Numbers that ascend, as `0-4, 7, 30-39`."""
+    active = list(numbers)
     starts = [i for i in active if i - 1 not in active]
     ends = [i for i in active if i + 1 not in active]
     return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True)) or "none"

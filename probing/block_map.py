@@ -196,6 +196,11 @@ class BlockMap:
 
         return heat_map(self, quantity)
 
+    def __repr__(self) -> str:
+        from .tables import summary
+
+        return summary(self)
+
     def _repr_html_(self) -> str:
         return as_html(self.plot(), self.report())
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import inspect
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,7 @@ from ..patching.fingerprint import known_identity
 from ..patching.hosts import diffusers
 from ..patching.hosts.attachment import COMPILE_SETTING, is_attached
 from ..patching.hosts.compile import eager, is_compiled
+from ..patching.strengths import is_within
 from ..patching.wan_model import discover
 
 
@@ -66,12 +69,28 @@ class Pipeline:
         return batch_of(encoded(self.pipe, prompt, name), name)
 
     def sample(self, text: torch.Tensor, seed: int) -> torch.Tensor:
-        """Finished latents."""
+        """Finished latents.
+
+        Raises:
+            ValueError: guidance needs a negative prompt, and the pipeline has no text encoder to make one.
+        """
+        self._check_negative()
         arguments = {"output_type": "latent", **self.call, "return_dict": False}
         latents: torch.Tensor = self.pipe(
             prompt_embeds=text, generator=torch.Generator().manual_seed(seed), **arguments
         )[0]
         return latents
+
+    def _check_negative(self) -> None:
+        scale = self.call.get("guidance_scale", _default(self.pipe, "guidance_scale"))
+        has_encoder = getattr(self.pipe, "text_encoder", self) is not None
+        if has_encoder or not is_within(scale, 1.0, math.inf) or scale == 1.0:
+            return
+        if self.call.get("negative_prompt_embeds") is None:
+            raise ValueError(
+                f"guidance_scale is {scale:g}, which needs a negative prompt, and this pipeline has no text encoder. "
+                "Give negative_prompt_embeds (of the tiny model, tiny_wan.encode('')), or guidance_scale=1."
+            )
 
     @contextlib.contextmanager
     def stoppable(self, inside: bool) -> Iterator[None]:
@@ -140,6 +159,12 @@ class Due:
         )
 
 
+def _default(pipe: Any, name: str) -> Any:
+    """What an argument of a pipeline's call is when it is not given."""
+    found = inspect.signature(type(pipe).__call__).parameters.get(name)
+    return None if found is None else found.default
+
+
 def text_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
     """The text of a call of a transformer."""
     found: torch.Tensor = kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[2]
@@ -152,16 +177,29 @@ def latents_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
     return found
 
 
+def checked_levels(levels: Any) -> tuple[float, ...]:
+    """The noise levels of an argument.
+
+    Raises:
+        ValueError: none, or something else than numbers above 0 and at most 1.
+    """
+    given = tuple(levels) if isinstance(levels, Iterable) and not isinstance(levels, str) else ()
+    if not given or not all(is_within(level, 0.0, 1.0) and level > 0.0 for level in given):
+        raise ValueError(
+            f"noise_levels: {levels!r} are no noise levels. Give numbers above 0 and at most 1 (only noise), as in "
+            "(0.8, 0.4)."
+        )
+    return given
+
+
 def nearest_timesteps(timesteps: Sequence[float], levels: Sequence[float]) -> dict[float, float]:
     """The schedule's timestep nearest to each noise level, with the level.
 
     Raises:
-        ValueError: a level is not between 0 and 1, or two share a step.
+        ValueError: two levels share a step.
     """
     found: dict[float, float] = {}
     for level in levels:
-        if not 0 < level <= 1:
-            raise ValueError(f"noise_levels holds {level:g}; a noise level is above 0 and at most 1 (only noise).")
         t = min(timesteps, key=lambda t: abs(t - 1000 * level))
         if t in found:
             raise ValueError(

@@ -25,7 +25,7 @@ from .collect import Collected, measured_blocks, verified_blocks
 from .distances import relative_l2
 from .effects import CallEffects, Measurement, Method
 from .forks import ModelCall, at_block, branch_rows
-from .pipeline_calls import Due, Pipeline, Stop, latents_of, text_of
+from .pipeline_calls import Due, Pipeline, Stop, checked_levels, latents_of, text_of
 
 Progress = Callable[[int, int], None]
 """Called with how much is done, and how much there is to do; may raise to stop."""
@@ -76,8 +76,8 @@ def block_map(
         call: further arguments of the pipeline: sizes, steps, guidance_scale, negative_prompt_embeds, images.
 
     Raises:
-        ValueError: inputs that do not fit; two noise levels at the same step; a cache of diffusers is on; context
-            parallelism is, beside a mask or integrated gradients.
+        ValueError: inputs that do not fit; a noise level outside 0..1, or two at the same step; a cache of diffusers is
+            on; context parallelism is, beside a mask or integrated gradients.
         RuntimeError: an `inject` is open on the transformer, or a block was left out.
     """
     prompts, others = _listed(prompt), _listed(other)
@@ -87,6 +87,7 @@ def block_map(
     own = (blocks, strength, site, operation, branch) == ("all", 1.0, "context", None, "cond")
     if not own and any(isinstance(one, Edit) for one in others):
         raise ValueError("blocks, strength, site, operation and branch are those of the Edit: set them there.")
+    levels = checked_levels(noise_levels)
     pipeline = Pipeline(pipe, call)
     texts = [pipeline.encode(one, "prompt") for one in prompts]
     along = {"blocks": blocks, "strength": strength, "other_model": other_model}
@@ -106,7 +107,6 @@ def block_map(
                     raise ValueError(
                         "integrated_gradients follows a strength, and replace has none. Use method='forks'."
                     )
-    levels = tuple(noise_levels)
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     collected = Collected(numbers, levels, len(prompts))
     model = pipeline.models[0]

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..patching.views import ranges
+
 if TYPE_CHECKING:
     from .block_map import BlockMap
 
@@ -49,6 +51,19 @@ def report(found: BlockMap, quantity: str, top: int) -> str:
             f"change of the finished latents: {known}.",
         ]
     return "\n".join(lines)
+
+
+def summary(found: BlockMap) -> str:
+    """A block map in two lines."""
+    mean = np.nan_to_num(found.share.mean(axis=0))
+    top = sorted(found.blocks, key=lambda i: (-mean[i], i))[:6]
+    levels = ", ".join(f"{level:.3g}" for level in found.noise_levels)
+    seeds = f"{len(found.seeds)} seed{'s' * (len(found.seeds) != 1)}"
+    return (
+        f"<BlockMap of {found.model_name or 'a model'}: site {found.edit.get('site', 'not known')}, noise levels "
+        f"{levels}, blocks {ranges(found.blocks)} of {found.block_count}, {seeds}, {found.method}\n"
+        f"  largest shares in blocks {', '.join(map(str, top))}; report() for the table>"
+    )
 
 
 def _sums(found: BlockMap, order: list[int], top: int) -> list[str]:

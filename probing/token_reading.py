@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..patching.plot import colour
+from ..patching.views import ranges
 from .intervals import Array
 from .reader import PADDING, BlockReading
 
@@ -112,6 +113,14 @@ class TokenReading:
             frames = self.video(word, (tile - 10, tile - 10))
             image.paste(Image.fromarray(frames[len(frames) // 2]), (x, y + 22))
         return image
+
+    def __repr__(self) -> str:
+        words = ", ".join([*map(repr, self.words[:8]), *["..."] * (len(self.words) > 8)])
+        levels = ", ".join(f"{level:.3g}" for level in self.noise_levels)
+        return (
+            f"<TokenReading of {self.model_name or 'a model'}: words {words}\n  noise levels {levels}, "
+            f"blocks {ranges(self.blocks)}, seed {self.seed}; report() for the table>"
+        )
 
     def _repr_html_(self) -> str:
         from .block_map import as_html

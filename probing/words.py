@@ -10,7 +10,7 @@ from ..patching.arguments import Blocks, chosen_blocks
 from ..patching.hosts.diffusers_checks import check_whole
 from ..patching.wan_model import discover
 from ..patching.words import cleaned
-from .pipeline_calls import Due, Pipeline, Stop, latents_of
+from .pipeline_calls import Due, Pipeline, Stop, checked_levels, latents_of
 from .pipelines import Progress
 from .reader import PADDING, BlockReading, DueReading, WordReader, reading_calls
 from .token_reading import TokenReading, collected_reading, word_tokens
@@ -48,6 +48,7 @@ def read_words(
             is on.
         RuntimeError: an `inject` is open on the transformer.
     """
+    levels = checked_levels(noise_levels)
     pipeline = Pipeline(pipe, call)
     check_whole(pipeline.models[0].module, "read_words")
     text = pipeline.encode(prompt, "prompt")
@@ -57,9 +58,9 @@ def read_words(
     chosen = chosen_blocks(blocks).active_blocks(pipeline.models[0].block_count)
     if not chosen:
         raise ValueError("No block is selected, so there is nothing to read.")
-    due = Due(pipeline, noise_levels, text, other_text=False)
+    due = Due(pipeline, levels, text, other_text=False)
     found: dict[float, tuple[float, dict[int, BlockReading]]] = {}
-    total = len(noise_levels) * len(chosen)
+    total = len(levels) * len(chosen)
     readers = {
         m.module: WordReader(m, groups, chosen, lambda n: progress(len(found) * len(chosen) + n, total))
         for m in pipeline.models
@@ -78,7 +79,7 @@ def read_words(
         pipeline.sample(text, seed)
     due.check_all()
     return collected_reading(
-        [found[level] for level in noise_levels],
+        [found[level] for level in levels],
         {**groups, PADDING: []},
         pipeline.models[0].block_count,
         seed=seed,

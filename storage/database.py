@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import shutil
-import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 
 from .duckdb_errors import explained, has_given_up
 from .errors import LockedError, StoreError, UnsupportedError
+from .files import acknowledge, acknowledged, make_file, private_folder
 from .readers import Readers
 from .schema import column, copy_rows, last_id, schema
 from .text import plain
@@ -57,7 +57,7 @@ class Database:
         self.broken = False
         """DuckDB has given the connection up; the file can be opened again."""
         self.last_id = 0
-        self._process = os.getpid()
+        self._process, self._open = os.getpid(), False
         self._writing = threading.RLock()
         self._readers = Readers()
         self._idle: list[Any] = []
@@ -72,14 +72,21 @@ class Database:
         with self.errors():
             self._connect()
         open_stores[str(self.path)] = self._process
+        self._open = True
         _connections.add(self)
+
+    @property
+    def is_open(self) -> bool:
+        """False once it is closed, and in a process that was forked since."""
+        return self._open and os.getpid() == self._process
 
     def close(self) -> None:
         """Close the file. Does nothing again, or in a process that was forked since."""
-        if os.getpid() != self._process or open_stores.get(str(self.path)) != self._process:
+        if not self.is_open:
             return
         with self._writing, self._readers.none():
             self._disconnect()
+            self._open = False
             del open_stores[str(self.path)]
 
     def beside(self, suffix: str) -> Path:
@@ -127,7 +134,7 @@ class Database:
                 _abandon(db)
                 raise
             self._idle.append(db)
-            self._acknowledge()
+            acknowledge(self.path, self._store, self.last_id)
             return result
 
     def next_ids(self, db: Any, count: int) -> list[int]:
@@ -157,7 +164,7 @@ class Database:
         self._check_process()
         with self._writing, self._readers.none(), self.errors():
             self._check_file()
-            with self._private_folder(".compact") as folder:
+            with private_folder(self.path, ".compact") as folder:
                 copy = folder / "copy"
                 with contextlib.closing(self._cursor()) as db:
                     db.execute("CHECKPOINT store")
@@ -196,7 +203,7 @@ class Database:
     def _connect(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not self.path.exists():
-            self._make_file()
+            make_file(self.path)
         connection = duckdb.connect(":memory:", config={**OPTIONS, "temp_directory": str(self.beside(".tmp"))})
         try:
             connection.execute(f"ATTACH {_quoted(self.path)} AS store {ATTACH}")
@@ -217,26 +224,6 @@ class Database:
             self.beside(".tmp").mkdir(mode=0o700)
         self._identity = self._file_identity()
         self._compare_acknowledged()
-
-    def _make_file(self) -> None:
-        """DuckDB would make one that all can read, and takes no empty one."""
-        with tempfile.TemporaryDirectory(dir=self.path.parent) as folder:
-            made = Path(folder, "new")
-            duckdb.connect(made).close()
-            made.chmod(0o600)
-            with contextlib.suppress(OSError):  # another process was faster, or a disk without links
-                os.link(made, self.path)
-
-    @contextlib.contextmanager
-    def _private_folder(self, suffix: str) -> Iterator[Path]:
-        """An empty folder beside the file that only its owner can enter: DuckDB makes files that all can read."""
-        folder = self.path.with_name(re.sub(r"[*?\[]", "_", self.path.name) + suffix)  # DuckDB takes these for patterns
-        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
-        folder.mkdir(mode=0o700)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def _check_format(self, connection: Any) -> None:
         tables = column(connection, "SELECT table_name FROM duckdb_tables()")
@@ -271,7 +258,7 @@ class Database:
     def _check_process(self) -> None:
         if os.getpid() != self._process:
             raise StoreError(f"The embedding store is {_forked(self._process)}.")
-        if open_stores.get(str(self.path)) != self._process:
+        if not self._open:
             raise StoreError(f"The embedding store {plain(self.path)} is closed.")
 
     def _file_identity(self) -> tuple[int, int]:
@@ -294,12 +281,6 @@ class Database:
         with contextlib.suppress(OSError):
             self.beside(".wal").touch(mode=0o600)
 
-    def _acknowledge(self) -> None:
-        """Note the newest id beside the file, so that opening can tell when the log was cut."""
-        with contextlib.suppress(OSError):
-            self.beside(".last").touch(mode=0o600)
-            self.beside(".last").write_text(f"{self._store} {self.last_id}\n")
-
     def _compare_acknowledged(self) -> None:
         store, last = acknowledged(self.path)
         if store == self._store and last > self.last_id:
@@ -307,16 +288,7 @@ class Database:
                 "Embedding store %s: the last changes are missing (numbers %d to %d). Its log was cut or damaged, or "
                 "an older copy was put in its place.", plain(self.path), self.last_id + 1, last,
             )  # fmt: skip
-            self._acknowledge()
-
-
-def acknowledged(path: Path) -> tuple[str, int]:
-    """Which store, and its newest id, `_acknowledge` has noted beside a file; none and 0 if it has not."""
-    try:
-        store, last = path.with_name(path.name + ".last").read_text(errors="replace").split()
-        return store, int(last)
-    except (OSError, ValueError):
-        return "", 0
+            acknowledge(self.path, self._store, self.last_id)
 
 
 def _abandon(db: Any) -> None:

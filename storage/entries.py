@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
 from .codec import Encoded, content_hash, dtype_name, encode
 from .database import Database
 from .packing import Packed, pack
-from .records import Description
+from .records import Description, Operation
 from .search import Vectors, pooled
+from .text import checked
 
 PART = 4000
 """Bytes of a part. DuckDB keeps values of 4096 bytes and more apart, and copies a whole row group to read one."""
@@ -43,6 +44,16 @@ def prepare(value: Any, exact: bool = False) -> Prepared:
     encoded = tuple(encode(tensor, exact) for tensor in packed.tensors)
     vector = pooled(packed.tensors[packed.main])
     return Prepared(packed, encoded, None if vector is None else vector.astype("<f2").tobytes())
+
+
+def prepare_operation(operation: Operation) -> Operation:
+    """The operation with its inputs and its result encoded, but for ids. Raises UnsupportedError as `prepare`."""
+
+    def ready(value: Any) -> Any:
+        return value if value is None or isinstance(value, int) else prepare(value)
+
+    inputs = [replace(i, embedding=ready(i.embedding)) for i in operation.inputs]
+    return replace(operation, inputs=inputs, result=ready(operation.result))
 
 
 class Writer:
@@ -91,6 +102,22 @@ class Writer:
             (me, i, packed.roles[i], contents[t.hash], t.dtype, list(t.shape), t.device)
             for i, t in enumerate(ready.tensors)
         ])  # fmt: skip
+        return me
+
+    def record(self, db: Any, operation: Operation) -> int:
+        """Insert an operation that `prepare_operation` has encoded; its id."""
+
+        def number(value: Any, told: Description) -> int | None:
+            return self.insert(db, value, told, True) if isinstance(value, Prepared) else value
+
+        o, plain = operation, Description(kind=operation.description.kind, form=operation.description.form)
+        ids = [number(i.embedding, plain) for i in o.inputs]
+        result_id, (me,) = number(o.result, o.description), self._database.next_ids(db, 1)
+        measured = o.duration_ms, o.peak_memory_bytes, o.device, o.node
+        rows(db, "vector_operations", [(me, o.type, result_id, *measured, now())])
+        rows(db, "operation_inputs", [(me, n, i.role, ids[n], i.weight) for n, i in enumerate(o.inputs)])
+        texts = {k: v if isinstance(v, str) else json.dumps(v, default=repr) for k, v in o.parameters.items()}
+        rows(db, "operation_parameters", [(me, k, checked(k, v)) for k, v in texts.items()])
         return me
 
     def _insert_contents(self, db: Any, ready: Prepared, ids: dict[str, int], known: dict[str, int]) -> None:

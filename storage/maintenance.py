@@ -12,7 +12,7 @@ from .entries import now
 from .errors import DamagedError, StoreError
 from .records import Listing
 from .store import EmbeddingStore
-from .text import checked_name, checked_tags, shown
+from .text import checked_name, checked_tags, not_stored, shown
 
 Progress = Callable[[int, int], None]
 BATCH_BYTES, BATCH_ROWS = 32 << 20, 1000
@@ -78,7 +78,7 @@ def named(store: EmbeddingStore, name: str) -> Listing:
     """The embedding of a name. Raises KeyError when there is none."""
     found = store.listings(names=[name])
     if not found:
-        raise KeyError(shown(name))
+        raise KeyError(not_stored(name))
     return found[0]
 
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from .errors import UnsupportedError
-from .text import checked, checked_name, checked_tags
+from .text import checked, checked_name, checked_tags, shown
 
 Kind = Literal["raw", "projected", "hidden", "other"]
 
@@ -90,6 +90,16 @@ class Description:
         for label in ("prompt", "note", "kind", "form"):
             if getattr(self, label) is not None:
                 checked(label, getattr(self, label))
+
+
+def described(given: Any) -> Description:
+    """The description of an embedding that is put; an empty one for None. Raises UnsupportedError for anything else."""
+    if given is None or isinstance(given, Description):
+        return given or Description()
+    name = shown(given, 40) if isinstance(given, str) else "'castle'"
+    raise UnsupportedError(
+        f"description: expected a Description, as Description(name={name}) is, got {type(given).__name__}."
+    )
 
 
 @dataclass(frozen=True)

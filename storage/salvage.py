@@ -20,9 +20,10 @@ from typing import Any
 
 from . import blocks, maintenance
 from .codec import decode
-from .database import acknowledged, open_stores
+from .database import open_stores
 from .entries import hash_of_parts
 from .errors import DamagedError, LockedError, StoreError
+from .files import acknowledged
 from .locks import is_held
 from .reading_damage import NO_ROOM, OF_TENSORS, copy_missing
 from .search import pooled

@@ -11,7 +11,6 @@ snapshot. Nothing runs in the background.
 from __future__ import annotations
 
 import atexit
-import json
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
@@ -19,16 +18,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
-from .codec import content_hash, decode
+from .codec import content_hash
 from .database import Database
-from .entries import Prepared, Writer, count_reads, hash_of, now, prepare, rows, value_hash
-from .errors import DamagedError, StoreError, UnsupportedError
-from .packing import pack, unpack
-from .records import Description, EmbeddingKey, Listing, Operation, OperationInput, Stored
+from .entries import Prepared, Writer, count_reads, hash_of, now, prepare, prepare_operation, rows, value_hash
+from .errors import StoreError, UnsupportedError
+from .loading import Loader
+from .packing import pack
+from .records import Description, EmbeddingKey, Listing, Operation, Stored, described
 from .search import Vectors, keep_scores, kept_scores, limited, pooled
-from .text import checked, query_words, shown
+from .text import askable, checked, not_stored, plain, query_words, shown
 
 T = TypeVar("T")
 _COLUMNS = ", ".join(f.name for f in fields(Listing))
@@ -51,6 +49,7 @@ class EmbeddingStore:
         self.vectors = Vectors()
         self._writer = Writer(self.database, self.vectors)
         self.damaged = self._writer.damaged
+        self._loader = Loader(self.database, self.damaged)
         self._reads: dict[int, tuple[int, datetime]] = {}
         self._counting = threading.Lock()
         atexit.register(self.close)
@@ -72,6 +71,9 @@ class EmbeddingStore:
     def __exit__(self, *_: Any) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        return f"<EmbeddingStore {plain(self.path)}, {'open' if self.database.is_open else 'closed'}>"
+
     # putting
 
     def put(self, value: Any, description: Description | None = None, exact: bool = False) -> int:
@@ -83,10 +85,11 @@ class EmbeddingStore:
             exact: keep every bit of float32 and float64 too.
 
         Raises:
-            UnsupportedError: a value that cannot be stored.
+            UnsupportedError: a value that cannot be stored, or a description that is none.
             StoreError: it could not be written, for example because the disk is full; nothing was changed.
         """
-        return self.put_all([(prepare(value, exact), description or Description())])[0]
+        told = described(description)
+        return self.put_all([(prepare(value, exact), told)])[0]
 
     def put_all(self, items: Sequence[tuple[Prepared, Description]]) -> list[int]:
         """Store values that `prepare` has encoded, all or none; their ids. Errors as `put`."""
@@ -94,29 +97,8 @@ class EmbeddingStore:
 
     def record(self, operation: Operation) -> int:
         """Store an operation with its inputs and its result; its id. Errors as `put`."""
-
-        def ready(value: Any) -> Any:
-            return value if value is None or isinstance(value, int) else prepare(value)
-
-        inputs = [OperationInput(i.role, ready(i.embedding), i.weight) for i in operation.inputs]
-        result, told = ready(operation.result), operation.description
-
-        def number(db: Any, value: Any, described: Description) -> int | None:
-            return self._writer.insert(db, value, described, True) if isinstance(value, Prepared) else value
-
-        def job(db: Any) -> int:
-            plain = Description(kind=told.kind, form=told.form)
-            ids = [number(db, i.embedding, plain) for i in inputs]
-            result_id, (me,) = number(db, result, told), self.database.next_ids(db, 1)
-            o = operation
-            rows(db, "vector_operations",
-                  [(me, o.type, result_id, o.duration_ms, o.peak_memory_bytes, o.device, o.node, now())])  # fmt: skip
-            rows(db, "operation_inputs", [(me, n, i.role, ids[n], i.weight) for n, i in enumerate(inputs)])
-            texts = {k: v if isinstance(v, str) else json.dumps(v, default=repr) for k, v in o.parameters.items()}
-            rows(db, "operation_parameters", [(me, k, checked(k, v)) for k, v in texts.items()])
-            return me
-
-        return self.write(job)
+        ready = prepare_operation(operation)
+        return self.write(lambda db: self._writer.record(db, ready))
 
     def flush_reads(self) -> None:
         """Write the access counts, which wait for the next write otherwise."""
@@ -154,18 +136,19 @@ class EmbeddingStore:
             KeyError: there is none.
             DamagedError: its bytes on disk are damaged.
         """
-        return self._load("name = ?", name, restore_devices)
+        if (found := self._load("name = ?", name, restore_devices)) is None:
+            raise KeyError(not_stored(name))
+        return found
 
     def find(self, key: EmbeddingKey) -> Stored | None:
         """The embedding that was stored under this cache key, or None. Raises DamagedError as `get`."""
-        try:
-            return self._load("cache_key = ?", key.hash, False)
-        except KeyError:
-            return None
+        return self._load("cache_key = ?", key.hash, False)
 
     def load(self, embedding_id: int, restore_devices: bool = False) -> Stored:
         """The embedding of an id. Arguments and errors as `get`."""
-        return self._load("embedding_id = ?", embedding_id, restore_devices)
+        if (found := self._load("embedding_id = ?", embedding_id, restore_devices)) is None:
+            raise KeyError(f"No embedding has the id {shown(embedding_id)}. listings() lists those that there are.")
+        return found
 
     def names(self) -> list[str]:
         """All names, sorted."""
@@ -173,13 +156,13 @@ class EmbeddingStore:
 
     def id_of(self, name: str) -> int | None:
         """Id of the embedding that has a name, or None."""
-        found = self.database.read("SELECT embedding_id FROM embeddings WHERE name = ?", [_text(name)])
+        found = self.database.read("SELECT embedding_id FROM embeddings WHERE name = ?", [askable(name)])
         return int(found[0][0]) if found else None
 
     def id_of_prompt(self, prompt: str) -> int | None:
         """Id of the newest embedding whose prompt is this, but for outer blanks, or None."""
         query = "SELECT max(embedding_id) FROM embeddings WHERE trim(prompt, ?) = ?"
-        found: int | None = self.database.read(query, [" \t\r\n", _text(prompt.strip())])[0][0]
+        found: int | None = self.database.read(query, [" \t\r\n", askable(prompt.strip())])[0][0]
         return found
 
     def id_of_value(self, value: Any) -> int | None:
@@ -221,7 +204,7 @@ class EmbeddingStore:
         for column, given, kind in (("name", names, "VARCHAR"), ("embedding_id", ids, "BIGINT")):
             if given is not None:
                 conditions.append(f"{column} IN (SELECT unnest(?::{kind}[]))")
-                values.append([_text(v) if isinstance(v, str) else v for v in given])
+                values.append([askable(v) if isinstance(v, str) else v for v in given])
         query = f"SELECT {_COLUMNS} FROM listing WHERE {' AND '.join(conditions)} ORDER BY {_ORDERS[order]}"  # noqa: S608
         if limit is not None:
             query += f" LIMIT {int(limit)}"
@@ -276,58 +259,9 @@ class EmbeddingStore:
 
     # inside
 
-    def _load(self, condition: str, value: Any, restore_devices: bool) -> Stored:
-        with self.database.snapshot() as db:
-            found = db.execute(
-                "SELECT embedding_id, name, prompt, note, kind, form, structure "  # noqa: S608
-                f"FROM embeddings WHERE {condition}",
-                [_text(value) if isinstance(value, str) else value],
-            ).fetchall()
-            if not found:
-                raise KeyError(shown(value))
-            *about, structure = found[0]
-            parts = db.execute(
-                "SELECT p.content_id, p.device, p.dtype, p.shape, c.stored, c.row_count, c.column_count "
-                "FROM embedding_parts p LEFT JOIN contents c USING (content_id) WHERE embedding_id = ? "
-                "ORDER BY position",
-                [about[0]],
-            ).fetchall()
-            data = {part[0]: self._bytes(db, part[0]) for part in parts}
-        tensors = [self._decoded(data, part, restore_devices) for part in parts]
-        with self._counting:
-            self._reads[about[0]] = self._reads.get(about[0], (0, None))[0] + 1, now()
-        return Stored(*about, unpack(structure, tensors))  # type: ignore[call-arg]
-
-    def _bytes(self, db: Any, content_id: int) -> bytes:
-        try:
-            rows = db.execute("SELECT part, data FROM content_parts WHERE content_id = ?", [content_id]).fetchall()
-        except Exception:
-            self.damaged.add(content_id)
-            raise
-        rows.sort()
-        return b"".join(data for _, data in rows)
-
-    def _decoded(self, data: dict[int, bytes], part: Sequence[Any], restore_devices: bool) -> torch.Tensor:
-        content_id, device, dtype, shape, *kept = part
-        try:
-            if kept[0] is None:
-                raise DamagedError("A tensor of the embedding is missing from the store.")
-            tensor = decode(data[content_id], dtype, tuple(shape), *kept)
-        except DamagedError:
-            self.damaged.add(content_id)
-            raise
-        return tensor.to(available_device(device)) if restore_devices else tensor
-
-
-def available_device(kind: str) -> torch.device:
-    """The device of a kind such as `cuda`; the CPU where this machine has none."""
-    try:
-        found = kind == "cpu" or torch.get_device_module(kind).is_available()
-    except (RuntimeError, AttributeError):  # a kind that this torch does not know
-        found = False
-    return torch.device(kind if found else "cpu")
-
-
-def _text(value: str) -> str:
-    """A text that can be asked for; one that cannot be stored is nobody's name."""
-    return value if value.isascii() else value.encode(errors="replace").decode()
+    def _load(self, condition: str, value: Any, restore_devices: bool) -> Stored | None:
+        found = self._loader.load(condition, value, restore_devices)
+        if found is not None:
+            with self._counting:
+                self._reads[found.id] = self._reads.get(found.id, (0, None))[0] + 1, now()
+        return found

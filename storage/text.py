@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from .errors import UnsupportedError
 
@@ -20,6 +20,11 @@ def shown(text: object, limit: int = 80) -> str:
     cannot be written otherwise, and its prompt worker would end.
     """
     return f"'{plain(text, limit)}'"
+
+
+def not_stored(name: object) -> str:
+    """For the KeyError of a name that no embedding has."""
+    return f"No embedding is stored as {shown(name)}. EmbeddingStore.names() lists the names that there are."
 
 
 def plain(text: object, limit: int = 500) -> str:
@@ -47,18 +52,25 @@ def checked(label: str, text: str, limit: int = MAX_TEXT) -> str:
 
 def checked_name(text: str) -> str:
     """A name without outer blanks. Raises UnsupportedError unless it is 1 to 200 printable characters on one line."""
-    name = checked("name", text.strip())
+    name = checked("name", text).strip()
     if not 0 < len(name) <= MAX_NAME or any(ord(c) < 32 or ord(c) == 127 for c in name):
         raise UnsupportedError(f"name must be 1 to {MAX_NAME} characters on one line, not {shown(name)}.")
     return name
 
 
 def checked_tags(tags: object) -> tuple[str, ...]:
-    """Tags, each once. Raises UnsupportedError for too many or too long ones."""
-    found = tuple(dict.fromkeys(checked("tags", tag, MAX_TAG) for tag in tags))  # type: ignore[attr-defined]
+    """Tags, each once. Raises UnsupportedError for too many or too long ones, and for what is no list of them."""
+    if isinstance(tags, str) or not isinstance(tags, Iterable):
+        raise UnsupportedError(f"tags: expected several texts, as in ('gothic', 'night'), got {type(tags).__name__}.")
+    found = tuple(dict.fromkeys(checked("tags", tag, MAX_TAG) for tag in tags))
     if len(found) > MAX_TAGS:
         raise UnsupportedError(f"tags: {len(found)} of them; at most {MAX_TAGS} can be stored.")
     return found
+
+
+def askable(text: str) -> str:
+    """A text that can be asked for; one that cannot be stored is nobody's name."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def query_words(text: str) -> list[str]:

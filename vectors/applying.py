@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from ..patching.arguments import Blocks, chosen_blocks, given_window
+from ..patching.arguments import Blocks, chosen_blocks, given_window, warn_without_block
 from ..patching.concepts import Concept, pack
 from ..patching.edit import Branch, Edit, EditStack, LogLevel, Window
 from ..patching.fingerprint import known_identity
@@ -19,7 +19,7 @@ from ..patching.steering import STEERING, ChangedText, Steering, Turn
 from ..patching.tokens import Tokens
 from ..patching.words import tokens_of
 from .arithmetic import at_levels
-from .control_vector import CONTEXT, ControlVector, ControlVectorError
+from .control_vector import CONTEXT, ControlVector, ControlVectorError, check_vector
 
 OperationName = Literal["add", "ablate", "set_point", "rotate", "transport"]
 
@@ -60,11 +60,12 @@ def steer(
         options: of the operation: `unit`; `one_sided` and `to_zero`; `angle` and `radius`.
 
     Raises:
-        ControlVectorError: the vector is of another model, or an option is none of the operation's.
+        ControlVectorError: no control vector, or one of another model; an option that is none of the operation's.
         ValueError: as `inject`, or a block that the vector was not fitted on.
     """
     from ..patching.hosts import diffusers
 
+    check_vector(vector, "vector")
     if not other_model:
         check_identity(vector, diffusers, target)
     edit = steering_edit(
@@ -79,6 +80,7 @@ def steer(
         label="steer",
         log_level=log_level,
     )
+    warn_without_block(edit.strengths, "steer")
     stack = EditStack((edit,))
     with diffusers.edited(target, stack):
         yield stack
@@ -89,16 +91,16 @@ def make_operation(name: str, strength: float, **options: Any) -> Steering:
 
     Raises:
         ControlVectorError: there is none of this name, or it lacks an option.
+        ValueError: the strength or an option is none that it takes.
     """
     if name not in STEERING:
         raise ControlVectorError(f"operation must be one of {', '.join(STEERING)}, not {name!r}.")
-    try:
-        return STEERING[name](amount=strength, **options)
-    except TypeError:
-        known = [field.name for field in fields(STEERING[name]) if field.name != "amount"]
+    known = [field.name for field in fields(STEERING[name]) if field.name != "amount"]
+    if unknown := [option for option in options if option not in known]:
         raise ControlVectorError(
-            f"The operation {name} has the options {', '.join(known) or 'none'}, not {', '.join(options)}."
-        ) from None
+            f"The operation {name} has the options {', '.join(known) or 'none'}, not {', '.join(unknown)}."
+        )
+    return STEERING[name](amount=strength, **options)
 
 
 def steering_edit(
@@ -205,6 +207,8 @@ def turn(
     """
     from ..patching.hosts import diffusers
 
+    check_vector(first, "first")
+    check_vector(second, "second")
     if not options.pop("other_model", False):
         for vector in (first, second):
             check_identity(vector, diffusers, target)
@@ -215,6 +219,7 @@ def turn(
         plane(first, second), Turn(strength, angle), window=window, schedule=schedule, mask=mask, tokens=tokens,
         label="turn", **options,
     )  # fmt: skip
+    warn_without_block(edit.strengths, "turn")
     stack = EditStack((edit,))
     with diffusers.edited(target, stack):
         yield stack

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ..patching.sites import SITES
+from ..patching.views import ranges
 
 CONTEXT = "context"
 
@@ -133,6 +134,15 @@ class ControlVector:
             origin=f"minus ({self.origin})",
         )
 
+    def __repr__(self) -> str:
+        few = ", ".join(f"{level:.3g}" for level in self.levels)
+        many = f"{len(self.levels)} from {self.levels[0]:.3g} to {self.levels[-1]:.3g}"
+        return (
+            f"<ControlVector of {self.model_name or 'a model'}: site {self.site}, blocks {ranges(self.blocks)}, "
+            f"noise levels {few if len(self.levels) < 4 else many}, width {self.width}, {self.method}, "
+            f"origin {self.origin!r:.80}>"
+        )
+
     def describe(self) -> dict[str, Any]:
         """Everything but the tensors, as plain values."""
         return {
@@ -164,6 +174,17 @@ class ControlVector:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ControlVector:
         return self
+
+
+def check_vector(value: Any, name: str) -> None:
+    """Raise ControlVectorError, which says what to give, unless the value of an argument is a control vector."""
+    if isinstance(value, ControlVector):
+        return
+    instead = " A tensor goes through inject(pipe, Direction(tensor), site=...)." if torch.is_tensor(value) else ""
+    raise ControlVectorError(
+        f"{name}: expected a ControlVector, as control_vector() and load_control_vector() give it, got "
+        f"{type(value).__name__}.{instead}"
+    )
 
 
 TENSORS = (

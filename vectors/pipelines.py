@@ -23,7 +23,7 @@ from ..probing.forks import ModelCall
 from ..probing.pipeline_calls import Pipeline, latents_of, text_of
 from .applying import steer
 from .calibration import EVALUATIONS, Calibration, calibrate_response
-from .control_vector import CONTEXT, ControlVector, ControlVectorError
+from .control_vector import CONTEXT, ControlVector, ControlVectorError, check_vector
 from .fitting import Fit, Method
 from .measuring import PairMeasurement
 from .pairs import checked_pairs, differing_spans, real_rows
@@ -198,6 +198,7 @@ def calibrate(
         ControlVectorError: nothing changes, or an argument is out of range.
         ValueError: as `steer`.
     """
+    check_vector(vector, "vector")
     pipeline = Pipeline(pipe, call)
     text = pipeline.encode(prompt, "prompt")
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)

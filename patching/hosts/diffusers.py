@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ...embeddings.text_embeds import TextEmbeds
-from ..arguments import Blocks, batch_of, chosen_blocks, encoded, given_prompt, given_window
+from ..arguments import Blocks, batch_of, chosen_blocks, encoded, given_prompt, given_window, warn_without_block
 from ..capture import Capture, HiddenStates
 from ..checks import check_stack
 from ..difference import Reduce, captured_difference
@@ -63,7 +63,7 @@ def inject(
         embeds: the prompt to inject: text, or [tokens, 4096] or [batch, tokens, 4096] as `pipe.encode_prompt` gives it;
             or a source such as a Direction.
         blocks: a selection (`"10-29:0.6"`), a block, several ([1, 2], range(10, 30)), or
-            strengths by block ({1: 0.5}).
+            strengths by block ({1: 0.5}). Left blank, nothing changes, and the log says so; `none` is silent.
         strength: multiplies the strengths of `blocks`, 0..1.
         window: part of sampling in which it acts, as fractions (start, end). Needs a pipeline.
         branch: `cond` (the prompt), `uncond` (the negative prompt) or `both`. A pipeline's calls are identified by
@@ -90,9 +90,11 @@ def inject(
             another width or with more than 512 tokens, no Wan model, a cache of diffusers that would replay the edit,
             group offload of several blocks beside a second stream, a mask under context parallelism.
     """
+    chosen = chosen_blocks(blocks)
+    warn_without_block(chosen, "inject")
     edit = Edit(
         source=embeds if hasattr(embeds, "gives") else given_prompt(target, embeds),  # type: ignore[arg-type]
-        strengths=chosen_blocks(blocks) * strength,
+        strengths=chosen * strength,
         window=given_window(window),
         branch=branch,
         operation=operation,  # type: ignore[arg-type]  # None: the default of the source
@@ -136,7 +138,9 @@ def inject_hidden(
     Raises:
         ValueError: as `inject` and `captured_difference`.
     """
-    strengths = chosen_blocks(blocks) * strength
+    chosen = chosen_blocks(blocks)
+    warn_without_block(chosen, "inject_hidden")
+    strengths = chosen * strength
     count = discover(_transformers(target)[0]).block_count
     edit = Edit(
         source=captured_difference(main, injection, strengths.active_blocks(count), reduce),

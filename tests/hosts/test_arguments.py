@@ -65,6 +65,26 @@ def test_a_block_by_number_is_that_block(main, other):
             assert torch.equal(sampler(main), wanted)
 
 
+@pytest.mark.parametrize("blank", [[], (), {}, "", " , ", "000000", range(0)], ids=repr)
+def test_a_blank_choice_of_blocks_changes_nothing_and_says_so_once(sampler, main, other, caplog, blank):
+    states = [wae.capture(sampler.pipe, text, 1, size=SIZE) for text in (main, other)]
+    plain = sampler(main)
+    for opened, given in ((wae.inject, (other,)), (wae.inject_hidden, states), (wae.steer, (VECTOR,))):
+        caplog.clear()
+        with opened(sampler.pipe, *given, blocks=blank):
+            assert torch.equal(sampler(main), plain)
+        said = f"{opened.__name__}: no block is chosen, so nothing changes."
+        assert [record.message for record in caplog.records if "no block" in record.message] == [said]
+
+
+def test_none_and_a_strength_of_0_are_silent(sampler, main, other, caplog):
+    plain = sampler(main)
+    for chosen in ({"blocks": "none"}, {"blocks": {1: 0.0}}, {"blocks": "!0-5"}, {"strength": 0.0}):
+        with inject(sampler.pipe, other, **chosen):
+            assert torch.equal(sampler(main), plain)
+    assert "no block" not in caplog.text
+
+
 @pytest.fixture
 def with_encoder(main) -> Sampler:
     """A pipeline with a random text encoder and a tokenizer of whole words."""
@@ -115,15 +135,79 @@ def test_words_are_those_of_the_prompt_as_the_pipeline_cleans_it(with_encoder, m
         pass
 
 
-def test_a_prompt_as_text_needs_a_text_encoder(sampler):
-    for target in (sampler.pipe, sampler.pipe.transformer):
-        with pytest.raises(ValueError, match="needs a pipeline with its text encoder"), inject(target, "a red fox"):
-            pass
+@pytest.mark.parametrize(
+    ("of", "instead"),
+    [
+        (lambda pipe: pipe, r"this pipeline has no text encoder.*tiny_wan\.encode\(text\)"),
+        (lambda pipe: pipe.transformer, "Give the pipeline instead of its transformer"),
+    ],
+    ids=["pipeline", "transformer"],
+)
+def test_a_prompt_as_text_needs_a_text_encoder(sampler, of, instead):
+    with pytest.raises(ValueError, match=instead), inject(of(sampler.pipe), "a red fox"):
+        pass
 
 
 def test_what_is_no_prompt_is_named(sampler):
     with pytest.raises(ValueError, match="embeds"), inject(sampler.pipe, prompt_embeds(1).numpy()):
         pass
+
+
+def test_what_goes_elsewhere_than_into_inject_is_told_where(sampler, main):
+    states = wae.capture(sampler.pipe, main, 1, size=SIZE)
+    with inject(sampler.pipe, main) as stack:
+        pass
+    elsewhere = {
+        r"steer\(": VECTOR,
+        r"inject_hidden\(": states,
+        r"edited\(pipe, stack": stack,
+        "EditStack": stack.edits[0],
+    }
+    for function, given in elsewhere.items():
+        with pytest.raises(ValueError, match=rf"^embeds: .*got {type(given).__name__}\. .*{function}"):
+            inject(sampler.pipe, given).__enter__()
+
+
+def test_what_is_no_control_vector_is_named_with_what_to_give(sampler, main):
+    pipe, tensor = sampler.pipe, torch.ones(32)
+    calls = {
+        "vector": (wae.steer, (tensor,)),
+        "first": (wae.turn, (tensor, VECTOR)),
+        "second": (wae.turn, (VECTOR, tensor)),
+    }
+    for name, (opened, given) in calls.items():
+        with pytest.raises(wae.ControlVectorError, match=rf"^{name}: .*load_control_vector.*got Tensor.*Direction"):
+            opened(pipe, *given).__enter__()
+    with pytest.raises(wae.ControlVectorError, match="got str") as caught:
+        wae.steer(pipe, "night.safetensors").__enter__()
+    assert "Direction" not in str(caught.value)
+    with pytest.raises(wae.ControlVectorError, match=r"^vector: expected a ControlVector"):
+        wae.calibrate(pipe, main, tensor, **CALL)
+
+
+@pytest.mark.parametrize(
+    ("operation", "options", "wrong"),
+    [
+        ("add", {"strength": "0.4"}, "strength must be a number of at most 100, not '0.4'"),
+        ("add", {"strength": None}, "strength must be a number"),
+        ("add", {"strength": torch.ones(2)}, "strength must be a number"),
+        ("add", {"unit": "norms"}, "unit must be one of relative, absolute, not 'norms'"),
+        ("rotate", {"angle": "90"}, "angle must lie in 0 to 180 degrees, not '90'"),
+        ("rotate", {"radius": 0}, "radius must be above 0"),
+        ("rotate", {"angle": 90, "unit": "relative"}, "has the options angle, radius, not unit"),
+        ("transport", {"angle": 90}, "has the options none, not angle"),
+    ],
+)
+def test_a_value_that_an_operation_does_not_take_is_named(sampler, operation, options, wrong):
+    with pytest.raises(ValueError, match=wrong):
+        wae.steer(sampler.pipe, VECTOR, operation=operation, **options).__enter__()
+
+
+def test_a_strength_may_be_a_tensor_of_one_number(sampler, main):
+    with wae.steer(sampler.pipe, VECTOR, 0.5):
+        wanted = sampler(main)
+    with wae.steer(sampler.pipe, VECTOR, torch.tensor(0.5)):
+        assert torch.equal(sampler(main), wanted)
 
 
 CALL = {"height": 32, "width": 32, "num_frames": 5, "num_inference_steps": 2, "guidance_scale": 1.0}
@@ -169,6 +253,27 @@ def test_prompts_are_text_or_embeddings_in_every_function(with_encoder):
     for name, measure in values.items():
         texts, tensors = (torch.as_tensor(measure(*pair)) for pair in ((CASTLE, FOX), (castle, fox)))
         assert torch.equal(texts, tensors), name
+
+
+@pytest.mark.parametrize(
+    "levels", [(2,), (0.5, 0.0), (-0.1,), (float("nan"),), ("0.8",), "0.8", 0.8, (), None], ids=str
+)
+def test_noise_levels_are_numbers_from_0_to_1_before_anything_is_sampled(sampler, main, other, levels):
+    for measure in (
+        lambda: wae.block_map(sampler.pipe, main, other, levels),
+        lambda: wae.read_words(sampler.pipe, main, noise_levels=levels),
+    ):
+        with pytest.raises(ValueError, match=r"^noise_levels: .*numbers above 0 and at most 1"):
+            measure()
+
+
+def test_guidance_without_a_text_encoder_needs_the_negative_prompt(sampler, main, other):
+    call = {name: value for name, value in CALL.items() if name != "guidance_scale"}
+    for more in ({}, {"guidance_scale": 2.0}, {"negative_prompt": "blurry"}):
+        with pytest.raises(ValueError, match=r"^guidance_scale is [25], .*Give negative_prompt_embeds"):
+            wae.block_map(sampler.pipe, main, other, (0.8,), [0], **call, **more)
+    assert wae.block_map(sampler.pipe, main, other, (0.8,), [0], **call, negative_prompt_embeds=other).blocks
+    assert wae.block_map(sampler.pipe, main, other, (0.8,), [0], **CALL).blocks
 
 
 NODE_WORDS = re.compile(

@@ -113,7 +113,7 @@ def test_what_cannot_be_fitted_is_refused(sample):
         (PAIRS, {"blocks": "!0-3"}, "No block"),
         (PAIRS, {"blocks": "9"}, "4 blocks"),
         (PAIRS, {"method": "guess"}, "method must be one of"),
-        ([("a red car", "a blue car")], {}, "needs a pipeline with its text encoder"),
+        ([("a red car", "a blue car")], {}, "this pipeline has no text encoder"),
         ([(PAIRS[0][0], PAIRS[0][0])], {}, "do not differ"),
         ([(PAIRS[0][0], prompt_embeds(1, width=48))], {}, "48"),
     ):

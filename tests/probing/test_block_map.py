@@ -233,7 +233,7 @@ def test_what_cannot_be_measured_is_refused_with_what_to_do(sampler, main, other
         measure(sampler, main, other, levels=(0.9, 0.89))
     with pytest.raises(ValueError, match="above 0 and at most 1"):
         measure(sampler, main, other, levels=(1.5,))
-    with pytest.raises(ValueError, match="needs a pipeline with its text encoder"):
+    with pytest.raises(ValueError, match="this pipeline has no text encoder"):
         measure(sampler, "a dog", other)
     with pytest.raises(ValueError, match="2 prompts were given, but 3 others"):
         measure(sampler, [main, main], [other] * 3)

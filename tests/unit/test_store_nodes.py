@@ -20,8 +20,7 @@ from wanvideo_activation_editor.nodes import recording, store_access
 from wanvideo_activation_editor.nodes.store import NOTHING
 from wanvideo_activation_editor.nodes.store_access import STORE, store_path
 from wanvideo_activation_editor.nodes.store_values import stored_under
-from wanvideo_activation_editor.storage import exchange, maintenance
-from wanvideo_activation_editor.storage import store as storage_store
+from wanvideo_activation_editor.storage import exchange, loading, maintenance
 from wanvideo_activation_editor.storage.records import EmbeddingKey
 from wanvideo_activation_editor.storage.store import EmbeddingStore
 
@@ -161,7 +160,7 @@ def test_what_is_no_embedding_is_refused(nodes):
 def test_a_load_asks_for_the_recorded_devices_only_where_stored_is_chosen(nodes, monkeypatch):
     keep(nodes, wrapper_embeds(1), "fox")
     asked: list[str] = []
-    monkeypatch.setattr(storage_store, "available_device", lambda kind: asked.append(kind) or torch.device(kind))
+    monkeypatch.setattr(loading, "available_device", lambda kind: asked.append(kind) or torch.device(kind))
     offloaded = load(nodes, "fox", "offload")[0]
     assert asked == []
     restored = load(nodes, "fox", "stored")[0]
