@@ -374,7 +374,7 @@ def test_half_precision(main, other):
         ({"embeds": torch.zeros(1, 8, 32) + 1}, r"are 32 wide, but WanTransformer3DModel projects text of width 64"),
         ({"embeds": torch.ones(1, 513, 64)}, r"513 tokens, but Wan models read at most 512"),
         ({"embeds": torch.full((1, 4, 64), float("nan"))}, r"NaN"),
-        ({"embeds": "a cat"}, "embeds: a prompt given as text needs a pipeline"),
+        ({"embeds": "a cat"}, "embeds: this pipeline has no text encoder"),
         ({"window": (0.6, 0.4)}, r"window: \(0.6, 0.4\) is no part of sampling"),
         ({"branch": "negative"}, r"branch must be one of"),
     ],
