@@ -161,7 +161,7 @@ def main() -> None:
         if sys.argv[1:] and name not in sys.argv[1:]:
             continue
         path = FOLDER / f"{name}.jpg"
-        picture(sampler, rows).save(path, quality=65, optimize=True)
+        picture(sampler, rows).save(path, quality=65, optimize=True, progressive=True)
         sys.stdout.write(f"{path.name}: {path.stat().st_size / 1024:.0f} KB\n")
 
 
