@@ -194,7 +194,7 @@ class Edit:
     def __repr__(self) -> str:
         amount = getattr(self.operation, "amount", None)
         parts = [
-            f"{self.operation.name}{'' if amount is None else f' {amount:g}'} at {self.site}",
+            f"{self.operation.name}{'' if amount is None else f' {float(amount):g}'} at {self.site}",
             f"blocks {str(self.strengths).removesuffix(' x 1') or 'none'}",
             f"branch {self.branch}",
         ]

@@ -44,6 +44,7 @@ class Steering:
     def __post_init__(self) -> None:
         if not is_within(self.amount, -LIMIT, LIMIT):
             raise ValueError(f"{self.name}: the strength must be a number of at most {LIMIT:g}, not {self.amount!r}.")
+        object.__setattr__(self, "amount", float(self.amount))  # of a tensor or array of one number
 
     def check_source(self, source: Any) -> None:
         """Raise ValueError unless the concept has what the operation reads."""

@@ -55,7 +55,7 @@ def report(found: BlockMap, quantity: str, top: int) -> str:
 
 def summary(found: BlockMap) -> str:
     """A block map in two lines."""
-    mean = np.nan_to_num(found.share.mean(axis=0))
+    mean = np.nan_to_num(found.share).mean(axis=0)
     top = sorted(found.blocks, key=lambda i: (-mean[i], i))[:6]
     levels = ", ".join(f"{level:.3g}" for level in found.noise_levels)
     seeds = f"{len(found.seeds)} seed{'s' * (len(found.seeds) != 1)}"

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 FORMAT = "1"
 OPTIONS = {
-    "memory_limit": "320MB",
+    "memory_limit": "256MB",
     "threads": "1",
     "wal_autocheckpoint": "64MB",
     "autoinstall_known_extensions": "false",

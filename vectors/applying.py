@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, Literal
@@ -146,10 +147,8 @@ def steering_edit(
 
 def fitted_blocks(concept: Concept, selection: str) -> str:
     """A selection of blocks in which `all`, alone or as `all:0.5`, means those that a concept was fitted on."""
-    name, colon, strength = selection.partition(":")
-    if concept.site == CONTEXT or name.strip().lower() != "all":
-        return selection
-    return ", ".join(f"{block}{colon}{strength}" for block in concept.blocks)
+    found = None if concept.site == CONTEXT else re.fullmatch(r"\s*all(:0*(?:0?\.\d+|[01]\.?0*))?\s*", selection, re.I)
+    return ", ".join(f"{block}{found[1] or ''}" for block in concept.blocks) if found else selection
 
 
 def concept_of(vector: ControlVector) -> Concept:

@@ -116,7 +116,6 @@ def of_hidden_states(states: HiddenStates) -> ControlVector:
         origin=f"hidden states of {states.prompt or 'a prompt'}",
         level=float(states.sigma),
         model_name=states.model_name,
-        identity=states.identity,
     )
 
 

@@ -16,7 +16,7 @@ def test_a_link_to_another_node_opens_its_help(page: GraphPage):
     page.js("() => { app.extensionManager.sidebarTab.activeSidebarTabId = 'node-library'; }")
     page.settle(20)
     if not page.js(f"() => Boolean({STORES}.get('nodeHelp'))"):
-        pytest.skip("1.58.1 makes its store of help pages when one is opened by hand")
+        pytest.skip("1.58.1 has no store of help pages in its new node library")
     page.js(OPEN, EDITOR)
     link = page.page.locator(f"a[href$='{ACTIVATIONS}.md']").first
     link.wait_for(timeout=15000)

@@ -8,7 +8,6 @@ import random
 
 import pytest
 import torch
-from wanvideo_activation_editor.patching.capture import HiddenStates
 from wanvideo_activation_editor.vectors import (
     ControlVector,
     ControlVectorError,
@@ -20,7 +19,7 @@ from wanvideo_activation_editor.vectors import (
     scale,
     subtract,
 )
-from wanvideo_activation_editor.vectors.arithmetic import at_levels, of_hidden_states, one_level
+from wanvideo_activation_editor.vectors.arithmetic import at_levels, one_level
 
 from .conftest import make_vector
 
@@ -126,15 +125,6 @@ def test_sums_are_linear():
     for factor in (1e-60, 1e60):
         with pytest.raises(ControlVectorError, match="leaves float32"):
             scale(a, factor)
-
-
-def test_a_vector_of_hidden_states_is_of_the_model_they_were_captured_from():
-    states = HiddenStates((torch.randn(1, 6, 32),), (2,), (1, 2, 3), 0.5, identity="diffusers:1", model_name="tiny")
-    made = of_hidden_states(states)
-    assert (made.identity, made.model_name, made.blocks, made.levels) == ("diffusers:1", "tiny", (2,), (0.5,))
-    other = make_vector(1, site="hidden", blocks=(2,), identity="diffusers:2", block_count=0)
-    with pytest.raises(ControlVectorError, match="Fit both on one model"):
-        subtract(made, other)
 
 
 def test_a_projection_onto_a_sum_is_known_from_its_terms():

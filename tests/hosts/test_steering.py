@@ -165,8 +165,12 @@ def test_all_means_the_blocks_of_the_vector_with_a_strength_too(sample):
         with steer(sample.pipe, vector, strength, blocks=blocks):
             found.append(sample(MAIN))
     assert all(torch.equal(out, found[0]) for out in found[1:]) and not torch.equal(found[0], sample(MAIN))
+    plain = sample(MAIN)
     with steer(sample.pipe, vector, blocks="none"):
-        assert torch.equal(sample(MAIN), sample(MAIN))
+        assert torch.equal(sample(MAIN), plain)
+    for blocks in ("all:2", "all:", "all, !3"):
+        with pytest.raises(ValueError, match=r"all|block"), steer(sample.pipe, vector, blocks=blocks):
+            pass
 
 
 def test_what_does_not_fit_is_refused_with_both_named(sample):

@@ -1,5 +1,5 @@
-// Links of help pages to other nodes of this pack: they open that node's help. The front end would open the page's text as a
-// file, or an address that is none.
+// Links of help pages to other nodes of this pack: they open that node's help, where the front end has a store of it (1.35).
+// It would open an address that is none. A link to the same node's page in English stays as it is.
 
 const storeOf = name => document.querySelector("#vue-app")?.__vue_app__?.config.globalProperties.$pinia?._s?.get(name);
 
@@ -9,7 +9,8 @@ export function followHelpLinks(isOurs) {
     const link = event.target.closest?.("a[href]");
     const [, type] = /(?:^|\/)(\w+)\.md(?:#.*)?$/.exec(link?.getAttribute("href") ?? "") ?? [];
     const help = storeOf("nodeHelp"), definition = storeOf("nodeDef")?.nodeDefsByName?.[type];
-    if (!type || !isOurs(type) || !help?.openHelp || !definition) return;
+    if (!type || !isOurs(type) || !help?.openHelp || !definition || help.currentHelpNode?.name === type) return;
+    if (event.ctrlKey || event.metaKey) return;
     event.preventDefault();
     event.stopPropagation();
     help.openHelp(definition);
