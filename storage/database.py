@@ -174,6 +174,8 @@ class Database:
                         copy_rows(db, progress)
                         db.execute("CHECKPOINT copy")
                     finally:
+                        with contextlib.suppress(duckdb.Error):  # what an interrupt has left open, in DuckDB 1.5
+                            db.rollback()
                         db.execute("DETACH copy")
                 copy.chmod(0o600)
                 self.broken = True  # until it is open again
