@@ -11,7 +11,7 @@ from ..comfyui.tiny_models import VAE
 from ..comfyui.workflows import FOX, MOON, Host, Workflow, edit
 from .editor import ACTIVATIONS, EDITOR, STRENGTHS, GraphPage, node, workflow
 from .test_editor_status import build, host, queue  # noqa: F401  (a fixture)
-from .test_search import names, search
+from .test_search import names, open_search, search
 
 NAME = "Inject a second prompt (Wan)"
 
@@ -162,7 +162,7 @@ def test_the_search_finds_it(page: GraphPage, query: str):
     if page.vue:
         pytest.skip("the search is one in both renderers")
     page.load(workflow(node("WanVideoModelLoader")))
-    page.page.mouse.dblclick(900, 700)
+    open_search(page, 900, 700)
     found = search(page, query)
     page.page.keyboard.press("Escape")
     assert found == NAME

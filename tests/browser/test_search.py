@@ -49,6 +49,19 @@ def names(page: GraphPage) -> dict[str, str]:
     return {str(n["display_name"]): name for name, n in page.server.call("/object_info").items()}
 
 
+def open_search(page: GraphPage, x: float, y: float) -> None:
+    """By a double click on the canvas; once more where a search that is still closing has taken it."""
+    box = page.page.locator("input:focus")
+    for _ in range(3):
+        page.page.mouse.dblclick(x, y)
+        for _ in range(30):
+            page.page.wait_for_timeout(100)
+            if box.is_visible():
+                page.page.wait_for_timeout(300)
+                return
+    box.wait_for(timeout=1000)
+
+
 def search(page: GraphPage, query: str) -> str | None:
     """What stands first for a query in the open search, once it has stopped changing."""
     box = page.page.locator("input:focus")
@@ -72,8 +85,7 @@ def classic(page: GraphPage) -> GraphPage:
 def test_every_query_finds_its_node_first(classic: GraphPage):
     assert len(QUERIES) >= 40
     known = {**names(classic), "Inject a second prompt (Wan)": EDITOR}  # the blueprint that holds it
-    classic.page.mouse.dblclick(900, 600)
-    classic.page.wait_for_timeout(600)
+    open_search(classic, 900, 600)
     found = {query: known.get(search(classic, query) or "") for query in QUERIES}
     classic.page.keyboard.press("Escape")
     assert {q: n for q, n in found.items() if n != QUERIES[q]} == {}
