@@ -30,8 +30,6 @@ OPENED = """async data => {
             || (y + offset[1]) * scale < top || (y + height + offset[1]) * scale > innerHeight;
     });
     return { texts: !canvas.low_quality, scale, outside: outside.map(item => item.title) }; }"""
-TOO_WIDE = {"10 Store and reuse prompts (wrapper)"}
-"""Whole at a scale of 0.5: what stores and what reuses, side by side, with nodes that a reader has to set."""
 
 
 def overlap(a: list[float], b: list[float]) -> bool:
@@ -53,7 +51,7 @@ def test_no_node_covers_another(page: GraphPage, path):
     page.problems.clear()
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.stem not in TOO_WIDE], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_file_opens_whole_and_with_its_texts(page: GraphPage, path):
     """On a screen of 1280x800, in what the menus leave free. "Fit view" has wider margins, and hides the texts."""
     if page.vue:
