@@ -91,7 +91,7 @@ def make_operation(name: str, strength: float, **options: Any) -> Steering:
     """The operation of a name.
 
     Raises:
-        ControlVectorError: there is none of this name, or it lacks an option.
+        ControlVectorError: there is none of this name, or it has no such option.
         ValueError: the strength or an option is none that it takes.
     """
     if name not in STEERING:
