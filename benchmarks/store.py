@@ -241,7 +241,7 @@ with EmbeddingStore(path) as store:
     value = (torch.randn(90, 4096, generator=torch.Generator().manual_seed(0)) * 0.1).bfloat16()
     first = store.put(value, Description(prompt="seed"))
     ((content,),) = store.database.read("SELECT content_id FROM contents")
-    store.write(lambda db: db.execute(f"SELECT nextval('ids') FROM range({2 * count})").fetchall())
+    store.write(lambda db: store.database.next_ids(2 * count))
     for start in range(1, count, 100):
         def copies(db, some=f"range({start}, {min(count, start + 100)}) t(k)"):
             for table, new in (("contents", f"{content} + 2 * k AS content_id"),

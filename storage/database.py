@@ -20,13 +20,13 @@ from .duckdb_errors import explained, has_given_up
 from .errors import LockedError, StoreError, UnsupportedError
 from .files import acknowledge, acknowledged, make_file, private_folder
 from .readers import Readers
-from .schema import column, copy_rows, last_id, schema
+from .schema import column, copy_rows, schema
 from .text import plain
 
 log = logging.getLogger("wanvideo_activation_editor")
 T = TypeVar("T")
 
-FORMAT = "1"
+FORMAT = "2"
 OPTIONS = {
     "memory_limit": "256MB",
     "threads": "1",
@@ -125,10 +125,9 @@ class Database:
             db = self._cursor()
             try:
                 db.execute("BEGIN")
-                before = self.last_id
                 result = job(db)
-                if self.last_id == before:
-                    self.next_ids(db, 1)  # so that the log's end can be told from where it was cut
+                last = [str(*self.next_ids(1))]  # of this change, so that a log that was cut can be told
+                db.execute("UPDATE meta SET value = ? WHERE key = 'last_id'", last)
                 db.execute("COMMIT")
             except BaseException:
                 _abandon(db)
@@ -137,13 +136,10 @@ class Database:
             acknowledge(self.path, self._store, self.last_id)
             return result
 
-    def next_ids(self, db: Any, count: int) -> list[int]:
+    def next_ids(self, count: int) -> list[int]:
         """Numbers that no row has had, inside a job."""
-        if not count:
-            return []
-        ids = [int(i) for (i,) in db.execute("SELECT nextval('ids') FROM range(?)", [count]).fetchall()]
-        self.last_id = max(self.last_id, *ids)
-        return ids
+        self.last_id += count
+        return list(range(self.last_id - count + 1, self.last_id + 1))
 
     def checkpoint(self) -> None:
         """Bring the log into the file, which frees the space of what was removed."""
@@ -215,7 +211,6 @@ class Database:
             connection.execute("USE store")
             self._make_log()
             self._check_format(connection)
-            self.last_id = last_id(connection)
         except BaseException:
             connection.close()
             raise
@@ -240,6 +235,7 @@ class Database:
                 f"The embedding store {plain(self.path)} has format {plain(found.get('format'), 20)}, this version "
                 f"reads {FORMAT}. Update WanVideo Activation Editor, or choose another path."
             )
+        self.last_id = int(found["last_id"])
 
     def _disconnect(self) -> None:
         for db in self._idle:

@@ -82,7 +82,7 @@ class Writer:
         query = f"SELECT hash, content_id FROM contents WHERE hash IN ({', '.join('?' * len(tensors))})"  # noqa: S608
         known = dict(db.execute(query, list(tensors)).fetchall())
         new = [h for h in tensors if h not in known]
-        numbers = self._database.next_ids(db, len(new) + (me is None))
+        numbers = self._database.next_ids(len(new) + (me is None))
         contents = {**known, **dict(zip(new, numbers, strict=False))}
         self._insert_contents(db, ready, contents, known)
         if me is not None:
@@ -112,7 +112,7 @@ class Writer:
 
         o, plain = operation, Description(kind=operation.description.kind, form=operation.description.form)
         ids = [number(i.embedding, plain) for i in o.inputs]
-        result_id, (me,) = number(o.result, o.description), self._database.next_ids(db, 1)
+        result_id, (me,) = number(o.result, o.description), self._database.next_ids(1)
         measured = o.duration_ms, o.peak_memory_bytes, o.device, o.node
         rows(db, "vector_operations", [(me, o.type, result_id, *measured, now())])
         rows(db, "operation_inputs", [(me, n, i.role, ids[n], i.weight) for n, i in enumerate(o.inputs)])

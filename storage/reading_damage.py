@@ -14,7 +14,7 @@ import duckdb
 
 from .database import ATTACH, OPTIONS
 from .duckdb_errors import has_given_up
-from .schema import column, last_id
+from .schema import column
 
 NO_ROOM = 28
 """Exit status when the disk or the memory is full, which says nothing of the file."""
@@ -42,7 +42,7 @@ def _copy(at_once: int, tried: set[str], said: TextIO) -> None:
     db.execute(f"ATTACH 'new' AS copy {ATTACH}; ATTACH 'damaged' AS store (READ_ONLY)")
     db.execute("SET enable_external_access = false")
     with contextlib.suppress(duckdb.Error):
-        Path("newest").write_text(str(last_id(db)))
+        Path("newest").write_text(*column(db, "SELECT value FROM store.meta WHERE key = 'last_id'"))
     copy_table = _copy_at_once if at_once > 1 else _copy_row_by_row
     for table in column(db, "SELECT table_name FROM duckdb_tables() WHERE database_name = 'copy'"):
         if table not in (*OF_TENSORS, "meta") and table not in tried:

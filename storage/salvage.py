@@ -107,7 +107,7 @@ def _salvage(path: Path, folder: Path) -> Salvaged:
         names = "SELECT table_name FROM duckdb_tables() WHERE database_name = 'store'"
         tables = {name for (name,) in store.database.read(names)} - {*OF_TENSORS, "meta"}
         highest = "SELECT max(greatest(embedding_id, content_id)) FROM embedding_parts"
-        store.write(lambda db: store.database.next_ids(db, store.database.read(highest)[0][0] or 0))
+        store.write(lambda db: store.database.next_ids(store.database.read(highest)[0][0] or 0))
         unsure = found.keys() - sure.keys()
         lost = _without_damage(store, [int(unit) for unit in unsure - tables])
         ((recovered,),) = store.database.read("SELECT count(*) FROM embeddings")

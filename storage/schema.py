@@ -11,8 +11,7 @@ COPIED_AT_ONCE = 256
 
 def copy_rows(db: Any, progress: Callable[[int, int], None] | None) -> None:
     """Every row of `store` to the empty `copy`, the large ones bit by bit and in order, so that ranges stay close."""
-    tables = schema().replace("SEQUENCE ids", f"SEQUENCE ids START {last_id(db) + 1}")
-    db.execute(f"USE copy; BEGIN; {tables}; DELETE FROM meta; COMMIT; USE store")  # noqa: S608
+    db.execute(f"USE copy; BEGIN; {schema()}; DELETE FROM meta; COMMIT; USE store")  # noqa: S608
     names = column(db, "SELECT table_name FROM duckdb_tables() WHERE database_name = 'store'")
     ids = column(db, "SELECT content_id FROM contents ORDER BY content_id")
     db.execute("BEGIN")
@@ -27,13 +26,6 @@ def copy_rows(db: Any, progress: Callable[[int, int], None] | None) -> None:
         if progress:
             progress(i + len(some), len(ids))
     db.execute("COMMIT")
-
-
-def last_id(db: Any) -> int:
-    """The newest number that the sequence has given out."""
-    # not last_value: in DuckDB 1.5 it is that of the file, without the log
-    start = "SELECT regexp_extract(sql, 'START (\\d+)', 1) FROM duckdb_sequences() WHERE database_name = 'store'"
-    return int((column(db, start) or [1])[0]) - 1
 
 
 def column(db: Any, query: str) -> list[Any]:

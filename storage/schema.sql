@@ -5,8 +5,8 @@
 -- One writer at a time keeps ids, hashes and names unique.
 
 CREATE TABLE meta(key VARCHAR NOT NULL, value VARCHAR NOT NULL);
-INSERT INTO meta VALUES ('format', '1'), ('store', uuid()::VARCHAR), ('created', now()::VARCHAR);
-CREATE SEQUENCE ids;
+INSERT INTO meta VALUES ('format', '2'), ('store', uuid()::VARCHAR), ('created', now()::VARCHAR),
+    ('last_id', '0');                   -- the newest number of a row or a change
 
 CREATE TABLE contents(                  -- one row for each distinct tensor
     content_id BIGINT NOT NULL,
