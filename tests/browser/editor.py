@@ -115,8 +115,12 @@ class GraphPage:
     @property
     def draws_linked_rows(self) -> bool:
         """Newer front ends show a hidden widget in Nodes 2.0 while it is linked: 1.58 does, 1.35 and 1.49 do not."""
+        return self.vue and self.is_new
+
+    @property
+    def is_new(self) -> bool:
         version = self.js("() => window.__COMFYUI_FRONTEND_VERSION__").split(".")
-        return self.vue and (int(version[0]), int(version[1])) >= (1, 50)
+        return (int(version[0]), int(version[1])) >= (1, 50)
 
     # The graph
 

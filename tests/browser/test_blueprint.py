@@ -74,6 +74,37 @@ def test_rows_of_blocks_are_not_in_the_way_of_promotion(page: GraphPage):
     assert not [name for name in page.of_node(listed, 2) if name.startswith("block_")]
 
 
+PANEL = "document.querySelector('#vue-app').__vue_app__.config.globalProperties.$pinia._s.get('rightSidePanel')"
+
+
+def test_a_picture_that_cannot_be_promoted_promotes_its_choice(page: GraphPage):
+    """Newer front ends promote no widget without a socket; 1.35.9 promotes the picture itself."""
+    if not page.is_new:
+        pytest.skip("it can be promoted here")
+    page.load(workflow(node(ACTIVATIONS, ["late_blocks"])))
+    page.js("() => app.canvas.selectNode(app.graph.convertToSubgraph(new Set(app.graph._nodes)).node)")
+    page.js(f"() => {PANEL}.openPanel('subgraph')")
+    page.page.click("[data-nodeid] >> text=blocks >> xpath=ancestor::*[@data-nodeid] >> button")
+    page.settle()
+    (outside,) = page.js("() => app.graph._nodes[0].widgets.map(w => [w.name, w.value])")
+    page.js(f"() => {PANEL}.closePanel()")
+    page.js("() => { const w = app.graph._nodes[0].widgets[0]; w.value = 'early_blocks'; w.callback?.(w.value); }")
+    (saved,) = page.prompt().values()
+    assert outside == ["blocks", "late_blocks"] and saved["inputs"]["preset"] == "early_blocks"
+
+
+def test_a_link_that_is_dropped_on_a_picture_ends_at_its_choice(page: GraphPage):
+    if page.vue and not page.is_new:
+        pytest.skip("1.35.9's Nodes 2.0 takes links on sockets only")
+    page.load(workflow(node(EDITOR), node(ACTIVATIONS, ["late_blocks"], node_id=2)))
+    start = page.js(
+        "() => { const p = app.graph.getNodeById(2).getConnectionPos(false, 0); return app.canvasPosToClientPos(p); }"
+    )
+    page.drag(tuple(start), page.cell(25))
+    assert page.of_node("n.getInputNode(n.inputs.findIndex(i => i.name === 'block_activations'))?.type") == ACTIVATIONS
+    assert page.cells()[29:40] == [False, *[True] * 10]
+
+
 def test_it_is_placed_with_preset_strength_and_window(page: GraphPage):
     placed = page.js(PLACE, NAME)
     page.settle()

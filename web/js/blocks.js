@@ -101,7 +101,7 @@ export function addBlocks(app, node, onBlocks) {
       learned();
     },
   });
-  const { widget } = addPanel(app, node, { name: "blocks", element: view.element, height: [172, 260] });
+  const { widget } = addPanel(app, node, { name: "blocks", element: view.element, height: [172, 260], writes: choice });
   for (const each of node.widgets) if (each !== widget) chain(each, "callback", changed);
   const checkModel = coalesced(() => { if (forgetIfRewired(node)) learned(); });
   chain(node, "onConnectionsChange", () => {

@@ -146,7 +146,7 @@ function build(app, node, spec) {
 
   for (const row of rows) hide(row);
   node.convertWidgetToInput = widget => addRowSocket(node, widget);
-  addPanel(app, node, { name: "blocks", element: view.element, height: spec.height });
+  addPanel(app, node, { name: "blocks", element: view.element, height: spec.height, writes: choice });
   builders.set(node, { refresh: redraw, ...spec.output(chosen, count => (isDecidedByLink() ? undefined : values(count))) });
 
   chain(node, "onConfigure", info => {

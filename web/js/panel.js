@@ -11,6 +11,7 @@ const panels = new WeakMap();
 export function addPanel(app, node, picture = null) {
   const element = picture?.element ?? makeSurface(app);
   const widget = addElement(node, picture?.name ?? "panel", element, ...(picture?.height ?? [0, 0]));
+  if (picture?.writes) standFor(node, widget, picture.writes);
   let added = 0; // px that the sections have made the node higher
   const sections = new Map(); // name -> { element, height }
   const panel = {
@@ -39,6 +40,18 @@ export function addPanel(app, node, picture = null) {
   });
   panels.set(node, panel);
   return panel;
+}
+
+/**
+ * Give a picture the input slot of the widget that it writes: a link that is dropped on it ends there, and 1.58.1, which
+ * promotes no widget without a slot to a subgraph's outside, promotes that widget.
+ */
+function standFor(node, picture, written) {
+  const slotFor = node.getSlotFromWidget;
+  node.getSlotFromWidget = function (widget) {
+    const slot = slotFor.call(this, widget === picture ? written : widget);
+    return widget === picture && slot?.link != null ? undefined : slot; // a linked widget would be disabled
+  };
 }
 
 export const panelOf = node => panels.get(node);
