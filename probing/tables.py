@@ -31,6 +31,7 @@ def report(found: BlockMap, quantity: str, top: int) -> str:
         f"{quantity}: {TITLES[quantity]}; mean over seeds and 95% interval",
         "",
         f"{'block':>16}  {levels}",
+        "  ".join(["-" * 16, *["-" * 22] * len(found.noise_levels)]),  # the graph editor draws a table from this on
     ]
     for index in order[: top or len(order)]:
         lines.append(

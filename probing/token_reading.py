@@ -68,6 +68,7 @@ class TokenReading:
             f"seed {self.seed}",
             "",
             "block  " + "  ".join(f"{word[:16]:>{wide}}" for word in self.words),
+            "  ".join(["-" * 5, *["-" * wide] * len(self.words)]),
         ]
         rows = [*((str(i), share[i]) for i in self.blocks), ("mean", np.nanmean(share, axis=0))]
         lines += [f"{name:>5}  " + "  ".join(f"{100 * x:>{wide - 1}.1f}%" for x in row) for name, row in rows]

@@ -21,6 +21,7 @@ from wanvideo_activation_editor.patching.gains import word_gains
 from wanvideo_activation_editor.patching.hosts.diffusers import edited
 from wanvideo_activation_editor.patching.mask import Box
 from wanvideo_activation_editor.patching.selection import parse_selection
+from wanvideo_activation_editor.patching.strengths import PRESETS
 from wanvideo_activation_editor.patching.tokens import parse_tokens
 from wanvideo_activation_editor.tiny_wan import comfyui
 from wanvideo_activation_editor.tiny_wan.edits import Boost, amplify, difference_vector, inject
@@ -33,7 +34,7 @@ FIRST, SECOND, BLUE = comfyui.SUGGESTED[:3]
 SAME_MOTION = "a blue square moving left on the sea"  # two motions at part strength give broken pictures
 ON_SEA = "a red circle moving left on the sea"
 WORDS = 7  # of FIRST and of BLUE
-HEAD, SEED = 46, 0
+HEAD, LINE, SEED = 48, 18, 0
 encode = tiny_wan.encode
 
 Row = tuple[str, torch.Tensor, Callable[[Any], AbstractContextManager[object]]]
@@ -45,7 +46,8 @@ def injected(what: str, embeds: torch.Tensor, **options: Any) -> Row:
 
 
 def second(text: str, blocks: str, strength: float = 1.0) -> Row:
-    return injected(f'"{text}" in {blocks}, strength {strength:g}', encode(text), blocks=blocks, strength=strength)
+    where = blocks if blocks in PRESETS else f"block {blocks}"
+    return injected(f'"{text}" in {where}, strength {strength:g}', encode(text), blocks=blocks, strength=strength)
 
 
 def near() -> torch.Tensor:
@@ -99,7 +101,7 @@ def examples(pipe: Any) -> dict[str, tuple[Row, Row]]:
     hidden = f'"{SECOND}": hidden states of 4 to 9, strength 0.5'
     towards = "A prompt that is near the first, towards blue, in mid_blocks"
     further = injected(
-        "... amplified to a relative L2 of 40%, boosted by 2",
+        "... amplified to 40% relative L2, boosted by 2",
         amplified(),
         blocks="mid_blocks",
         transforms=[Boost(2.0, True)],
@@ -131,6 +133,7 @@ def examples(pipe: Any) -> dict[str, tuple[Row, Row]]:
             PLAIN,
             ('Weight 0 for "red" in blocks 3 to 5 of 10', encode(FIRST), silent),
         ),
+        "14 Which block does what (native)": (PLAIN, second(ON_SEA, "8")),
     }
 
 
@@ -141,18 +144,30 @@ def clip(sampler: Sampler, row: Row) -> torch.Tensor:
 
 
 def picture(sampler: Sampler, rows: tuple[Row, Row]) -> Image.Image:
-    """Both clips under their headings."""
-    strips = [strip(clip(sampler, row)) for row in rows]
+    """Every other frame of both clips, under their headings: a card of the template browser is about 300 pixels wide."""
+    strips = [strip(clip(sampler, row)[::2]) for row in rows]
     width, height = strips[0].size
-    out = Image.new("RGB", (width + 2 * MARGIN, 2 * (HEAD + height) + 44), PAPER)
+    out = Image.new("RGB", (width + 2 * MARGIN, 2 * (HEAD + height) + 34), PAPER)
     draw = ImageDraw.Draw(out)
     for i, ((heading, *_), frames) in enumerate(zip(rows, strips, strict=True)):
         y = i * (HEAD + height)
-        draw.text((MARGIN, y + 18), heading, INK, font(14))
+        lines = wrapped(heading, width)
+        assert len(lines) <= 2, heading
+        draw.multiline_text((MARGIN, y + HEAD - 4 - LINE * len(lines)), "\n".join(lines), INK, font(14), spacing=3)
         out.paste(frames, (MARGIN, y + HEAD))
-    note = "The same kind of edit on this pack's tiny model. Large models differ."
-    draw.text((MARGIN, out.height - 30), note, FAINT, font(12))
+    draw.text((MARGIN, out.height - 26), "On this pack's tiny model. Large models differ.", FAINT, font(12))
     return out
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Lines of at most `width` pixels."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font(14).getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
 
 
 def main() -> None:
@@ -161,7 +176,7 @@ def main() -> None:
         if sys.argv[1:] and name not in sys.argv[1:]:
             continue
         path = FOLDER / f"{name}.jpg"
-        picture(sampler, rows).save(path, quality=65, optimize=True, progressive=True)
+        picture(sampler, rows).save(path, quality=80, optimize=True, progressive=True)
         sys.stdout.write(f"{path.name}: {path.stat().st_size / 1024:.0f} KB\n")
 
 

@@ -17,7 +17,7 @@ from wanvideo_activation_editor.tiny_wan.codec import scaled
 from wanvideo_activation_editor.tiny_wan.wan_pipeline import WEIGHTS
 
 from . import graph_files
-from .server import REPOSITORY, ComfyServer
+from .server import REPOSITORY, ComfyServer, Result
 from .workflows import Link, Workflow, output
 
 FIRST, SECOND = comfyui.SUGGESTED[:2]
@@ -156,6 +156,21 @@ def test_what_an_edit_does_can_be_seen(tiny: ComfyServer, second, blocks, seen):
     assert caption(read(pictures(tiny, flow, sampled(flow, second=second, blocks=blocks)))) == seen
 
 
+def shown_by(tiny: ComfyServer, flow: Workflow, graph: dict[str, Any]) -> tuple[dict[str, str], Result]:
+    """What the clips of a graph show, by the title of the node that decodes them, and the whole result."""
+    seen = {}
+    for node in graph["nodes"]:
+        if node["type"] == "VAEDecode":
+            save, title = f"{node['id']}00", node["title"]
+            inputs = {"images": [str(node["id"]), 0], "filename_prefix": f"{title} {next(numbers)}"}
+            flow[save], seen[title] = {"class_type": "SaveImage", "inputs": inputs}, save
+    result = tiny.run(flow).checked()
+    (video,) = (number for number, node in flow.items() if node["class_type"] == "SaveVideo")
+    assert result.output(video, "images")
+    shown = {title: caption(read(written(tiny, result.output(save, "images")))) for title, save in seen.items()}
+    return shown, result
+
+
 def test_the_example_does_what_its_note_says(tiny: ComfyServer):
     graph = graph_files.read(REPOSITORY / "example_workflows" / "01 Tiny model (native).json")
     importing = graph_files.api_workflow(graph, tiny.call("/object_info"))
@@ -165,13 +180,22 @@ def test_the_example_does_what_its_note_says(tiny: ComfyServer):
         if node["type"] not in graph_files.FRONT_END_ONLY:
             node["mode"] = graph_files.ALWAYS if node["mode"] == graph_files.MUTED else graph_files.MUTED
     flow = graph_files.api_workflow(graph, tiny.call("/object_info"))
-    (video,) = (number for number, node in flow.items() if node["class_type"] == "SaveAnimatedWEBP")
-    shown = {n.get("title"): str(n["id"]) for n in graph["nodes"] if n["type"] == "VAEDecode"}
-    seen = {}
-    for title, source in shown.items():
-        save = seen[title] = str(1 + max(map(int, flow)))
-        flow[save] = {"class_type": "SaveImage", "inputs": {"images": [source, 0], "filename_prefix": title}}
-    result = tiny.run(flow).checked()
-    assert result.output(video, "images")
-    found = {title: caption(read(written(tiny, result.output(save, "images")))) for title, save in seen.items()}
+    found, _ = shown_by(tiny, flow, graph)
     assert found == {"Decode plain": FIRST, "Decode edited": "a blue square moving right at night"}
+
+
+def test_the_example_of_a_map_finds_the_block_of_the_background(tiny: ComfyServer):
+    graph = graph_files.read(REPOSITORY / "example_workflows" / "14 Which block does what (native).json")
+    flow = graph_files.api_workflow(graph, tiny.call("/object_info"))
+    ((viewer, node),) = ((n, node) for n, node in flow.items() if node["class_type"] == "WanVideoBlockMapViewer")
+    assert node["inputs"]["top"] == 1
+    found, result = shown_by(tiny, flow, graph)
+    assert found == {"Decode plain": FIRST, "Decode edited": FIRST.replace("at night", "on the sea")}
+    (report,) = result.output(viewer, "text")
+    rows = [line.split()[0] for line in report.splitlines() if line[:16].strip().isdigit()]
+    assert rows == ["8"]
+
+    (editor,) = (node["inputs"] for node in flow.values() if node["class_type"] == "WanVideoActivationEditor")
+    del editor["block_strengths"]
+    editor["block_activations"] = "0-7,9"  # the other blocks, as the note says
+    assert shown_by(tiny, flow, graph)[0]["Decode edited"] == FIRST

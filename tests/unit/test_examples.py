@@ -77,7 +77,7 @@ def test_values_fit_the_inputs_of_this_packs_nodes(workflow, schemas):
         assert all(i.optional for i in widgets[len(values) :]), "added after the file was saved"
         for given, value in zip(widgets, values, strict=False):
             assert isinstance(value, KINDS[given.get_io_type()]), f"{node['type']}.{given.id}"
-            later = node["mode"] == 2 or given.id == "file"  # names of what is stored, or written, before the node runs
+            later = given.id in ("file", "embedding")  # names of what is written or stored before the node runs
             if given.get_io_type() == "COMBO" and not later:
                 assert value in given.options, f"{node['type']}.{given.id}"
             if given.get_io_type() in ("INT", "FLOAT"):
