@@ -144,7 +144,7 @@ def clip(sampler: Sampler, row: Row) -> torch.Tensor:
 
 
 def picture(sampler: Sampler, rows: tuple[Row, Row]) -> Image.Image:
-    """Every other frame of both clips, under their headings: a card of the template browser is about 300 pixels wide."""
+    """Every other frame of both clips, under their headings; the template browser shows it about 300 pixels wide."""
     strips = [strip(clip(sampler, row)[::2]) for row in rows]
     width, height = strips[0].size
     out = Image.new("RGB", (width + 2 * MARGIN, 2 * (HEAD + height) + 34), PAPER)
@@ -152,7 +152,6 @@ def picture(sampler: Sampler, rows: tuple[Row, Row]) -> Image.Image:
     for i, ((heading, *_), frames) in enumerate(zip(rows, strips, strict=True)):
         y = i * (HEAD + height)
         lines = wrapped(heading, width)
-        assert len(lines) <= 2, heading
         draw.multiline_text((MARGIN, y + HEAD - 4 - LINE * len(lines)), "\n".join(lines), INK, font(14), spacing=3)
         out.paste(frames, (MARGIN, y + HEAD))
     draw.text((MARGIN, out.height - 26), "On this pack's tiny model. Large models differ.", FAINT, font(12))
