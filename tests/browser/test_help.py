@@ -28,3 +28,31 @@ def test_a_link_to_another_node_opens_its_help(page: GraphPage):
         f"() => {{ {STORES}.get('nodeHelp').closeHelp(); app.extensionManager.sidebarTab.activeSidebarTabId = null; }}"
     )
     page.problems.clear()
+
+
+def test_a_link_shows_the_page_where_help_cannot_be_opened(page: GraphPage):
+    """In the newest front end, whose panel shows the help of the selected node alone. The address is a download."""
+    if not page.is_new:
+        pytest.skip("help is opened instead")
+    page.load(workflow(node(EDITOR)))
+    panel = f"{STORES}.get('rightSidePanel')"
+    page.js(f"() => {{ app.canvas.selectNode(app.graph.getNodeById(1)); {panel}.openPanel('info'); }}")
+    page.page.locator(f"a[href$='{ACTIVATIONS}.md']").first.click(timeout=15000)
+    shown = page.page.get_by_text("# WanVideo Block Activation Builder")
+    shown.wait_for(timeout=15000)
+    page.page.get_by_role("button", name="Close", exact=True).and_(page.page.locator(":visible")).first.click()
+    shown.wait_for(state="hidden")
+    page.js(f"() => {panel}.closePanel()")
+    page.problems.clear()
+
+
+def test_a_link_to_a_guide_says_where_it_is(page: GraphPage):
+    pages = len(page.page.context.pages)
+    page.js(
+        "() => { const a = Object.assign(document.createElement('a'), { href: '../../docs/guides/block-map.md' });"
+        " document.body.append(a); a.click(); a.remove(); }"
+    )
+    page.page.get_by_text("The guide is docs/guides/block-map.md in the folder of this pack.").first.wait_for(
+        timeout=5000
+    )
+    assert len(page.page.context.pages) == pages

@@ -63,7 +63,10 @@ def test_archive_has_what_the_graph_editor_shows():
         assert f"web/docs/{page.name}" in names
     assert {"locales/en/nodeDefs.json", "locales/zh/nodeDefs.json", "web/js/extension.js"} <= names
     assert sum(name.startswith("example_workflows/") for name in names) >= 16
-    assert not any(name.startswith(("tests/", "docs/", "tools/", "tiny_wan/")) for name in names)
+    assert not any(name.startswith(("tests/", "tools/", "tiny_wan/")) for name in names)
+    assert {name for name in names if name.startswith("docs/")} == {
+        path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "docs" / "guides").glob("*.md")
+    }  # which help pages name
 
 
 def test_nothing_that_scanners_flag():

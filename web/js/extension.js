@@ -86,7 +86,7 @@ app.registerExtension({
 
   setup() {
     extendOlderSearch(definitions);
-    followHelpLinks(type => definitions.has(type));
+    followHelpLinks(app, type => definitions.has(type));
     watchErrors(api, rootGraph, isOurs, (node, text) => {
       const blocks = countIn(text);
       if (blocks) teach(node, { blocks });

@@ -32,6 +32,7 @@ const ZH = [
   [/^(\d+) of (\d+) active, (below )?([\d.]+) to ([\d.]+)$/, (_, active, total, below, low, high) => `已启用 ${total} 块中的 ${active} 块，${below ? "低于 " : ""}${low} 至 ${high}`],
   [/^ \((\d+) active\)$/, "（已启用 $1 块）"], [/^model has (\d+) blocks$/, "模型有 $1 个块"],
   [/^Block (\d+): strength (\S+)$/, "块 $1：强度 $2"],
+  [/^The guide is (\S+) in the folder of this pack\.$/, "该指南是本节点包文件夹中的 $1。"],
   [/^Copied: (.*)$/, "已复制：$1"],
   [/^(\d+) of (\d+) blocks in (.*?): (.*)$/, "$3 中已选 $2 块中的 $1 块：$4"],
   [/^No strength for blocks (.*): raise top, or unlink block_strengths$/, "块 $1 没有强度：增大 top，或断开 block_strengths"],
