@@ -127,8 +127,8 @@ class Vectors:
                 used += more
             self._known[width] = ids, matrix, used
         numbers, scores = np.concatenate([n for n, _ in found]), np.concatenate([s for _, s in found])
-        kept = np.isin(numbers, among)
-        numbers, scores = numbers[kept], scores[kept]
+        wanted = np.isin(numbers, among)
+        numbers, scores = numbers[wanted], scores[wanted]
         count = min(count, len(numbers))
         if not count:
             return []
