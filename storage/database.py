@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import duckdb
 import numpy as np
 
-from .duckdb_errors import explained, has_given_up
-from .errors import LockedError, StoreError, UnsupportedError
+from .duckdb_errors import SALVAGE, explained, has_given_up
+from .errors import DamagedError, LockedError, StoreError, UnsupportedError
 from .files import acknowledge, acknowledged, make_file, private_folder
 from .readers import Readers
 from .schema import column, copy_rows, schema
@@ -48,7 +48,7 @@ class Database:
 
     Raises:
         LockedError: another process has it, whose number is in the message, or this one.
-        UnsupportedError: it was written by a newer version.
+        UnsupportedError: it was written by another version.
         DamagedError, StoreError: it cannot be opened for another reason; the file is left as it is.
     """
 
@@ -126,8 +126,8 @@ class Database:
             try:
                 db.execute("BEGIN")
                 result = job(db)
-                last = [str(*self.next_ids(1))]  # of this change, so that a log that was cut can be told
-                db.execute("UPDATE meta SET value = ? WHERE key = 'last_id'", last)
+                self.last_id += 1  # of this change, so that a log that was cut can be told
+                db.execute("UPDATE meta SET value = ? WHERE key = 'last_id'", [str(self.last_id)])
                 db.execute("COMMIT")
             except BaseException:
                 _abandon(db)
@@ -232,10 +232,13 @@ class Database:
         self._store = found.get("store", "")
         if found.get("format") != FORMAT:
             raise UnsupportedError(
-                f"The embedding store {plain(self.path)} has format {plain(found.get('format'), 20)}, this version "
-                f"reads {FORMAT}. Update WanVideo Activation Editor, or choose another path."
+                f"The embedding store {plain(self.path)} was written by another version of the pack (format "
+                f"{plain(found.get('format'), 20)}; this one reads {FORMAT}). Use that version, or choose another path."
             )
-        self.last_id = int(found["last_id"])
+        try:
+            self.last_id = int(found["last_id"])
+        except (KeyError, ValueError):
+            raise DamagedError(f"{plain(self.path)} has lost the number of its last change. {SALVAGE}") from None
 
     def _disconnect(self) -> None:
         for db in self._idle:

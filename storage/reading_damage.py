@@ -41,8 +41,9 @@ def _copy(at_once: int, tried: set[str], said: TextIO) -> None:
     db = duckdb.connect(":memory:", config=dict(OPTIONS))
     db.execute(f"ATTACH 'new' AS copy {ATTACH}; ATTACH 'damaged' AS store (READ_ONLY)")
     db.execute("SET enable_external_access = false")
-    with contextlib.suppress(duckdb.Error):
-        Path("newest").write_text(*column(db, "SELECT value FROM store.meta WHERE key = 'last_id'"))
+    with contextlib.suppress(duckdb.Error, ValueError):
+        for last in column(db, "SELECT value::BIGINT FROM store.meta WHERE key = 'last_id'"):
+            Path("newest").write_text(str(last))
     copy_table = _copy_at_once if at_once > 1 else _copy_row_by_row
     for table in column(db, "SELECT table_name FROM duckdb_tables() WHERE database_name = 'copy'"):
         if table not in (*OF_TENSORS, "meta") and table not in tried:

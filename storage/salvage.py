@@ -106,7 +106,12 @@ def _salvage(path: Path, folder: Path) -> Salvaged:
     with EmbeddingStore(folder / "new") as store:
         names = "SELECT table_name FROM duckdb_tables() WHERE database_name = 'store'"
         tables = {name for (name,) in store.database.read(names)} - {*OF_TENSORS, "meta"}
-        highest = "SELECT max(greatest(embedding_id, content_id)) FROM embedding_parts"
+        highest = (
+            "SELECT max(id) FROM (SELECT greatest(embedding_id, content_id) AS id FROM embedding_parts UNION ALL "
+            "SELECT greatest(operation_id, result_id) FROM vector_operations UNION ALL "
+            "SELECT greatest(operation_id, embedding_id) FROM operation_inputs UNION ALL "
+            "SELECT latents_id FROM sweep_cells)"
+        )
         store.write(lambda db: store.database.next_ids(store.database.read(highest)[0][0] or 0))
         unsure = found.keys() - sure.keys()
         lost = _without_damage(store, [int(unit) for unit in unsure - tables])

@@ -93,18 +93,6 @@ def test_a_picture_that_cannot_be_promoted_promotes_its_choice(page: GraphPage):
     assert outside == ["blocks", "late_blocks"] and saved["inputs"]["preset"] == "early_blocks"
 
 
-def test_a_link_that_is_dropped_on_a_picture_ends_at_its_choice(page: GraphPage):
-    if page.vue and not page.is_new:
-        pytest.skip("1.35.9's Nodes 2.0 takes links on sockets only")
-    page.load(workflow(node(EDITOR), node(ACTIVATIONS, ["late_blocks"], node_id=2)))
-    start = page.js(
-        "() => { const p = app.graph.getNodeById(2).getConnectionPos(false, 0); return app.canvasPosToClientPos(p); }"
-    )
-    page.drag(tuple(start), page.cell(25))
-    assert page.of_node("n.getInputNode(n.inputs.findIndex(i => i.name === 'block_activations'))?.type") == ACTIVATIONS
-    assert page.cells()[29:40] == [False, *[True] * 10]
-
-
 def test_it_is_placed_with_preset_strength_and_window(page: GraphPage):
     placed = page.js(PLACE, NAME)
     page.settle()

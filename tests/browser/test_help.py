@@ -48,11 +48,15 @@ def test_a_link_shows_the_page_where_help_cannot_be_opened(page: GraphPage):
 
 def test_a_link_to_a_guide_says_where_it_is(page: GraphPage):
     pages = len(page.page.context.pages)
-    page.js(
-        "() => { const a = Object.assign(document.createElement('a'), { href: '../../docs/guides/block-map.md' });"
-        " document.body.append(a); a.click(); a.remove(); }"
+    click = (
+        "address => { const a = Object.assign(document.createElement('a'), { href: address });"
+        " let passed = false; const see = e => { passed = true; e.preventDefault(); };"
+        " window.addEventListener('click', see); document.body.append(a); a.click(); a.remove();"
+        " window.removeEventListener('click', see); return passed; }"
     )
-    page.page.get_by_text("The guide is docs/guides/block-map.md in the folder of this pack.").first.wait_for(
-        timeout=5000
-    )
+    assert not page.js(click, "../../docs/guides/block-map.md")
+    page.page.get_by_text("The guide is docs/guides/block-map.md in the folder of this pack.").first.wait_for()
+    for other in ("https://example.org/docs/guides/block-map.md", f"https://example.org/{EDITOR}.md"):
+        assert page.js(click, other), "a link of another site"
     assert len(page.page.context.pages) == pages
+    page.visit()  # without the message

@@ -193,7 +193,7 @@ def test_files_that_are_no_store_or_a_newer_one_are_named_and_left_as_they_are(p
     path.unlink()
     EmbeddingStore(path).close()
     duckdb.connect(str(path)).execute("UPDATE meta SET value = '99' WHERE key = 'format'").close()
-    with pytest.raises(UnsupportedError, match="has format 99"):
+    with pytest.raises(UnsupportedError, match="another version of the pack \\(format 99"):
         EmbeddingStore(path)
 
 

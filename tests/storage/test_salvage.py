@@ -8,13 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
 import pytest
 import torch
 from wanvideo_activation_editor import commands
 from wanvideo_activation_editor.storage import blocks
 from wanvideo_activation_editor.storage.codec import encode
 from wanvideo_activation_editor.storage.errors import DamagedError, LockedError, StoreError
-from wanvideo_activation_editor.storage.records import Description, EmbeddingKey
+from wanvideo_activation_editor.storage.records import Description, EmbeddingKey, Operation, OperationInput
 from wanvideo_activation_editor.storage.salvage import Salvaged, salvage
 from wanvideo_activation_editor.storage.store import EmbeddingStore
 
@@ -70,6 +71,22 @@ def recovered(path: Path, found: Salvaged) -> set[int]:
         assert store.put(randn(2)) > max((e.embedding_id for e in store.listings()[:-1]), default=0)
         assert len(store.listings()) == len(numbers) + 1 == found.recovered + 1
     return numbers
+
+
+@pytest.mark.parametrize("change", ["DELETE FROM meta", "UPDATE meta SET value = 'q7'"])
+def test_a_store_without_its_newest_number_is_salvaged_whole(tmp_path: Path, source: bytes, change: str):
+    path, new = tmp_path / "bad.duckdb", tmp_path / "new.duckdb"
+    path.write_bytes(source)
+    with EmbeddingStore(path) as store:
+        operation = store.record(Operation("difference", [OperationInput("base", randn(9))]))
+    with duckdb.connect(str(path)) as db:
+        db.execute(f"{change} WHERE key = 'last_id'")
+    with pytest.raises(DamagedError, match="salvage"):
+        EmbeddingStore(path)
+    found = salvage(path, new)
+    assert found.recovered == COUNT + 1 and not (found.lost or found.missing)
+    with EmbeddingStore(new) as store:
+        assert store.record(Operation("difference")) > operation
 
 
 @pytest.mark.parametrize("trial", range(6))

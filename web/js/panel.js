@@ -42,10 +42,7 @@ export function addPanel(app, node, picture = null) {
   return panel;
 }
 
-/**
- * Give a picture the input slot of the widget that it writes: a link that is dropped on it ends there, and 1.58.1, which
- * promotes no widget without a slot to a subgraph's outside, promotes that widget.
- */
+/** Give a picture the input slot of the widget that it writes: 1.58.1 promotes no widget without one to a subgraph. */
 function standFor(node, picture, written) {
   const slotFor = node.getSlotFromWidget;
   node.getSlotFromWidget = function (widget) {
