@@ -74,7 +74,9 @@ def _sums(found: BlockMap, order: list[int], top: int) -> list[str]:
     rest = ", ".join(f"{x:+.2f}" for x in found.interaction)
     return [
         f"The {count} blocks with the largest share have {best:.2f} together; {count} random blocks {mean:.2f} "
-        f"({low:.2f} to {high:.2f}).",
+        f"({low:.2f} to {high:.2f})."
+        if count > 1
+        else f"The block with the largest share has {best:.2f}; a random block {mean:.2f} ({low:.2f} to {high:.2f}).",
         f"Interaction, 1 - the sum of all shares, per level: {rest}.",
     ]
 

@@ -73,3 +73,27 @@ def test_every_missing_input_is_named(page: GraphPage):
     (text,) = errors(page)
     assert sorted(text.splitlines()) == ["Required input is missing: model", "Required input is missing: text_embeds"]
     page.problems.clear()
+
+
+def test_a_refusal_stays_while_the_rest_of_the_prompt_runs(page: GraphPage, host: Host):  # noqa: F811
+    flow, _, editor, _ = build(host)
+    flow[editor]["inputs"]["block_activations"] = "mid_blok"
+    page.load(flow)
+    page.js(
+        "() => { const [from, to] = ['WanVideoBlockActivationBuilder', 'PreviewAny'].map(t => LiteGraph.createNode(t));"
+        " app.graph.add(from); app.graph.add(to); from.connect(0, to, 0); }"
+    )
+    known = set(page.server.call("/history"))
+    page.js("() => app.queuePrompt(0, 1)")
+    page.until(lambda: set(page.server.call("/history")) != known, seconds=30)
+    page.settle(20)
+    (text,) = errors(page)
+    assert "mid_blok" in text
+    page.page.keyboard.press("Escape")
+    page.problems.clear()
+
+
+def test_a_panel_without_content_is_offered_to_no_subgraph(page: GraphPage):
+    page.load(workflow(node("WanVideoComparison")))
+    listed = "(n.updateComputedDisabled(), n.widgets.filter(w => !w.computedDisabled).map(w => w.name))"
+    assert page.of_node(listed) == ["label_a", "label_b"]

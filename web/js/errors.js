@@ -54,7 +54,8 @@ export function watchErrors(api, graphOf, isOurs, onError) {
   const tellRefusals = nodes => {
     for (const [id, node] of Object.entries(nodes ?? {})) if (node?.errors?.length) tell(id, refusal(node), node.class_type);
   };
-  api.addEventListener("execution_start", clearErrors);
+  let refused; // id of the prompt that runs without the nodes that its refusal names
+  api.addEventListener("execution_start", ({ detail }) => { if (!refused || detail.prompt_id !== refused) clearErrors(); });
   api.addEventListener("execution_error", ({ detail }) => {
     const text = String(detail.exception_message ?? "").trim() || String(detail.exception_type ?? "unknown error");
     tell(detail.node_id, text, detail.node_type);
@@ -63,8 +64,10 @@ export function watchErrors(api, graphOf, isOurs, onError) {
   const queuePrompt = api.queuePrompt;
   api.queuePrompt = async function (...args) {
     clearErrors(); // before the server answers: a run may fail before its answer is here
+    refused = undefined;
     try {
       const response = await queuePrompt.apply(this, args);
+      refused = response?.prompt_id;
       tellRefusals(response?.node_errors);
       return response;
     } catch (error) {
