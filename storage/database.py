@@ -230,15 +230,14 @@ class Database:
             raise UnsupportedError(f"{plain(self.path)} is a DuckDB file, but no embedding store. Choose another path.")
         found = dict(connection.execute("SELECT key, value FROM meta").fetchall())
         self._store = found.get("store", "")
-        if found.get("format") != FORMAT:
+        if found.get("format", FORMAT) != FORMAT:
             raise UnsupportedError(
                 f"The embedding store {plain(self.path)} was written by another version of the pack (format "
-                f"{plain(found.get('format'), 20)}; this one reads {FORMAT}). Use that version, or choose another path."
+                f"{plain(found['format'], 20)}; this one reads {FORMAT}). Use that version, or choose another path."
             )
-        try:
-            self.last_id = int(found["last_id"])
-        except (KeyError, ValueError):
-            raise DamagedError(f"{plain(self.path)} has lost the number of its last change. {SALVAGE}") from None
+        if "format" not in found or not found.get("last_id", "").isdecimal():
+            raise DamagedError(f"{plain(self.path)} has lost its format or the number of its last change. {SALVAGE}")
+        self.last_id = int(found["last_id"])
 
     def _disconnect(self) -> None:
         for db in self._idle:

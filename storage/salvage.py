@@ -110,7 +110,8 @@ def _salvage(path: Path, folder: Path) -> Salvaged:
             "SELECT max(id) FROM (SELECT greatest(embedding_id, content_id) AS id FROM embedding_parts UNION ALL "
             "SELECT greatest(operation_id, result_id) FROM vector_operations UNION ALL "
             "SELECT greatest(operation_id, embedding_id) FROM operation_inputs UNION ALL "
-            "SELECT latents_id FROM sweep_cells)"
+            "SELECT operation_id FROM operation_parameters UNION ALL SELECT latents_id FROM sweep_cells UNION ALL "
+            "SELECT greatest(embedding_id, other_id, as_of) FROM embedding_similarities)"
         )
         store.write(lambda db: store.database.next_ids(store.database.read(highest)[0][0] or 0))
         unsure = found.keys() - sure.keys()

@@ -93,7 +93,37 @@ def test_a_refusal_stays_while_the_rest_of_the_prompt_runs(page: GraphPage, host
     page.problems.clear()
 
 
-def test_a_panel_without_content_is_offered_to_no_subgraph(page: GraphPage):
+def test_errors_of_prompts_in_a_queue_are_those_of_the_one_that_runs(page: GraphPage):
+    """Without a server: what it answers and sends, in the orders in which it may."""
+    page.load(workflow(node("WanVideoActivationEditor")))
+    script = """async () => {
+        const { watchErrors } = await import('/extensions/activation-editor/js/errors.js');
+        const api = new EventTarget(), answers = [], seen = [];
+        api.queuePrompt = async () => answers.shift();
+        watchErrors(api, () => app.graph, () => true, () => {});
+        const send = (type, detail) => api.dispatchEvent(new CustomEvent(type, { detail }));
+        const refused = { 1: { class_type: 'WanVideoActivationEditor', errors: [{ message: 'refused' }] } };
+        const queue = async (id, nodes = {}) => {
+            answers.push({ prompt_id: id, node_errors: nodes });
+            await api.queuePrompt();
+        };
+        const failed = text => send('execution_error', { node_id: '1', exception_message: text });
+        const look = () => seen.push(document.querySelector('.wan-ae-error')?.innerText ?? '');
+        await queue('a'); send('execution_start', { prompt_id: 'a' }); await queue('b'); failed('a failed'); look();
+        send('execution_start', { prompt_id: 'b' }); look();
+        failed('b failed'); look();
+        await queue('c', refused); look();
+        send('execution_start', { prompt_id: 'other' }); look();
+        send('execution_start', { prompt_id: 'c' }); look();
+        await queue('d', refused); await queue('e', refused);
+        send('execution_start', { prompt_id: 'd' }); look();
+        send('execution_start', { prompt_id: 'e' }); look();
+        await queue('f'); look();
+        return seen; }"""
+    refused = "refused"
+    assert page.js(script) == ["a failed", "", "b failed", refused, "", refused, refused, refused, ""]
+
+
+def test_a_panel_without_content_is_offered_to_no_app(page: GraphPage):
     page.load(workflow(node("WanVideoComparison")))
-    listed = "(n.updateComputedDisabled(), n.widgets.filter(w => !w.computedDisabled).map(w => w.name))"
-    assert page.of_node(listed) == ["label_a", "label_b"]
+    assert page.of_node("n.widgets.filter(w => !w.options.disabled).map(w => w.name)") == ["label_a", "label_b"]

@@ -78,7 +78,8 @@ def test_a_store_without_its_newest_number_is_salvaged_whole(tmp_path: Path, sou
     path, new = tmp_path / "bad.duckdb", tmp_path / "new.duckdb"
     path.write_bytes(source)
     with EmbeddingStore(path) as store:
-        operation = store.record(Operation("difference", [OperationInput("base", randn(9))]))
+        store.record(Operation("difference", [OperationInput("base", randn(9))]))
+        operation = [store.record(Operation("difference")) for _ in range(10)][-1]
     with duckdb.connect(str(path)) as db:
         db.execute(f"{change} WHERE key = 'last_id'")
     with pytest.raises(DamagedError, match="salvage"):

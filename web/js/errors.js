@@ -54,8 +54,12 @@ export function watchErrors(api, graphOf, isOurs, onError) {
   const tellRefusals = nodes => {
     for (const [id, node] of Object.entries(nodes ?? {})) if (node?.errors?.length) tell(id, refusal(node), node.class_type);
   };
-  let refused; // id of the prompt that runs without the nodes that its refusal names
-  api.addEventListener("execution_start", ({ detail }) => { if (!refused || detail.prompt_id !== refused) clearErrors(); });
+  const refusals = new Map(); // prompt id -> errors of nodes, of prompts that wait to run without these
+  api.addEventListener("execution_start", ({ detail }) => {
+    clearErrors();
+    tellRefusals(refusals.get(detail?.prompt_id));
+    refusals.delete(detail?.prompt_id);
+  });
   api.addEventListener("execution_error", ({ detail }) => {
     const text = String(detail.exception_message ?? "").trim() || String(detail.exception_type ?? "unknown error");
     tell(detail.node_id, text, detail.node_type);
@@ -64,11 +68,11 @@ export function watchErrors(api, graphOf, isOurs, onError) {
   const queuePrompt = api.queuePrompt;
   api.queuePrompt = async function (...args) {
     clearErrors(); // before the server answers: a run may fail before its answer is here
-    refused = undefined;
     try {
       const response = await queuePrompt.apply(this, args);
-      refused = response?.prompt_id;
-      tellRefusals(response?.node_errors);
+      const { prompt_id: id, node_errors: nodes } = response ?? {};
+      if (id && Object.keys(nodes ?? {}).length) refusals.set(id, nodes);
+      tellRefusals(nodes);
       return response;
     } catch (error) {
       tellRefusals(error?.response?.node_errors);

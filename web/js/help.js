@@ -5,15 +5,15 @@ import { make } from "./surface.js";
 import { say } from "./words.js";
 
 const PAGES = new URL("../docs/", import.meta.url);
-const PAGE = /^(?:\.\.\/)?(\w+)\.md(?:#.*)?$/, GUIDE = /^(?:\.\.\/){2,3}(docs\/guides\/[\w-]+\.md)/;
+const PREFIX = decodeURI(PAGES.pathname).replace(/^.*(?=\/extensions\/)/, ""); // newer front ends put it before a link
+const PAGE = /^(?:\.\.\/)?(\w+)\.md(?:#.*)?$/, GUIDE = /^(?:\.\.\/){2,3}(docs\/guides\/(?:block-map|control-vectors)\.md)/;
 
 const storeOf = name => document.querySelector("#vue-app")?.__vue_app__?.config.globalProperties.$pinia?._s?.get(name);
 
 /** @param isOurs node type => boolean */
 export function followHelpLinks(app, isOurs) {
   document.addEventListener("click", event => {
-    // As the page writes it, or behind the address of the pages, which newer front ends put before it.
-    const address = (event.target.closest?.("a[href]")?.getAttribute("href") ?? "").replace(PAGES.pathname, "");
+    const address = (event.target.closest?.("a[href]")?.getAttribute("href") ?? "").replace(PREFIX, "");
     const [, type] = PAGE.exec(address) ?? [], [, guide] = GUIDE.exec(address) ?? [];
     const help = storeOf("nodeHelp"), definition = storeOf("nodeDef")?.nodeDefsByName?.[type];
     if (event.ctrlKey || event.metaKey || !(guide || (type && isOurs(type)))) return;

@@ -12,9 +12,7 @@ export function addPanel(app, node, picture = null) {
   const element = picture?.element ?? makeSurface(app);
   const widget = addElement(node, picture?.name ?? "panel", element, ...(picture?.height ?? [0, 0]));
   if (picture?.writes) standFor(node, widget, picture.writes);
-  // An empty panel is not offered to subgraphs and apps.
-  const offer = isOffered => { widget.disabled = widget.options.disabled = !isOffered; };
-  if (!picture) offer(false);
+  if (!picture) widget.options.disabled = true; // an empty panel is offered to no app
   let added = 0; // px that the sections have made the node higher
   const sections = new Map(); // name -> { element, height }
   const panel = {
@@ -29,7 +27,7 @@ export function addPanel(app, node, picture = null) {
         sections.set(name, { element: section, height });
       }
       const extra = [...sections.values()].reduce((sum, each) => sum + each.height + GAP, 0);
-      if (!picture) offer(extra > 0);
+      if (!picture) widget.options.disabled = !extra;
       const room = extra && extra + (picture ? 0 : 2 * MARGIN), change = room - added; // an empty panel has no margin
       if (!change) return;
       added = room;
